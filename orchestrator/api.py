@@ -1,0 +1,480 @@
+"""The wiring: real clock, store and cluster around the controller. The command line and notebooks use this alone.
+
+Ray is imported inside `run` and `submit`: what only reads or plans answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.controller import Controller, RunRequest
+from orchestrator.errors import ClusterUnavailable, IdentityChanged, InvalidJob, MissingObject, OrchestratorError
+from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
+from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.ports import Store
+from orchestrator.planning.recovery import read_member, read_run
+from orchestrator.reporting.progress import Progress, SilentProgress
+from orchestrator.reporting.publish import finished_result
+from orchestrator.reporting.result import Result
+from orchestrator.spec import (
+    Job,
+    check_job,
+    code_digest,
+    default_run_id,
+    difference,
+    identity,
+    identity_digest,
+)
+from orchestrator.storage.layout import RunLayout, new_nonce, run_key
+from orchestrator.storage.log import Log
+from orchestrator.storage.open import open_store
+from orchestrator.storage.probe import probe
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.ray_cluster import Session
+
+
+class SystemClock:
+    """The Clock port on this machine's clocks."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def epoch(self) -> float:
+        return time.time()
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A job worked out up to its start.
+
+    Attributes:
+        request: job (its storage location absolute), members, packs and keys.
+        identity: what the run id stands for.
+        root: folder from which the job's own modules are imported.
+        placement: how the members would be placed on this machine; on a cluster that is decided at the start.
+    """
+
+    request: RunRequest
+    identity: Mapping[str, Any]
+    root: str
+    placement: Placement
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain values."""
+        request = self.request
+        packs = {member: pack for pack in request.plan.packs for member in pack.members}
+        return {
+            "name": request.job.name,
+            "run_id": request.run_id,
+            "storage": request.job.storage.url,
+            "run": request.layout.root,
+            "spec_digest": request.spec_digest,
+            "code_digest": request.code_digest,
+            "placement": self.placement_text(),
+            "members": [
+                {
+                    "index": member.index,
+                    "seed": member.seed,
+                    "dropout": member.dropout,
+                    "builder": member.builder,
+                    "kwargs": dict(member.kwargs),
+                    "pack": packs[member.index].index,
+                    "engine": packs[member.index].engine,
+                    "key": f"{request.layout.members}/{member.index}",
+                }
+                for member in request.plan.members
+            ],
+        }
+
+    def placement_text(self) -> str:
+        """Where the members would train."""
+        address = self.request.job.ray.address
+        if address is not None:
+            return f"decided at the start, on the cluster at {address}"
+        return f"{self.placement.reason}, on this machine (GPUs are counted at the start)"
+
+
+def validate(job: Job, *, root: str | None = None) -> None:
+    """Check what can be known without importing the job's code.
+
+    Args:
+        job: the job.
+        root: folder from which its modules are imported; default the working directory.
+
+    Raises:
+        InvalidJob: a module, function or parameter does not exist.
+    """
+    check_job(job, root or os.getcwd())
+
+
+def plan(job: Job, *, run_id: str | None = None, fresh: bool = False, root: str | None = None) -> RunPlan:
+    """Work out members, packs and keys without starting anything. Arguments and errors as for `run`."""
+    root = root or os.getcwd()
+    checked = check_job(job, root)
+    job = _with_absolute_storage(job, root)
+    made: Plan = make_plan(job, checked.builder_takes_dropout)
+    code = code_digest(job, root).digest
+    what = identity(job, code)
+    digest = identity_digest(what)
+    default = default_run_id(job.name, digest)
+    if run_id is not None and fresh:
+        raise InvalidJob("--fresh makes a run id of its own", hint="give either --fresh or --run-id")
+    if fresh:
+        default = f"{default}-{secrets.token_hex(4)}"
+    key = run_key(job.name, run_id if run_id is not None else default, is_default=run_id is None)
+    layout = RunLayout(job.name, key)
+    request = RunRequest(job, made, layout, run_id if run_id is not None else default, digest, code)
+    here = ClusterShape((NodeShape(os.cpu_count() or 1, job.resources.num_gpus or 0),), can_grow=False)
+    return RunPlan(request, what, root, place_workers(here, job.resources, len(made.packs)))
+
+
+def run(
+    job: Job,
+    *,
+    run_id: str | None = None,
+    fresh: bool = False,
+    timeout_s: float | None = None,
+    root: str | None = None,
+    progress: Progress | None = None,
+    interruption: Callable[[], OrchestratorError | None] = lambda: None,
+) -> Result:
+    """Train the ensemble that a job describes, and return its result.
+
+    A run that is finished returns its recorded result without asking for a worker; one that ended without a result
+    goes on: members that are published are not trained again.
+
+    Args:
+        job: from `load_job` or `parse_job`.
+        run_id: names the run; default `<name>-<12 hex digits of its identity>`.
+        fresh: start a new run of the same job.
+        timeout_s: give up after that many seconds.
+        root: folder from which the job's own modules are imported; default the working directory.
+        progress: what people see; default nothing.
+        interruption: asked twice a second; an error that it returns ends the run.
+
+    Raises:
+        InvalidInput: the job, model, data, storage or credentials are wrong (exit code 2).
+        QuorumMissed: too few members (4).
+        TryAgain: storage or cluster out of reach, or the run taken over (75).
+        TimedOut, Interrupted: as asked (124, 130, 143).
+    """
+    progress = progress or SilentProgress()
+    planned = plan(job, run_id=run_id, fresh=fresh, root=root)
+    request = planned.request
+    store = _open(request.job)
+    try:
+        log = Log.open(store, request.layout.coord_log)
+        done = read_run(log.records()).done
+        _keep_spec(store, planned, must_exist=done is not None)
+        if done is not None:
+            progress.note(f"run {request.run_id} is finished: this is its recorded result")
+            return finished_result(store, request.layout, done)
+        probe(store, request.layout.probe)
+        return _run_on_ray(planned, store, log, timeout_s, progress, interruption)
+    finally:
+        progress.close()
+
+
+def _run_on_ray(
+    planned: RunPlan,
+    store: Store,
+    log: Log,
+    timeout_s: float | None,
+    progress: Progress,
+    interruption: Callable[[], OrchestratorError | None],
+) -> Result:
+    from orchestrator.cluster.ray_cluster import RayCluster, connect
+    from orchestrator.training.program import WorkerSetup
+
+    request = planned.request
+    session = connect(request.job.ray.address, planned.root)
+    try:
+        placement = _place(session, request, progress)
+        setup = WorkerSetup(
+            worker="",
+            job=request.job,
+            plan=request.plan,
+            layout=request.layout,
+            coord_term=log.claim(run_id=request.run_id),
+            code_root=session.code_root,
+            num_cpus=placement.num_cpus,
+            num_gpus=placement.num_gpus,
+        )
+        cluster = RayCluster(session, setup, placement)
+    except BaseException:
+        session.close()
+        raise
+    try:
+        controller = Controller(
+            request,
+            store=store,
+            log=log,
+            cluster=cluster,
+            clock=SystemClock(),
+            progress=progress,
+            num_workers=placement.num_workers,
+            timeout_s=timeout_s,
+            interruption=interruption,
+        )
+        return controller.run()
+    finally:
+        cluster.close()
+
+
+def _place(session: Session, request: RunRequest, progress: Progress) -> Placement:
+    """Decide on workers. Where nothing fits now, a cluster that can grow gets its chance; a lone machine does not."""
+    shape = session.shape()
+    placement = place_workers(shape, request.job.resources, len(request.plan.packs))
+    if placement.num_workers > 0:
+        return placement
+    if not shape.can_grow:
+        raise ClusterUnavailable(
+            f"no worker fits on this machine: {placement.reason}",
+            where="resources",
+            hint="ask for less under `resources`, or name a cluster that has it with ray.address",
+        )
+    progress.note(f"waiting for a node: {placement.reason}")
+    wanted = min(len(request.plan.packs), request.job.resources.concurrency or 1)
+    return Placement(wanted, placement.num_cpus, placement.num_gpus, placement.reason)
+
+
+def _keep_spec(store: Store, planned: RunPlan, *, must_exist: bool) -> None:
+    """Create the run's `spec.json`, or compare with the one that is there: a run id stands for one identity."""
+    request = planned.request
+    spec = {
+        "run_id": request.run_id,
+        "identity": planned.identity,
+        "identity_digest": request.spec_digest,
+        "job": request.job.model_dump(mode="json"),
+    }
+    body = json.dumps(spec, sort_keys=True, ensure_ascii=False, indent=1).encode()
+    if not must_exist and store.create(request.layout.spec, body):
+        return
+    known = json.loads(store.get(request.layout.spec))
+    if known["identity_digest"] == request.spec_digest:
+        return
+    changes = difference(known["identity"], json.loads(json.dumps(planned.identity)))
+    raise IdentityChanged(
+        "this run id stands for another job:\n  " + "\n  ".join(changes),
+        where=f"run {request.run_id}",
+        hint="use another --run-id, --fresh, or undo the change",
+    )
+
+
+def _with_absolute_storage(job: Job, root: str) -> Job:
+    """Workers have other working directories: a relative folder is taken from the job's root, once, here."""
+    url = job.storage.url
+    if "://" in url:
+        return job
+    storage = job.storage.model_copy(update={"url": str(Path(root, Path(url).expanduser()).resolve())})
+    return job.model_copy(update={"storage": storage})
+
+
+def _open(job: Job) -> Store:
+    return open_store(job.storage.url, endpoint_url=job.storage.endpoint_url, region=job.storage.region)
+
+
+@dataclass(frozen=True)
+class MemberStatus:
+    """One member of a run as its log shows it."""
+
+    index: int
+    status: str
+    terms: int
+    epochs: int | None
+    best_epoch: int | None
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run as its logs show it; `status` is `unfinished` until there is a result or a recorded end."""
+
+    job: str
+    run_id: str
+    run_key: str
+    status: str
+    exit_code: int | None
+    message: str | None
+    terms: int
+    members: tuple[MemberStatus, ...]
+
+
+def status(run: str, *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None) -> RunStatus:
+    """Where a run stands.
+
+    Args:
+        run: its run id or run key.
+        storage: where runs are kept.
+        endpoint_url, region: of an S3 server that is not AWS.
+
+    Raises:
+        InvalidJob: there is no such run, or several jobs have one of that name.
+    """
+    store = open_store(storage, endpoint_url=endpoint_url, region=region)
+    return _status_of(store, _find(store, run, storage))
+
+
+def list_runs(
+    *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None
+) -> tuple[RunStatus, ...]:
+    """All runs in a storage location, by job and run key; without their members."""
+    store = open_store(storage, endpoint_url=endpoint_url, region=region)
+    return tuple(_status_of(store, layout, with_members=False) for layout in _layouts(store))
+
+
+def stop(run: str, *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None) -> str:
+    """Ask a run's coordinator, wherever it is, to end; it looks every few seconds. Returns the request's key.
+
+    Raises:
+        InvalidJob: there is no such run, or it is finished.
+    """
+    store = open_store(storage, endpoint_url=endpoint_url, region=region)
+    layout = _find(store, run, storage)
+    if read_run(Log.open(store, layout.coord_log).records()).done is not None:
+        raise InvalidJob("the run is finished", where=f"run {run}", hint="there is nothing to stop")
+    key = layout.stop_request(new_nonce())
+    store.create(key, b"{}")
+    return key
+
+
+def _layouts(store: Store) -> list[RunLayout]:
+    found = []
+    for key in store.list(""):
+        parts = key.split("/")
+        if len(parts) == 3 and parts[2] == "spec.json":
+            found.append(RunLayout(parts[0], parts[1]))
+    return found
+
+
+def _find(store: Store, run: str, storage: str) -> RunLayout:
+    layouts = _layouts(store)
+    found = [layout for layout in layouts if run in (layout.run_key, layout.root)]
+    found = found or [layout for layout in layouts if _run_id(store, layout) == run]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(layout.root for layout in found)
+        raise InvalidJob("several runs have this id", where=f"run {run}", hint=f"name one of {names}")
+    known = ", ".join(layout.run_key for layout in layouts[-5:]) or "none"
+    raise InvalidJob("there is no such run", where=f"{storage}: run {run}", hint=f"there are: {known}")
+
+
+def _run_id(store: Store, layout: RunLayout) -> str:
+    return str(json.loads(store.get(layout.spec))["run_id"])
+
+
+def _status_of(store: Store, layout: RunLayout, *, with_members: bool = True) -> RunStatus:
+    try:
+        spec = json.loads(store.get(layout.spec))
+    except MissingObject:
+        raise InvalidJob("the run has no spec.json", where=layout.root) from None
+    log = Log.open(store, layout.coord_log)
+    records = log.records()
+    done = read_run(records).done
+    ends = [record for record in records if record.kind in ("failed", "stopped")]
+    last = records[-1] if records else None
+    state, code, message = "unfinished", None, None
+    if done is not None:
+        result = finished_result(store, layout, done)
+        state, code = result.status, result.exit_code
+    elif ends and last is ends[-1]:
+        state, code, message = last.kind, int(last.body["exit_code"]), str(last.body["message"])
+    members = range(spec["job"]["members"]["count"]) if with_members else ()
+    return RunStatus(
+        job=layout.job,
+        run_id=spec["run_id"],
+        run_key=layout.run_key,
+        status=state,
+        exit_code=code,
+        message=message,
+        terms=log.term,
+        members=tuple(_member_status(store, layout, index) for index in members),
+    )
+
+
+def _member_status(store: Store, layout: RunLayout, index: int) -> MemberStatus:
+    log = Log.open(store, layout.member_log(index))
+    records = log.records()
+    memory = read_member(records)
+    final = memory.final or {}
+    if memory.final is not None:
+        state = "trained"
+    elif memory.diverged is not None:
+        state = "diverged"
+    else:
+        state = "failed" if records and records[-1].kind == "failed" else "started" if records else "not_started"
+    return MemberStatus(index, state, log.term, final.get("epochs"), final.get("best_epoch"))
+
+
+def submit(
+    job_path: str,
+    *,
+    address: str | None = None,
+    overrides: Sequence[str] = (),
+    run_id: str | None = None,
+    extra: Sequence[str] = (),
+    wait: bool = False,
+    timeout_s: float | None = None,
+    on_log: Callable[[str], None] = lambda line: None,
+    root: str | None = None,
+) -> tuple[str, int | None]:
+    """Submit a job file to a Ray cluster through its job API; the job's folder is shipped.
+
+    Args:
+        job_path: the job file, inside `root`.
+        address: `http://HEAD:8265`; default from RAY_API_SERVER_ADDRESS, else RAY_ADDRESS.
+        overrides: `key=value` for the job.
+        run_id: names the run; default as for `run`.
+        extra: further options of `run`.
+        wait: follow the driver's log until it ends.
+        timeout_s: stop waiting after that long (TimedOut); the job goes on.
+        on_log: gets each line of the driver's log.
+        root: the folder to ship; default the working directory.
+
+    Returns:
+        The submission id, and with `wait` the driver's own exit code, else None.
+
+    Raises:
+        InvalidJob: the job is wrong, or outside the folder.
+        ClusterUnavailable, AccessDenied: the cluster cannot be reached, or refuses.
+    """
+    from orchestrator.cluster import submission as jobs
+    from orchestrator.cluster.submission_decisions import driver_command, resolve_address
+    from orchestrator.spec import load_job
+
+    root = root or os.getcwd()
+    job = load_job(job_path, overrides)
+    if "://" not in job.storage.url and not Path(job.storage.url).is_absolute():
+        raise InvalidJob(
+            f"the folder {job.storage.url!r} would lie in the job's own copy of the code, which Ray deletes",
+            where="storage.url",
+            hint="give s3://… or the absolute path of a folder that all nodes share",
+        )
+    planned = plan(job, run_id=run_id, root=root)
+    where = resolve_address(address, os.environ)
+    entrypoint = driver_command(jobs.job_path_in(root, job_path), list(overrides), run_id, list(extra))
+    submission: jobs.Submission | None = None
+    for attempt in range(1, 1000):  # a used submission id is refused for ever, so each start gets the next number
+        submission = jobs.submit_job(
+            address=where,
+            entrypoint=entrypoint,
+            working_dir=root,
+            submission_id=f"{planned.request.layout.run_key}-{attempt}",
+            excludes=jobs.read_excludes(root),
+            token=jobs.find_token(os.environ),
+        )
+        if submission.state != "finished":
+            break
+    if submission is None or submission.state == "finished":
+        raise ClusterUnavailable("no free submission id", where=planned.request.run_id)
+    if not wait:
+        return submission.submission_id, None
+    return submission.submission_id, jobs.wait_for(submission, timeout_s=timeout_s, on_log=on_log)

@@ -1,0 +1,283 @@
+"""The loop: poll events → `schedule.step` → carry out commands. It knows ports only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from orchestrator.ensemble.metrics import TaskKind
+from orchestrator.errors import Fenced, IdentityChanged, Interrupted, OrchestratorError, TimedOut
+from orchestrator.planning import commands as cmd
+from orchestrator.planning import events as ev
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.ports import Clock, Cluster, Store
+from orchestrator.planning.recovery import MemberMemory, RunMemory, read_member, read_run
+from orchestrator.planning.schedule import Settings, State, begin, step
+from orchestrator.reporting.progress import Progress
+from orchestrator.reporting.publish import finish
+from orchestrator.reporting.result import Result
+from orchestrator.reporting.selection import MemberFacts, RunFacts, make_selection
+from orchestrator.spec import Job
+from orchestrator.storage.blobs import get_blob
+from orchestrator.storage.layout import RunLayout
+from orchestrator.storage.log import Log
+
+POLL_S = 0.5
+CONTROL_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One execution of a job: what it is, and where it lives in the store."""
+
+    job: Job
+    plan: Plan
+    layout: RunLayout
+    run_id: str
+    spec_digest: str
+    code_digest: str
+
+
+class Controller:
+    """Runs one job to its result, or to a documented error.
+
+    Args:
+        request: what to run.
+        store: where it lasts.
+        log: the coordinator's log, claimed: from here on we are the run's only coordinator.
+        cluster: the workers.
+        clock: the time.
+        progress: what people see.
+        num_workers: how many workers train side by side.
+        timeout_s: end with `TimedOut` after that long; None: no limit.
+        interruption: asked at each turn; an error that it returns ends the run (signals).
+    """
+
+    def __init__(
+        self,
+        request: RunRequest,
+        *,
+        store: Store,
+        log: Log,
+        cluster: Cluster,
+        clock: Clock,
+        progress: Progress,
+        num_workers: int,
+        timeout_s: float | None = None,
+        interruption: Callable[[], OrchestratorError | None] = lambda: None,
+    ) -> None:
+        self._request = request
+        self._store = store
+        self._log = log
+        self._cluster = cluster
+        self._clock = clock
+        self._progress = progress
+        self._interruption = interruption
+        self._began = clock.monotonic()
+        job = request.job
+        self._settings = Settings(
+            plan=request.plan,
+            num_workers=num_workers,
+            faults=job.faults,
+            quorum=job.ensemble.quorum,
+            seed=job.seed,
+            deadline=None if timeout_s is None else self._began + timeout_s,
+        )
+        self._opened: dict[str, object] = {}
+        self._old_stops: set[str] = set()
+        self._next_control = 0.0
+
+    def run(self) -> Result:
+        """Train what is missing, select, evaluate, publish.
+
+        Raises:
+            OrchestratorError: with the exit code that design and documentation promise; what is recorded stands.
+        """
+        self._old_stops = set(self._store.list(self._request.layout.control))
+        memory = read_run(self._log.records())
+        if memory.selection is not None:
+            self._progress.note("a predecessor has fixed the selection: finishing it")
+            return finish(self._store, self._request.layout, self._log, memory.selection)
+        try:
+            return self._train_and_finish(memory)
+        except Fenced:
+            raise  # a successor owns the log: nothing more may be written
+        except KeyboardInterrupt:  # from a notebook; the command line turns signals into `interruption`
+            error = Interrupted("interrupted", hint="start again to resume", signal_number=2)
+            self._record_end(error)
+            raise error from None
+        except OrchestratorError as error:
+            self._record_end(error)
+            raise
+
+    def _train_and_finish(self, memory: RunMemory) -> Result:
+        members = self._read_members()
+        state, commands = begin(
+            self._settings,
+            self._clock.monotonic(),
+            memory,
+            trained=[i for i, member in members.items() if member.final is not None],
+            diverged={i: member.diverged for i, member in members.items() if member.diverged is not None},
+        )
+        self._tell_plan(state)
+        selected = self._carry_out(commands)
+        while selected is None:
+            for event in [*self._happened(), ev.Tick()]:
+                self._observe(event, memory)
+                state, commands = step(state, event, self._clock.monotonic())
+                selected = self._carry_out(commands) or selected
+        return self._select(state, memory)
+
+    def _happened(self) -> Iterable[ev.Event]:
+        events = list(self._cluster.poll(POLL_S))
+        error = self._interruption() or self._stop_request()
+        return [*events, ev.StopRequested(error)] if error else events
+
+    def _stop_request(self) -> OrchestratorError | None:
+        """A request to stop that was written to the store since this coordinator began."""
+        now = self._clock.monotonic()
+        if now < self._next_control:
+            return None
+        self._next_control = now + CONTROL_EVERY_S
+        new = set(self._store.list(self._request.layout.control)) - self._old_stops
+        return Interrupted("stopped on request", where=sorted(new)[0], hint="start again to resume") if new else None
+
+    def _carry_out(self, commands: Sequence[cmd.Command]) -> cmd.Select | None:
+        selected = None
+        for command in commands:
+            match command:
+                case cmd.RecordEnded():
+                    self._log.append(
+                        "ended",
+                        member=command.member,
+                        attempt=command.attempt,
+                        cause=command.cause.value,
+                        message=command.message[:2000],
+                        at=self._clock.epoch(),
+                    )
+                case cmd.Note(text=text):
+                    self._progress.note(text)
+                case cmd.Select():
+                    self._progress.note(command.reason)
+                    selected = command
+                case cmd.Abort(error=error):
+                    raise error
+                case _:
+                    self._cluster.send([command])
+        return selected
+
+    def _observe(self, event: ev.Event, memory: RunMemory) -> None:
+        """Effects of what happened that are no decisions: progress for people, and the run's opening record."""
+        match event:
+            case ev.DataLoaded():
+                self._open(event, memory)
+            case ev.EpochEnded():
+                self._progress.epoch(event.member, event.epoch, event.epochs, event.logs)
+            case ev.MemberTrained(member=member):
+                self._progress.member(member, "trained")
+            case ev.MemberPredicted(member=member):
+                self._progress.member(member, "succeeded")
+            case ev.MemberDiverged(member=member, message=message):
+                self._progress.member(member, "diverged", message)
+            case ev.AttemptFailed(member=member, message=message):
+                self._progress.member(member, "failed", message)
+            case ev.WorkerFenced() | ev.WorkerFailed():
+                self._check_still_ours()
+
+    def _open(self, event: ev.DataLoaded, memory: RunMemory) -> None:
+        rows = ", ".join(f"{count:,} {name}" for name, count in event.rows.items())
+        self._progress.note(f"data: {rows} rows")
+        if memory.opened is not None:
+            before = memory.opened["data_fingerprint"]
+            if before != event.fingerprint:
+                raise IdentityChanged(
+                    f"the data has changed since this run began: fingerprint {before[:12]}… → "
+                    f"{event.fingerprint[:12]}…",
+                    where=f"run {self._request.run_id}",
+                    hint="restore the data, or start a new run with --fresh",
+                )
+            self._opened = dict(memory.opened)
+            return
+        body: dict[str, object] = {
+            "identity": self._request.spec_digest,
+            "data_fingerprint": event.fingerprint,
+            "rows": dict(event.rows),
+            "started_at": self._clock.epoch(),
+        }
+        self._log.append("opened", **body)  # type: ignore[arg-type]  # plain JSON values
+        packs = [{"members": list(pack.members), "engine": pack.engine} for pack in self._request.plan.packs]
+        self._log.append("packed", packs=packs)  # type: ignore[arg-type]  # plain JSON values
+        self._opened = body
+
+    def _check_still_ours(self) -> None:
+        """A worker says it was superseded: if a successor of ours did that, we must end as well."""
+        for record in self._log.refresh():
+            raise Fenced(f"another coordinator has taken the run over (term {record.term})", where=self._request.run_id)
+
+    def _read_members(self) -> dict[int, MemberMemory]:
+        """What earlier coordinators' workers have published; only members that ever had a log are read."""
+        layout = self._request.layout
+        started = {key.removeprefix(f"{layout.members}/").split("/")[0] for key in self._store.list(layout.members)}
+        return {
+            member.index: read_member(Log.open(self._store, layout.member_log(member.index)).records())
+            for member in self._request.plan.members
+            if str(member.index) in started
+        }
+
+    def _tell_plan(self, state: State) -> None:
+        self._progress.planned(len(state.members), self._settings.num_workers, self._request.run_id)
+        for index, member in state.members.items():
+            if member.status in ("trained", "diverged"):
+                self._progress.member(index, member.status, "from an earlier start of this run")
+
+    def _select(self, state: State, memory: RunMemory) -> Result:
+        """All members are through: fix the selection in the log, then finish it."""
+        request, passed = self._request, state.preflight
+        if passed is None:
+            raise OrchestratorError("members were selected before the preflight", where=request.run_id)
+        published = self._read_members()
+        members = [
+            MemberFacts(
+                plan=plan,
+                status="succeeded" if state.members[plan.index].status == "done" else state.members[plan.index].status,
+                attempts=state.members[plan.index].attempts + (state.members[plan.index].status == "done"),
+                preemptions=state.members[plan.index].preemptions,
+                message=state.members[plan.index].message,
+                final=published.get(plan.index, MemberMemory()).final,
+                final_seq=published.get(plan.index, MemberMemory()).final_seq,
+                predictions=state.members[plan.index].predictions,
+            )
+            for plan in request.plan.members
+        ]
+        run = RunFacts(
+            run_id=request.run_id,
+            attempt=self._log.term,
+            task=TaskKind(passed.task),
+            labels=passed.labels,
+            timing={
+                "total_s": round(self._clock.epoch() - float(str(self._opened["started_at"])), 3),
+                "members_s": round(sum(float((m.final or {}).get("train_s", 0.0)) for m in members), 3),
+            },
+            spec_digest=request.spec_digest,
+            code_digest=request.code_digest,
+            data_fingerprint=str(self._opened["data_fingerprint"]),
+            versions=passed.versions,
+            notes=self._notes(passed),
+        )
+        selection = make_selection(request.job, run, members, lambda ref: get_blob(self._store, ref))
+        record = self._log.append("selection", **selection)
+        return finish(self._store, request.layout, self._log, record.body)
+
+    def _notes(self, passed: ev.PreflightPassed) -> tuple[str, ...]:
+        notes = [f"trained on {passed.device.upper()}, {'' if passed.deterministic else 'not '}deterministic"]
+        if "validation" not in passed.labels:
+            notes.append("there is no validation set, so there is no validation accuracy and no weighted ensemble")
+        return tuple(notes)
+
+    def _record_end(self, error: OrchestratorError) -> None:
+        """Remember why the run ended without a result. It may still be resumed, so this is no `done`."""
+        kind = "stopped" if isinstance(error, Interrupted | TimedOut) else "failed"
+        try:
+            self._log.append(kind, exit_code=error.exit_code, message=str(error)[:4000], at=self._clock.epoch())
+        except OrchestratorError as unrecorded:  # the first error is the one to report
+            self._progress.note(f"could not record the end of the run: {unrecorded.what}")

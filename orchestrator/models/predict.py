@@ -1,0 +1,70 @@
+"""Probabilities from a model, the same way for every member."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.errors import InvalidModel
+
+if TYPE_CHECKING:
+    import keras
+
+Inputs = npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]]
+
+BATCH = 1024
+"""Rows per step of prediction; training's batch size has no bearing on it."""
+
+
+def predict(model: keras.Model, x: Inputs, on_batch: Callable[[], None] = lambda: None) -> npt.NDArray[np.float32]:
+    """Predicted probabilities of all rows.
+
+    Args:
+        model: a model with one output of shape [N, C]; [N, 1] for binary targets.
+        x: inputs, first axis N; a dictionary by input name where there are several.
+        on_batch: called after each batch, as a sign of life.
+
+    Returns:
+        float32 of shape [N, C]. A model whose loss says `from_logits=True` gets the softmax (C > 1) or the sigmoid
+        (C = 1) that its loss applies, so that what is averaged are always probabilities.
+
+    Raises:
+        InvalidModel: the model has several outputs, or an output that is no matrix.
+    """
+    import keras
+
+    class Heartbeat(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped here
+        def on_predict_batch_end(self, batch: int, logs: object = None) -> None:
+            on_batch()
+
+    outputs = model.predict(x, batch_size=BATCH, verbose=0, callbacks=[Heartbeat()])
+    return probabilities(outputs, from_logits=uses_logits(model))
+
+
+def probabilities(outputs: Any, *, from_logits: bool) -> npt.NDArray[np.float32]:
+    """Outputs of a model as probabilities [N, C], see `predict`."""
+    if not isinstance(outputs, np.ndarray):
+        raise InvalidModel(
+            f"the model has {len(outputs)} outputs",
+            hint="models with one output can be averaged; give the build function one output",
+        )
+    if outputs.ndim == 1:
+        outputs = outputs[:, None]
+    if outputs.ndim != 2:
+        raise InvalidModel(f"the model's output has shape {outputs.shape}, not [examples, classes]")
+    logits = outputs.astype(np.float32, copy=False)
+    if not from_logits:
+        return logits
+    if logits.shape[1] == 1:
+        return (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def uses_logits(model: keras.Model) -> bool:
+    """Whether the model's loss takes logits, so that its outputs are not probabilities yet."""
+    loss = model.loss
+    return bool(getattr(loss, "from_logits", False) or getattr(loss, "_fn_kwargs", {}).get("from_logits", False))

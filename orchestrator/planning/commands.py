@@ -1,0 +1,81 @@
+"""What to do. `schedule.step` makes these; the controller and the cluster carry them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.planning.events import Cause
+
+
+@dataclass(frozen=True)
+class StartWorker:
+    """Start a worker under this name."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """Check build, one batch, monitors, callbacks and labels before any member starts."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class TrainPack:
+    """Claim and train the members of a pack, and publish their best models."""
+
+    worker: str
+    pack: int
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Reload the member's published best model and store its predictions."""
+
+    worker: str
+    member: int
+
+
+@dataclass(frozen=True)
+class KillWorker:
+    """End the worker at once, whatever it does."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class RecordEnded:
+    """Remember in the coordinator's log that an attempt ended, and why: budgets outlive the coordinator."""
+
+    member: int
+    attempt: int
+    cause: Cause
+    message: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """Tell the user."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Select:
+    """All members are through and enough of them are good: fix the selection, evaluate, publish."""
+
+    members: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Abort:
+    """End the run without a result; what is recorded stands."""
+
+    error: OrchestratorError
+
+
+WorkerCommand = StartWorker | Preflight | TrainPack | Predict | KillWorker
+Command = WorkerCommand | RecordEnded | Note | Select | Abort

@@ -1,0 +1,191 @@
+"""What happened. Workers and adapters make these; `schedule.step` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchestrator.errors import OrchestratorError
+
+
+class Cause(StrEnum):
+    """Why an attempt ended without a result; each has its own budget."""
+
+    USER_ERROR = "user_error"
+    OUT_OF_MEMORY = "out_of_memory"
+    CRASH = "crash"
+    STALL = "stall"
+    PREEMPTED = "preempted"
+    NODE_LOST = "node_lost"
+
+
+@dataclass(frozen=True)
+class DataLoaded:
+    """The data is in the cluster; `rows` counts its rows by split."""
+
+    fingerprint: str
+    rows: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class DataFailed:
+    """The data cannot be loaded or used."""
+
+    error: OrchestratorError
+
+
+@dataclass(frozen=True)
+class WorkerReady:
+    """The worker runs and waits for work; TensorFlow may still be loading behind it."""
+
+    worker: str
+    node: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class WorkerLost:
+    """The worker's process, or its node, is gone."""
+
+    worker: str
+    cause: Cause
+    message: str
+
+
+@dataclass(frozen=True)
+class PreflightPassed:
+    """Everything that can be checked before training holds.
+
+    Attributes:
+        task: what the model is asked to tell, see `ensemble.metrics.TaskKind`.
+        device: `cpu` or `gpu`, what the workers train on.
+        deterministic: whether the workers run in deterministic mode.
+        versions: of the packages that shape the numbers.
+        labels: references of the stored labels, by split: what members are scored on.
+    """
+
+    worker: str
+    task: str
+    device: str
+    deterministic: bool
+    versions: Mapping[str, str]
+    labels: Mapping[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class PreflightFailed:
+    """The job cannot train as it is: model, data or settings are wrong."""
+
+    worker: str
+    error: OrchestratorError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The worker moved on (a batch was fed): a sign of life between epochs."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """A member finished an epoch (1-based); `logs` is what Keras reported."""
+
+    worker: str
+    member: int
+    epoch: int
+    epochs: int
+    logs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class MemberTrained:
+    """The member's best model is published: its log holds a `final` record."""
+
+    worker: str
+    member: int
+
+
+@dataclass(frozen=True)
+class MemberDiverged:
+    """The member's loss became NaN or infinite; its log holds a `failed` record that says so."""
+
+    worker: str
+    member: int
+    message: str
+
+
+@dataclass(frozen=True)
+class AttemptFailed:
+    """An attempt to train or to predict ended in an error; the worker lives."""
+
+    worker: str
+    member: int
+    cause: Cause
+    message: str
+
+
+@dataclass(frozen=True)
+class MemberPredicted:
+    """The predictions of the member's published model are stored; `blobs` are their references by split."""
+
+    worker: str
+    member: int
+    blobs: Mapping[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class WorkerIdle:
+    """The worker finished what it was told and waits for work."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class WorkerFenced:
+    """A worker found its member claimed by a successor."""
+
+    worker: str
+    message: str
+
+
+@dataclass(frozen=True)
+class WorkerFailed:
+    """An error that belongs to no member: storage out of reach, damage, a bug. It ends the run with its exit code."""
+
+    worker: str
+    error: OrchestratorError
+
+
+@dataclass(frozen=True)
+class StopRequested:
+    """Somebody asked the run to end: a signal, a stop request, the end of `--timeout`."""
+
+    error: OrchestratorError
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time went by."""
+
+
+Event = (
+    DataLoaded
+    | DataFailed
+    | WorkerReady
+    | WorkerLost
+    | PreflightPassed
+    | PreflightFailed
+    | Progress
+    | EpochEnded
+    | MemberTrained
+    | MemberDiverged
+    | AttemptFailed
+    | MemberPredicted
+    | WorkerIdle
+    | WorkerFenced
+    | WorkerFailed
+    | StopRequested
+    | Tick
+)

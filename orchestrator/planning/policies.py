@@ -1,0 +1,68 @@
+"""Policies: pure rules that answer with a decision and its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.planning.events import Cause
+from orchestrator.spec import FaultsSpec
+
+
+@dataclass(frozen=True)
+class RetryDecision:
+    """Whether the member gets another attempt, after how many seconds, and why."""
+
+    retry: bool
+    delay_s: float
+    reason: str
+
+
+def decide_retry(cause: Cause, ended: Mapping[Cause, int], faults: FaultsSpec, jitter: float) -> RetryDecision:
+    """Decide after an attempt ended.
+
+    Args:
+        cause: why it ended.
+        ended: attempts of this member that ended so far, by cause, this one included.
+        faults: the budgets.
+        jitter: in [0, 1); spreads the delay over its upper half, so that members do not come back in step.
+
+    The user's own error has no budget: the same code gives the same error. Preemptions and lost nodes are nobody's
+    fault and unlimited in number. Crashes and stalls share a budget, with exponential backoff.
+    """
+    match cause:
+        case Cause.USER_ERROR:
+            return RetryDecision(False, 0.0, "an error in the job's own code is not retried")
+        case Cause.PREEMPTED | Cause.NODE_LOST:
+            return RetryDecision(True, 0.0, f"{cause.value.replace('_', ' ')}: not counted as a failure")
+        case Cause.OUT_OF_MEMORY:
+            used, budget, name = ended.get(cause, 0), faults.max_out_of_memory, "out of memory"
+        case Cause.CRASH | Cause.STALL:
+            used, budget, name = ended.get(Cause.CRASH, 0) + ended.get(Cause.STALL, 0), faults.max_crashes, "crashes"
+    if used > budget:
+        return RetryDecision(False, 0.0, f"{name}: {used} times, the budget is {budget} retries")
+    bound = min(faults.backoff_max_s, faults.backoff_min_s * 2 ** (used - 1))
+    return RetryDecision(True, bound * (0.5 + jitter / 2), f"{name}: retry {used} of {budget}")
+
+
+@dataclass(frozen=True)
+class QuorumDecision:
+    """Whether the members at hand make a result, whether it is a partial one, and why."""
+
+    enough: bool
+    partial: bool
+    reason: str
+
+
+def decide_quorum(num_good: int, num_members: int, quorum: int | None) -> QuorumDecision:
+    """Decide once no member can change any more; `quorum` None asks for all members."""
+    needed = num_members if quorum is None else quorum
+    partial = num_good < num_members
+    if num_good >= max(1, needed):
+        return QuorumDecision(True, partial, f"{num_good} of {num_members} members, {needed} needed")
+    return QuorumDecision(False, partial, f"only {num_good} of {num_members} members, {needed} needed")
+
+
+def is_stalled(now: float, last_progress: float, stall_s: float) -> bool:
+    """Whether a busy worker has been silent for too long (seconds on the coordinator's own monotonic clock)."""
+    return now - last_progress > stall_s

@@ -1,0 +1,39 @@
+"""Every random stream of a run, derived from the job's one `seed` by namespaced spawn keys.
+
+`numpy.random.SeedSequence(root, spawn_key=(namespace, index))` gives streams that are independent of each other and of
+how many there are: adding a sixth member leaves the first five as they were.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from numpy.random import SeedSequence
+
+
+class Namespace(IntEnum):
+    """First part of the spawn key: what the stream is for."""
+
+    MEMBERS = 0
+    TRIALS = 1
+    SPLITS = 2
+    BACKOFF = 3
+
+
+def member_seed(root: int, index: int) -> int:
+    """The 32-bit seed of member `index` (0-based): what Keras' `set_random_seed` gets."""
+    return _state(root, Namespace.MEMBERS, index)
+
+
+def split_seed(root: int) -> int:
+    """The 32-bit seed of the split into training and validation rows."""
+    return _state(root, Namespace.SPLITS, 0)
+
+
+def jitter(root: int, member: int, attempt: int) -> float:
+    """A number in [0, 1) for the backoff of one retry: spread over members, yet the same in every replay."""
+    return _state(root, Namespace.BACKOFF, member, attempt) / 2**32
+
+
+def _state(root: int, *spawn_key: int) -> int:
+    return int(SeedSequence(root, spawn_key=tuple(int(key) for key in spawn_key)).generate_state(1)[0])

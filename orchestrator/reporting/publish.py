@@ -1,0 +1,54 @@
+"""From a selection to what users read: the `done` record, `result.json`, the members' readable copies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.planning.ports import Store
+from orchestrator.reporting.result import Result, from_json, to_json
+from orchestrator.reporting.selection import COPIES, result_of
+from orchestrator.storage.blobs import get_blob, put_blob
+from orchestrator.storage.layout import RunLayout
+from orchestrator.storage.log import Log
+from orchestrator.storage.records import BlobRef
+
+
+def finish(store: Store, layout: RunLayout, log: Log, selection: Mapping[str, Any]) -> Result:
+    """Carry a selection to its end; a successor that finds a selection calls this too.
+
+    Args:
+        store: where the run lives.
+        layout: its keys.
+        log: the coordinator's log, claimed by the caller.
+        selection: body of the `selection` record.
+
+    Raises:
+        Fenced: a successor finishes it.
+    """
+    result = result_of(selection, layout, lambda ref: get_blob(store, ref))
+    body = to_json(result)
+    _copy_members(store, layout, selection)
+    log.append("done", result=put_blob(store, layout, body).to_json(), exit_code=result.exit_code)
+    store.create(layout.result, body)
+    return result
+
+
+def finished_result(store: Store, layout: RunLayout, done: Mapping[str, Any]) -> Result:
+    """The result that a `done` record names; `result.json`, its copy, is created should it be missing."""
+    body = get_blob(store, BlobRef.from_json(done["result"], where=f"{layout.coord_log}, done"))
+    result = from_json(body)
+    store.create(layout.result, body)
+    return result
+
+
+def _copy_members(store: Store, layout: RunLayout, selection: Mapping[str, Any]) -> None:
+    for member in selection["members"]:
+        if member["status"] != "succeeded":
+            continue
+        for part, name in COPIES.items():
+            ref = BlobRef.from_json(member["final"][part], where=f"member {member['index']}, {part}")
+            store.put(layout.member_copy(member["index"], name), get_blob(store, ref))
+        for split, stored in member["predictions"].items():
+            ref = BlobRef.from_json(stored, where=f"member {member['index']}, predictions of {split}")
+            store.put(layout.member_copy(member["index"], f"{split}.parquet"), get_blob(store, ref))

@@ -1,0 +1,176 @@
+"""Tables for people: the result of a run and the plan of one. Plain text, or coloured for a terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.reporting.result import Figure, MemberResult, MemberScores, Result, SplitScores
+
+NONE = "–"
+_PLAN_COLUMNS = ("member", "seed", "dropout", "builder", "hyperparameters", "pack", "engine", "storage key")
+_FIGURES = (
+    ("mean of members", "members_mean"),
+    ("best member", "best_member"),
+    ("ensemble", "ensemble"),
+    ("weighted ensemble", "weighted"),
+)
+
+
+def render(result: Result, width: int = 100, color: bool = False) -> str:
+    """The result's table as text of at most `width` columns, with ANSI colours if `color`."""
+    return _to_text(result_table(result), width, color)
+
+
+def result_table(result: Result) -> RenderableType:
+    """Every member; then their mean, the best one, the ensemble and the weighted ensemble; then what to know of them.
+
+    `loss` is a member's monitored loss at its best epoch, `nll` what the stored model scores on the validation rows.
+    """
+    splits = [(name, split) for name, split in (("val", result.validation), ("test", result.test)) if split]
+    table = _table()
+    table.add_column("member", overflow="fold")
+    for heading in ("seed", "dropout", "epochs", "best\nepoch", "stopped\nat", "loss"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    # nll of the first split alone: a table of all figures would not fit into 80 columns, and result.json has them.
+    scored = [(name, metric) for name, _ in splits for metric in ("accuracy", "nll")][:3]
+    for name, metric in scored:
+        table.add_column(f"{name}\n{metric}", justify="right", no_wrap=True)
+    for member in result.members:
+        scores = [member.validation if name == "val" else member.test for name, _ in scored]
+        cells = [_score(of, metric) for of, (_, metric) in zip(scores, scored, strict=True)]
+        table.add_row(*_member_cells(member), *cells, style=_member_style(member))
+    table.add_section()
+    for label, attribute in _FIGURES:
+        figures: dict[str, Figure] = {name: figure for name, split in splits if (figure := getattr(split, attribute))}
+        if figures:
+            cells = [_score(figures.get(name), metric) for name, metric in scored]
+            row = (_figure_label(label, figures.values()), *[""] * 6, *cells)
+            table.add_row(*row, style="bold" if attribute == "ensemble" else "")
+    head = Text(f"{result.run_id}: {result.status}, attempt {result.attempt}", style="bold")
+    return Group(head, "", table, "", *(Text(line) for line in _footer(result)))
+
+
+def plan_text(
+    facts: Mapping[str, object], rows: Sequence[Mapping[str, object]], width: int = 120, color: bool = False
+) -> str:
+    """A plan as text: facts, one a line, then a table with one row for each member.
+
+    Args:
+        facts: what holds for the whole run, in the order to show.
+        rows: one mapping for each member; `member`, `seed`, `dropout`, `builder`, `hyperparameters`, `pack`,
+            `engine`, `storage key` come first, other keys after them; a column that no row has is left out.
+        width: in characters; long values are folded.
+        color: with ANSI colours.
+    """
+    known = [name for name in _PLAN_COLUMNS if any(name in row for row in rows)]
+    other = dict.fromkeys(name for row in rows for name in row if name not in _PLAN_COLUMNS)
+    columns = [*known, *other]
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for name, value in facts.items():
+        grid.add_row(Text(name), Text(_cell(value)))
+    table = _table()
+    for column in columns:
+        numeric = column in ("member", "seed", "dropout", "pack")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(row.get(column))) for column in columns))
+    return _to_text(Group(grid, "", table), width, color)
+
+
+def _member_cells(member: MemberResult) -> Iterable[str]:
+    yield str(member.index) if member.status == "succeeded" else f"{member.index} {_spoken(member)}"
+    for value in (member.seed, member.dropout, member.epochs, member.best_epoch, member.stopped_epoch):
+        yield _cell(value)
+    yield _decimals(member.loss)
+
+
+def _spoken(member: MemberResult) -> str:
+    return member.status.replace("_", " ")
+
+
+def _figure_label(label: str, figures: Iterable[Figure]) -> str:
+    member = next((figure.member for figure in figures if figure.member is not None), None)
+    return label if member is None else f"{label} ({member})"
+
+
+def _score(of: MemberScores | Figure | None, metric: str) -> str:
+    return _decimals(None if of is None else getattr(of, metric))
+
+
+def _member_style(member: MemberResult) -> str:
+    return {"succeeded": "", "late": "yellow", "stopped": "yellow", "not_started": "dim"}.get(member.status, "red")
+
+
+def _footer(result: Result) -> Iterable[str]:
+    if result.validation is None:
+        yield "There is no validation set, so there is no validation accuracy; loss is the training loss."
+    for split in (result.validation, result.test):
+        if split is not None:
+            yield from _scored_on(split)
+    if result.weights is not None:
+        weights = result.weights
+        given = weights.fitted_on == "given"
+        yield "weights given by the job" if given else f"weights fitted on {weights.fitted_on} (by {weights.method})"
+    if result.missing:
+        missing = ", ".join(map(str, result.missing))
+        yield f"missing from the ensemble: {missing} ({len(result.missing)} of {len(result.members)} members)"
+    for member in result.members:
+        if member.message:
+            yield f"member {member.index} {_spoken(member)}: {member.message}"
+    if result.gate is not None:
+        yield f"gate {'passed' if result.gate.passed else 'missed'}: {result.gate.reason}"
+    yield from result.notes
+
+
+def _scored_on(split: SplitScores) -> Iterable[str]:
+    """One line for the split's rows; one more for a figure whose rows were used for more than the others'."""
+    yield f"scored on {split.ensemble.scored_on}"
+    for label, attribute in _FIGURES:
+        figure: Figure | None = getattr(split, attribute)
+        if figure is not None and figure.scored_on != split.ensemble.scored_on:
+            yield f"{label}: scored on {figure.scored_on}"
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return NONE
+        case float():
+            return f"{value:g}"
+        case Mapping():
+            return " ".join(f"{key}={_cell(item)}" for key, item in value.items()) or NONE
+        case list() | tuple():
+            return ", ".join(_cell(item) for item in value) or NONE
+        case _:
+            return str(value)
+
+
+def _decimals(value: float | None) -> str:
+    return NONE if value is None else f"{value:.4f}"
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0, collapse_padding=True)
+
+
+def _to_text(renderable: RenderableType, width: int, color: bool) -> str:
+    # Everything a console would find out about its surroundings is given, so that equal input gives equal text.
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=color,
+        color_system="standard" if color else None,
+        no_color=not color,
+        force_jupyter=False,
+        highlight=False,
+        _environ={},
+    )
+    with console.capture() as capture:
+        console.print(renderable)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"

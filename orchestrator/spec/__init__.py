@@ -1,0 +1,68 @@
+"""What is asked: the job file, checked before anything is started.
+
+`load_job` reads YAML into a `Job` (frozen pydantic models, every key known, every error with file and line);
+`check_job` looks at the user's own modules without importing them; `identity` says what makes two runs the same.
+Nothing here imports Keras, TensorFlow, Ray or the user's code.
+"""
+
+from orchestrator.spec.base import KerasObject, Range
+from orchestrator.spec.check import CheckedJob, check_job
+from orchestrator.spec.identity import (
+    CodeDigest,
+    code_digest,
+    default_run_id,
+    difference,
+    identity,
+    identity_digest,
+)
+from orchestrator.spec.job import Job
+from orchestrator.spec.load import load_job, parse_job
+from orchestrator.spec.members import DataSpec, MemberOverride, MembersSpec, ModelSpec
+from orchestrator.spec.overrides import apply_overrides
+from orchestrator.spec.references import FoundFunction, find_function
+from orchestrator.spec.schema import job_schema
+from orchestrator.spec.settings import (
+    EnsembleSpec,
+    FaultsSpec,
+    GateSpec,
+    RaySpec,
+    ResourcesSpec,
+    StorageSpec,
+)
+from orchestrator.spec.train import CheckpointSpec, EarlyStoppingSpec, TrainSpec
+from orchestrator.spec.yaml import Document, load_yaml
+
+__all__ = [
+    "CheckedJob",
+    "CheckpointSpec",
+    "CodeDigest",
+    "DataSpec",
+    "Document",
+    "EarlyStoppingSpec",
+    "EnsembleSpec",
+    "FaultsSpec",
+    "FoundFunction",
+    "GateSpec",
+    "Job",
+    "KerasObject",
+    "MemberOverride",
+    "MembersSpec",
+    "ModelSpec",
+    "Range",
+    "RaySpec",
+    "ResourcesSpec",
+    "StorageSpec",
+    "TrainSpec",
+    "apply_overrides",
+    "check_job",
+    "code_digest",
+    "default_run_id",
+    "difference",
+    "find_function",
+    "identity",
+    "identity_digest",
+    "job_schema",
+    "load_job",
+    "load_yaml",
+    "parse_job",
+]

@@ -1,0 +1,113 @@
+"""Checks a job against the user's own modules, without importing them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.errors import InvalidJob
+from orchestrator.spec.job import Job
+from orchestrator.spec.members import MemberOverride
+from orchestrator.spec.references import FoundFunction, find_function
+
+
+@dataclass(frozen=True)
+class CheckedJob:
+    """What the job's references lead to.
+
+    Attributes:
+        builders: build functions by reference, the members' own included.
+        data: the data function.
+        builder_takes_dropout: by reference, whether its signature names `dropout`; None when that cannot be known
+            without importing it.
+    """
+
+    builders: Mapping[str, FoundFunction]
+    data: FoundFunction
+    builder_takes_dropout: Mapping[str, bool | None]
+
+
+def check_job(job: Job, root: str) -> CheckedJob:
+    """Check that all functions exist and can be called with what the job gives them.
+
+    Args:
+        job: the job.
+        root: folder that comes first on the import path, normally the working directory.
+
+    Raises:
+        InvalidJob: a function is missing, would get a keyword that it does not take, or lacks one that it needs.
+    """
+    places = {job.model.builder: "model.builder"}
+    for index, override in sorted(job.members.overrides.items()):
+        if override.model is not None:
+            places.setdefault(override.model.builder, f"members.overrides.{index}.model.builder")
+    builders = {ref: find_function(ref, root, where=f"{place}: {ref}") for ref, place in places.items()}
+    data = find_function(job.data.source, root, where=f"data.source: {job.data.source}")
+    _check_data(data)
+    _check_members(job, builders)
+    takes_dropout = {ref: _takes_dropout(builder) for ref, builder in builders.items()}
+    return CheckedJob(builders, data, takes_dropout)
+
+
+def _takes_dropout(builder: FoundFunction) -> bool | None:
+    return None if builder.parameters is None else "dropout" in builder.parameters
+
+
+def _check_data(data: FoundFunction) -> None:
+    needed = [name for name in data.required if name != "seed"]
+    if needed:
+        raise InvalidJob(
+            f"the data function {data.name} requires {_listed(needed)}, but is called without arguments",
+            where=f"{data.file}:{data.line}",
+            hint="give each a default; only `seed` is passed, where the function asks for it",
+        )
+
+
+def _check_members(job: Job, builders: Mapping[str, FoundFunction]) -> None:
+    shared = {name: f"model.kwargs.{name}" for name in job.model.kwargs}
+    shared |= {name: f"members.vary.{name}" for name in job.members.vary}
+    if job.members.dropout is not None:
+        shared["dropout"] = "members.dropout"
+    plain = [index for index in range(job.members.count) if index not in job.members.overrides]
+    if plain:
+        _check_call(builders[job.model.builder], shared, "model.builder")
+    for index, override in sorted(job.members.overrides.items()):
+        place = f"members.overrides.{index}"
+        if override.model is None:
+            ref, given = job.model.builder, dict(shared)
+        else:
+            # `vary` names keywords of the job's own builder; the job's dropout is passed where this one takes it.
+            ref = override.model.builder
+            given = {name: f"{place}.model.kwargs.{name}" for name in override.model.kwargs}
+        _check_call(builders[ref], given | _own_keywords(override, place), place)
+
+
+def _own_keywords(override: MemberOverride, place: str) -> dict[str, str]:
+    own = {name: f"{place}.kwargs.{name}" for name in override.kwargs}
+    return own if override.dropout is None else own | {"dropout": f"{place}.dropout"}
+
+
+def _check_call(builder: FoundFunction, given: Mapping[str, str], place: str) -> None:
+    """Check one call; `given` maps each keyword to the key of the job that gives it."""
+    for name, key in given.items():
+        if not builder.accepts(name):
+            close = difflib.get_close_matches(name, builder.parameters or (), n=1, cutoff=0.5)
+            takes = f"it takes {_listed(builder.parameters)}" if builder.parameters else "it takes no parameters"
+            raise InvalidJob(
+                f"the build function {builder.name} ({builder.file}:{builder.line}) has no parameter {name}",
+                where=key,
+                hint=f"did you mean {close[0]}?" if close else takes,
+            )
+    # Without a word in the job, `dropout` is set by index wherever the signature has it.
+    missing = [name for name in builder.required if name not in given and name != "dropout"]
+    if missing:
+        raise InvalidJob(
+            f"the build function {builder.name} ({builder.file}:{builder.line}) requires {_listed(missing)}",
+            where=place,
+            hint=f"set model.kwargs.{missing[0]}, or give the parameter a default",
+        )
+
+
+def _listed(names: tuple[str, ...] | list[str] | None) -> str:
+    return ", ".join(names or ())

@@ -1,0 +1,46 @@
+"""The job: what one YAML file asks for. Its parts live in `members.py`, `train.py` and `settings.py`."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from orchestrator.spec.base import Problem, Spec, refuse
+from orchestrator.spec.members import DataSpec, MembersSpec, ModelSpec
+from orchestrator.spec.settings import EnsembleSpec, FaultsSpec, RaySpec, ResourcesSpec, StorageSpec
+from orchestrator.spec.train import TrainSpec
+
+NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+MAX_SEED = 2**63 - 1
+
+
+class Job(Spec):
+    """Train an ensemble of Keras models in parallel and report what it is worth."""
+
+    name: str = Field(
+        pattern=NAME, description="Name of the job: lower-case letters, digits, `.`, `_` and `-`, at most 63 of them."
+    )
+    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Root of all randomness: members' seeds and the split.")
+    model: ModelSpec = Field(description="The build function, or just its `module:function`.")
+    data: DataSpec = Field(description="The data function, or just its `module:function`.")
+    members: MembersSpec = Field(default=MembersSpec(), description="The members, or just how many.")
+    train: TrainSpec = Field(default=TrainSpec(), description="How each member is trained.")
+    ensemble: EnsembleSpec = Field(default=EnsembleSpec(), description="How predictions are put together and judged.")
+    resources: ResourcesSpec = Field(default=ResourcesSpec(), description="What each worker takes.")
+    faults: FaultsSpec = Field(default=FaultsSpec(), description="How much may go wrong.")
+    storage: StorageSpec = Field(default=StorageSpec(), description="Where runs are kept.")
+    ray: RaySpec = Field(default=RaySpec(), description="Which Ray.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Job:
+        count = self.members.count
+        problems = []
+        if isinstance(self.ensemble.weights, tuple) and len(self.ensemble.weights) != count:
+            what = f"must have one number for each of the {count} members, not {len(self.ensemble.weights)}"
+            problems.append(Problem(("ensemble", "weights"), what))
+        if self.ensemble.quorum is not None and self.ensemble.quorum > count:
+            what = f"must be at most the number of members ({count}), not {self.ensemble.quorum}"
+            problems.append(Problem(("ensemble", "quorum"), what))
+        if "dropout" in self.model.kwargs and (self.members.dropout is not None or "dropout" in self.members.vary):
+            problems.append(Problem(("model", "kwargs", "dropout"), "stands beside the members' dropout: say it once"))
+        refuse(problems)
+        return self

@@ -1,0 +1,146 @@
+"""Who the members are: the build function, the data, and what differs from member to member."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator, Field, model_validator
+
+from orchestrator.spec.base import (
+    BY_SHAPE,
+    IS_LIST,
+    IS_MAPPING,
+    IS_NUMBER,
+    Json,
+    Problem,
+    Range,
+    Spec,
+    refuse,
+)
+
+REFERENCE = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"
+"""`module:function`; the module may be dotted."""
+
+MAX_MEMBERS = 10_000
+MAX_KERAS_SEED = 2**32 - 1
+
+
+def is_reference(text: str) -> bool:
+    """Whether the text has the form `module:function`."""
+    return re.fullmatch(REFERENCE, text) is not None
+
+
+def _check_reference(value: str) -> str:
+    if not is_reference(value):
+        refuse([Problem((), f"must be a reference such as `jobs.digits:build_model` (module:function), not {value!r}")])
+    return value
+
+
+Reference = Annotated[str, AfterValidator(_check_reference), Field(json_schema_extra={"pattern": REFERENCE})]
+DropoutRate = Annotated[float, Field(ge=0, lt=1)]
+Dropout = Annotated[
+    Annotated[DropoutRate, IS_NUMBER]
+    | Annotated[tuple[DropoutRate, ...], Field(min_length=1, strict=False), IS_LIST]
+    | Annotated[Range, IS_MAPPING],
+    BY_SHAPE,
+]
+Axis = Annotated[
+    Annotated[tuple[Json, ...], Field(min_length=1, strict=False), IS_LIST] | Annotated[Range, IS_MAPPING], BY_SHAPE
+]
+
+
+class ModelSpec(Spec):
+    """The build function and its arguments. A plain text is the builder."""
+
+    short_form: ClassVar[str | None] = "builder"
+
+    builder: Reference = Field(
+        description="`module:function`, imported from the working directory; returns a `keras.Model`."
+    )
+    kwargs: dict[str, Json] = Field(
+        default={}, description="Arguments of the build function, the same for all members."
+    )
+
+
+class DataSpec(Spec):
+    """Where the examples come from. A plain text is the source."""
+
+    short_form: ClassVar[str | None] = "source"
+
+    source: Reference = Field(
+        description='`module:function`; returns `{"train": (x, y), "validation": …, "test": …}` or `(x, y)`.'
+    )
+    validation_split: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Part of the training rows that becomes the validation set when the function returns none; "
+        "0 trains without one.",
+    )
+
+
+class MemberOverride(Spec):
+    """What is different for one member."""
+
+    model: ModelSpec | None = Field(
+        default=None, description="Another build function with its own arguments, instead of the job's."
+    )
+    kwargs: dict[str, Json] = Field(default={}, description="Arguments that replace or join the member's others.")
+    dropout: DropoutRate | None = Field(default=None, description="Dropout rate of this member.")
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_KERAS_SEED,
+        description="Seed of this member, instead of the one drawn from the job's.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> MemberOverride:
+        if self.dropout is not None and "dropout" in self.kwargs:
+            refuse([Problem(("kwargs", "dropout"), "stands beside `dropout` of the same member: say it once")])
+        return self
+
+
+class MembersSpec(Spec):
+    """How many members, and how they differ. A plain number is the count."""
+
+    short_form: ClassVar[str | None] = "count"
+
+    count: int = Field(default=5, ge=1, le=MAX_MEMBERS, description="Number of members.")
+    dropout: Dropout | None = Field(
+        default=None,
+        description="Dropout rate: one for all, a list (cycled), or a range (spread evenly by index). Without it, "
+        "members get rates from 0.1 to 0.5 where the build function has a parameter `dropout`.",
+    )
+    vary: dict[str, Axis] = Field(
+        default={},
+        description="Other arguments of the build function that differ by member: a list (cycled) or a range each.",
+    )
+    overrides: dict[Annotated[int, Field(ge=0)], MemberOverride] = Field(
+        default={}, description="What is different for single members, by 0-based index."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> MembersSpec:
+        problems = [
+            Problem(("overrides", index), f"there is no member {index}: count is {self.count}, indices start at 0")
+            for index in sorted(self.overrides)
+            if index >= self.count
+        ]
+        problems += _range_problems(("dropout",), self.dropout)
+        problems += _range_problems(("vary", "dropout"), self.vary.get("dropout"))
+        if self.dropout is not None and "dropout" in self.vary:
+            problems.append(Problem(("vary", "dropout"), "stands beside `members.dropout`: say it once"))
+        refuse(problems)
+        return self
+
+
+def _range_problems(path: tuple[str, ...], value: object) -> list[Problem]:
+    problems = []
+    if isinstance(value, Range):
+        if value.min < 0:
+            problems.append(Problem((*path, "min"), f"a dropout rate must be at least 0, not {value.min:g}"))
+        if value.max >= 1:
+            problems.append(Problem((*path, "max"), f"a dropout rate must be below 1, not {value.max:g}"))
+    return problems

@@ -1,0 +1,82 @@
+"""How each member is trained: Keras' `fit`, its two callbacks, and what of `compile` the job replaces."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from orchestrator.spec.base import (
+    BY_SHAPE,
+    IS_BOOL,
+    IS_NUMBER,
+    IS_TEXT,
+    OFF_BY_FALSE,
+    Mode,
+    NameOrObject,
+    Spec,
+    Verbosity,
+)
+
+_MONITOR = "Quantity to watch; by default `val_loss`, or `loss` where there is no validation set."
+
+AutoOrCount = Annotated[Annotated[Literal["auto"], IS_TEXT] | Annotated[int, Field(ge=1), IS_NUMBER], BY_SHAPE]
+AutoOrBool = Annotated[Annotated[Literal["auto"], IS_TEXT] | Annotated[bool, IS_BOOL], BY_SHAPE]
+EpochOrCount = Annotated[Annotated[Literal["epoch"], IS_TEXT] | Annotated[int, Field(ge=1), IS_NUMBER], BY_SHAPE]
+
+
+class EarlyStoppingSpec(Spec):
+    """Arguments of `keras.callbacks.EarlyStopping`."""
+
+    monitor: str | None = Field(default=None, min_length=1, description=_MONITOR)
+    min_delta: float = Field(default=0.0, description="Smallest change that counts as an improvement.")
+    patience: int = Field(default=5, ge=0, description="Epochs without improvement after which training ends.")
+    verbose: Verbosity = Field(default=0, description="1 prints when training is stopped.")
+    mode: Mode = Field(default="auto", description="Whether smaller or larger is better; `auto` goes by the name.")
+    baseline: float | None = Field(default=None, description="Value that the monitored quantity must beat.")
+    restore_best_weights: bool = Field(default=True, description="Return to the weights of the best epoch at the end.")
+    start_from_epoch: int = Field(default=0, ge=0, description="Epochs to wait before watching.")
+
+
+class CheckpointSpec(Spec):
+    """Arguments of `keras.callbacks.ModelCheckpoint` but `filepath`, which the orchestrator chooses."""
+
+    monitor: str | None = Field(default=None, min_length=1, description=_MONITOR)
+    verbose: Verbosity = Field(default=0, description="1 prints when a model is saved.")
+    save_best_only: bool = Field(
+        default=True, description="Keep the best model; if false, the member's model is the one after `fit`."
+    )
+    save_weights_only: bool = Field(default=False, description="Save weights without the architecture.")
+    mode: Mode = Field(default="auto", description="Whether smaller or larger is better; `auto` goes by the name.")
+    save_freq: EpochOrCount = Field(default="epoch", description="`epoch`, or a number of batches.")
+    initial_value_threshold: float | None = Field(
+        default=None, description="Value that the monitored quantity must beat before anything is saved."
+    )
+
+
+class TrainSpec(Spec):
+    """Settings of `fit` and `compile`, the same for all members."""
+
+    epochs: int = Field(default=10, ge=1, description="Largest number of epochs.")
+    batch_size: int = Field(default=32, ge=1, description="Examples per gradient step.")
+    early_stopping: Annotated[EarlyStoppingSpec | None, OFF_BY_FALSE] = Field(
+        default=EarlyStoppingSpec(), description="Keras' EarlyStopping, one for each member; null or false: off."
+    )
+    checkpoint: CheckpointSpec = Field(
+        default=CheckpointSpec(), description="Keras' ModelCheckpoint, one for each member."
+    )
+    optimizer: NameOrObject | None = Field(
+        default=None, description="Optimizer, instead of the one the build function compiled with."
+    )
+    loss: NameOrObject | None = Field(default=None, description="Loss, instead of the one compiled with.")
+    metrics: Annotated[tuple[NameOrObject, ...], Field(strict=False)] | None = Field(
+        default=None, description="Metrics, instead of those compiled with."
+    )
+    steps_per_execution: AutoOrCount = Field(
+        default="auto", description="Gradient steps per call into TensorFlow; `auto` chooses by the number of steps."
+    )
+    jit_compile: AutoOrBool = Field(default="auto", description="Compile with XLA; `auto` as Keras does.")
+    deterministic: bool | None = Field(
+        default=None,
+        description="The same job gives the same weights, bit for bit; by default true on CPU and false on GPU.",
+    )

@@ -1,0 +1,95 @@
+"""Blobs: immutable bytes under a key of their own. They mean nothing until a record names them.
+
+Every read is checked against the size and sha256 in the record that names the blob. A mismatch is read again three
+times, because it may have happened in transit; after that the stored bytes are damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.errors import DamagedStore
+from orchestrator.planning.ports import Store
+from orchestrator.storage.layout import RunLayout, new_nonce
+from orchestrator.storage.records import BlobRef
+from orchestrator.storage.retry import REREADS
+
+_CHUNK_BYTES = 2**20
+
+
+def put_blob(store: Store, layout: RunLayout, body: bytes, *, nonce: Callable[[], str] = new_nonce) -> BlobRef:
+    """Store `body` under a fresh key.
+
+    Returns:
+        The reference to put into a record; only that record publishes the blob.
+
+    Raises:
+        StoreUnavailable: out of reach; call again: the next try takes another key, so a late first one harms nothing.
+    """
+    ref = _ref(layout, hashlib.sha256(body).hexdigest(), len(body), nonce)
+    store.put(ref.key, body)
+    return ref
+
+
+def put_blob_file(store: Store, layout: RunLayout, path: str, *, nonce: Callable[[], str] = new_nonce) -> BlobRef:
+    """Like `put_blob`, from a local file that nobody writes any more. The sha256 is that of the local file."""
+    sha256, size = _digest(Path(path))
+    ref = _ref(layout, sha256, size, nonce)
+    store.put_file(ref.key, path)
+    return ref
+
+
+def get_blob(store: Store, ref: BlobRef) -> bytes:
+    """The bytes that `ref` names, verified.
+
+    Raises:
+        MissingObject: the blob is gone.
+        DamagedStore: its bytes are others than those recorded, in four reads.
+        StoreUnavailable: out of reach.
+    """
+    for _ in range(1 + REREADS):
+        body = store.get(ref.key)
+        found = hashlib.sha256(body).hexdigest(), len(body)
+        if found == (ref.sha256, ref.size):
+            return body
+    raise _mismatch(ref, *found)
+
+
+def get_blob_file(store: Store, ref: BlobRef, path: str) -> None:
+    """Download the blob that `ref` names; `path` appears only when its bytes are verified. Raises like `get_blob`."""
+    unverified = Path(f"{path}.unverified")
+    try:
+        for _ in range(1 + REREADS):
+            store.get_file(ref.key, str(unverified))
+            found = _digest(unverified)
+            if found == (ref.sha256, ref.size):
+                unverified.replace(path)
+                return
+    finally:
+        unverified.unlink(missing_ok=True)
+    raise _mismatch(ref, *found)
+
+
+def _ref(layout: RunLayout, sha256: str, size: int, nonce: Callable[[], str]) -> BlobRef:
+    return BlobRef(layout.blob(sha256, nonce()), sha256, size)
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    """sha256 and size in bytes of a local file, read in chunks."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def _mismatch(ref: BlobRef, sha256: str, size: int) -> DamagedStore:
+    return DamagedStore(
+        f"the stored bytes are damaged: {size} bytes with sha256 {sha256[:12]}…, "
+        f"recorded were {ref.size} bytes with sha256 {ref.sha256[:12]}…",
+        where=ref.key,
+        hint="restore the object from a backup, or have its member trained again",
+    )

@@ -1,0 +1,65 @@
+"""The order in which a member sees its rows, and the feed that hands them to Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.training.data import Split
+
+
+def epoch_order(num_rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Row numbers in the order of one epoch: a function of the member's seed and the epoch (1-based) alone.
+
+    So an epoch can be repeated on its own, whatever ran before it: what exact resume needs.
+    """
+    return np.random.default_rng([seed, epoch]).permutation(num_rows)
+
+
+class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped here
+    """Batches of training rows, gathered from the shared read-only arrays: no copy of the data per worker.
+
+    Args:
+        split: the training rows.
+        batch_size: rows per batch; the last batch may be smaller.
+        seed: of the member.
+        on_batch: called for each batch that is handed out, as a sign of life.
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int, on_batch: Callable[[], None]) -> None:
+        super().__init__(workers=1, use_multiprocessing=False)
+        self._split = split
+        self._batch_size = batch_size
+        self._seed = seed
+        self._on_batch = on_batch
+        self.start_epoch(1)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set the order of epoch `epoch` (1-based)."""
+        self._order = epoch_order(self._split.num_rows, self._seed, epoch)
+
+    def __len__(self) -> int:
+        return -(-self._split.num_rows // self._batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        self._on_batch()
+        start = index * self._batch_size
+        batch = self._split.take(self._order[start : start + self._batch_size])
+        return (batch.x, batch.y) if batch.w is None else (batch.x, batch.y, batch.w)
+
+
+def choose_steps_per_execution(num_steps: int, most: int = 64) -> int:
+    """How many batches one call of the compiled function runs: the largest divisor of the epoch up to `most`.
+
+    A divisor, so that no call spans two epochs and no smaller call at the end needs a second program. Where no
+    divisor of at least an eighth of `most` exists (a prime number of steps), `most` itself or the whole epoch:
+    Keras ends such an epoch with one shorter call. Losses are bit-identical for every choice.
+    """
+    if num_steps <= most:
+        return max(1, num_steps)
+    best = max(k for k in range(1, most + 1) if num_steps % k == 0)
+    return best if best >= most // 8 else most

@@ -1,0 +1,172 @@
+"""The check on the first warm worker before any member starts: build, one batch, monitors, callbacks, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import keras
+import numpy as np
+
+from orchestrator.ensemble.metrics import TaskKind, infer_task
+from orchestrator.errors import InvalidData, InvalidJob, InvalidModel
+from orchestrator.models.build import build_member
+from orchestrator.models.predict import probabilities, uses_logits
+from orchestrator.planning.members import MemberPlan
+from orchestrator.spec import Job
+from orchestrator.training.callbacks import make_checkpoint, make_early_stopping
+from orchestrator.training.data import Dataset, Split
+
+MOST_BUILDS = 16
+"""How many different models the preflight builds; further ones show their errors when their turn comes."""
+
+
+def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Dataset) -> TaskKind:
+    """Check all that can be known without training.
+
+    Returns:
+        What the model is asked to tell.
+
+    Raises:
+        InvalidJob, InvalidModel, InvalidData: what is wrong, where, and how to mend it.
+    """
+    check_asked_for_rows(job, dataset)
+    shapes: dict[tuple[int, ...], str] = {}
+    for member in list(_distinct(members))[:MOST_BUILDS]:
+        model = build_member(member.builder, member.kwargs, member.seed, job.train)
+        where = f"{member.builder} (member {member.index})"
+        outputs, names = _one_batch(model, dataset.train.take(slice(0, job.train.batch_size)), where)
+        task = _check_labels(dataset, outputs, where)
+        _check_monitors(job, names, has_validation=dataset.validation is not None)
+        shapes.setdefault(outputs.shape[1:], where)
+        if len(shapes) > 1:
+            told = " and ".join(f"{list(shape)} ({place})" for shape, place in shapes.items())
+            raise InvalidModel(f"members have outputs of different shapes, which cannot be averaged: {told}")
+    with TemporaryDirectory() as folder:
+        _check_callbacks(job, Path(folder), has_validation=dataset.validation is not None)
+    return task
+
+
+def check_asked_for_rows(job: Job, dataset: Dataset) -> None:
+    """Refuse settings that need a validation or test set which the data does not have.
+
+    Raises:
+        InvalidJob: weights, a gate or a monitor asks for rows that are not there.
+    """
+    there = {name for name, _ in dataset.splits()}
+    gate = job.ensemble.gate
+    if gate is not None and gate.on not in there:
+        raise InvalidJob(
+            f"the gate is on the {gate.on} set, and there is none",
+            where="ensemble.gate",
+            hint=f"return a {gate.on} set from the data function, or remove the gate",
+        )
+    if job.ensemble.weights == "accuracy" and "validation" not in there:
+        raise InvalidJob(
+            "weights by accuracy are fitted on the validation set, and there is none",
+            where="ensemble.weights",
+            hint="set data.validation_split, or give the weights as a list",
+        )
+
+
+def _distinct(members: Sequence[MemberPlan]) -> Iterator[MemberPlan]:
+    seen = set()
+    for member in members:
+        key = (member.builder, repr(sorted((k, v) for k, v in member.kwargs.items() if k != "dropout")))
+        if key not in seen:
+            seen.add(key)
+            yield member
+
+
+def _one_batch(model: keras.Model, batch: Split, where: str) -> tuple[Any, list[str]]:
+    """Run one batch forward and through loss and metrics, eagerly: nothing is compiled, no weight changes."""
+    try:
+        x = keras.tree.map_structure(keras.ops.convert_to_tensor, batch.x)
+        raw = model(x, training=False)
+    except Exception as error:
+        shapes = {name: array.shape for name, array in batch.arrays() if name.startswith("x")}
+        raise InvalidData(
+            f"the model does not take the data: inputs have shapes {shapes}: {_first_line(error)}",
+            where=where,
+            hint="the model's Input must have the shape of one row",
+        ) from error
+    outputs = raw if not hasattr(raw, "shape") else keras.ops.convert_to_numpy(raw)
+    made = probabilities(outputs, from_logits=uses_logits(model))
+    try:
+        y = keras.ops.convert_to_tensor(batch.y)
+        model.compute_loss(x=x, y=y, y_pred=raw, training=False)
+        names = sorted({"loss", *model.compute_metrics(x, y, raw)})
+        model.reset_metrics()
+    except Exception as error:
+        raise InvalidData(
+            f"loss or metrics do not take labels of shape {batch.y.shape} with outputs of shape {made.shape}: "
+            f"{_first_line(error)}",
+            where=where,
+            hint="integer labels go with sparse_categorical_crossentropy, one-hot labels with categorical_crossentropy",
+        ) from error
+    return made, names
+
+
+def _check_labels(dataset: Dataset, outputs: Any, where: str) -> TaskKind:
+    num_classes = outputs.shape[1]
+    for name, split in dataset.splits():
+        task = infer_task(split.y.shape, split.y.dtype, (split.num_rows, num_classes))
+        one_hot = split.y.ndim == 2 and split.y.shape[1] > 1
+        limit = 2 if task is TaskKind.BINARY or one_hot else num_classes
+        low, high = split.y.min(), split.y.max()
+        if low < 0 or high >= limit or not np.array_equal(split.y, np.round(split.y)):
+            raise InvalidData(
+                f"labels of the {name} set go from {low:g} to {high:g}; the model's {num_classes} outputs allow whole "
+                f"numbers from 0 to {limit - 1}",
+                where=where,
+                hint="number the classes from 0, and give the model one output per class",
+            )
+    slack = 1e-3
+    bad_range = not np.isfinite(outputs).all() or outputs.min() < -slack or outputs.max() > 1 + slack
+    bad_sum = num_classes > 1 and not bad_range and np.abs(outputs.sum(axis=1) - 1).max() > slack
+    if bad_range or bad_sum:
+        raise InvalidModel(
+            "the model's outputs are no probabilities",
+            where=where,
+            hint="end with softmax (one output per class) or sigmoid (one output), or compile with a loss that says "
+            "from_logits=True",
+        )
+    return task
+
+
+def _check_monitors(job: Job, names: list[str], *, has_validation: bool) -> None:
+    known = names + ([f"val_{name}" for name in names] if has_validation else [])
+    for key, settings in (("early_stopping", job.train.early_stopping), ("checkpoint", job.train.checkpoint)):
+        if settings is not None and settings.monitor is not None and settings.monitor not in known:
+            raise InvalidJob(
+                f"there is nothing called {settings.monitor!r} to monitor",
+                where=f"train.{key}.monitor",
+                hint=f"there are: {', '.join(known)}"
+                + ("" if has_validation else "; without a validation set there is nothing that begins with val_"),
+            )
+    checkpoint = job.train.checkpoint
+    at_batches = checkpoint.save_freq != "epoch" and checkpoint.save_best_only
+    if at_batches and (checkpoint.monitor or ("val_loss" if has_validation else "loss")).startswith("val_"):
+        raise InvalidJob(
+            "save_freq counts batches, but validation figures are known only at the end of an epoch",
+            where="train.checkpoint.save_freq",
+            hint="use save_freq: epoch, or a monitor of the training data such as loss",
+        )
+
+
+def _check_callbacks(job: Job, folder: Path, *, has_validation: bool) -> None:
+    for key, make in (
+        ("checkpoint", lambda: make_checkpoint(job.train, folder, has_validation=has_validation)),
+        ("early_stopping", lambda: make_early_stopping(job.train, has_validation=has_validation)),
+    ):
+        try:
+            make()
+        except Exception as error:
+            raise InvalidJob(f"Keras refuses these settings: {_first_line(error)}", where=f"train.{key}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:400]}"

@@ -1,0 +1,274 @@
+"""What a worker does with each command: preflight, train and publish, predict. Effects go to the store and to events."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.ensemble.metrics import to_class_indices
+from orchestrator.errors import Fenced, InvalidInput, InvalidJob, InvalidModel, OrchestratorError
+from orchestrator.planning import commands as cmd
+from orchestrator.planning import events as ev
+from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.recovery import read_member
+from orchestrator.spec import Job
+from orchestrator.storage.blobs import get_blob_file, put_blob, put_blob_file
+from orchestrator.storage.layout import RunLayout
+from orchestrator.storage.log import Log
+from orchestrator.storage.open import open_store
+from orchestrator.storage.records import BlobRef
+from orchestrator.storage.tables import history_to_parquet, labels_to_parquet, predictions_to_parquet
+from orchestrator.training.data import Dataset
+from orchestrator.training.device import Device, prepare_environment, start_tensorflow
+
+if TYPE_CHECKING:
+    import keras
+
+logger = logging.getLogger("orchestrator.worker")
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """All that a worker needs to know of its run, sent once.
+
+    Attributes:
+        worker: its name in the schedule.
+        job: the job.
+        plan: members and packs.
+        layout: where the run keeps what.
+        coord_term: the term of the coordinator that started this worker; claims carry it.
+        code_root: folder from which the job's own modules are imported, or None to use the working directory.
+        num_cpus: thread budget.
+        num_gpus: what it may use of the node's GPUs; 0 keeps TensorFlow off them.
+    """
+
+    worker: str
+    job: Job
+    plan: Plan
+    layout: RunLayout
+    coord_term: int
+    code_root: str | None
+    num_cpus: int
+    num_gpus: float
+
+
+class Program:
+    """A worker's life without Ray: made once per process, then `handle` for one command after another.
+
+    Args:
+        setup: what to work on.
+        emit: takes each event as it happens; called from the thread that calls `handle`.
+        on_batch: called for each batch of work, as a sign of life.
+    """
+
+    def __init__(self, setup: WorkerSetup, emit: Callable[[ev.Event], None], on_batch: Callable[[], None]) -> None:
+        self._setup = setup
+        self._emit = emit
+        self._on_batch = on_batch
+        self._store = open_store(
+            setup.job.storage.url,
+            endpoint_url=setup.job.storage.endpoint_url,
+            region=setup.job.storage.region,
+        )
+        self._device: Device | None = None
+        self._warm: tuple[int, keras.Model] | None = None
+
+    def start(self) -> None:
+        """Import TensorFlow and set it up: the one slow thing, done while the run is still being prepared."""
+        prepare_environment(self._setup.num_cpus, self._setup.num_gpus)
+        root = self._setup.code_root or str(Path.cwd())
+        if root not in sys.path:
+            sys.path.insert(0, root)
+        self._device = start_tensorflow(self._setup.num_cpus, self._setup.job.train.deterministic)
+
+    def handle(self, command: cmd.WorkerCommand, dataset: Dataset) -> None:
+        """Carry out one command. Every outcome is an event; nothing is raised but `Fenced`, after its event.
+
+        Raises:
+            Fenced: a successor owns the member: this worker must end.
+        """
+        name = self._setup.worker
+        try:
+            match command:
+                case cmd.Preflight():
+                    self._preflight(dataset)
+                case cmd.TrainPack(pack=pack):
+                    for member in self._setup.plan.packs[pack].members:
+                        self._train(self._setup.plan.members[member], dataset)
+                case cmd.Predict(member=member):
+                    self._predict(self._setup.plan.members[member], dataset)
+        except Fenced as fenced:
+            self._emit(ev.WorkerFenced(name, str(fenced)))
+            raise
+        except OrchestratorError as error:
+            self._emit(ev.WorkerFailed(name, error))
+        except Exception as error:
+            logger.exception("%s failed", command)
+            bug = OrchestratorError(f"{type(error).__name__}: {error}", where=f"{name}, {command}")
+            self._emit(ev.WorkerFailed(name, bug))
+        self._emit(ev.WorkerIdle(name))
+
+    def _preflight(self, dataset: Dataset) -> None:
+        from orchestrator.training.preflight import check_before_training
+
+        device = self._started()
+        try:
+            task = check_before_training(self._setup.job, self._setup.plan.members, dataset)
+        except InvalidInput as error:
+            self._emit(ev.PreflightFailed(self._setup.worker, error))
+            return
+        passed = ev.PreflightPassed(
+            self._setup.worker,
+            task=task.value,
+            device=device.kind,
+            deterministic=device.deterministic,
+            versions=_versions(),
+            labels={
+                name: put_blob(
+                    self._store, self._setup.layout, labels_to_parquet(to_class_indices(split.y))
+                ).to_json()
+                for name, split in dataset.splits()
+                if name != "train"
+            },
+        )
+        self._emit(passed)
+
+    def _train(self, member: MemberPlan, dataset: Dataset) -> None:
+        from orchestrator.training.callbacks import Diverged
+        from orchestrator.training.solo import train_solo
+
+        setup, name = self._setup, self._setup.worker
+        log = self._claim(member.index)
+        folder = Path(tempfile.mkdtemp(prefix=f"orchestrator-{setup.layout.run_key}-{member.index}-"))
+        began = time.monotonic()
+
+        def tell(epoch: int, logs: Any) -> None:
+            self._emit(ev.EpochEnded(name, member.index, epoch, setup.job.train.epochs, logs))
+
+        try:
+            trained = train_solo(
+                member, setup.job.train, dataset, folder, self._started(), tell, self._on_batch
+            )
+            log.append(
+                "final",
+                model=put_blob_file(self._store, setup.layout, str(trained.path)).to_json(),
+                history=put_blob(self._store, setup.layout, history_to_parquet(trained.history)).to_json(),
+                epochs=len(trained.history),
+                best_epoch=trained.best_epoch,
+                stopped_epoch=trained.stopped_epoch,
+                at_best=_finite(trained.history[trained.best_epoch - 1]),
+                weights_sha256=weights_digest(trained.model),
+                engine="solo",
+                train_s=round(time.monotonic() - began, 3),
+            )
+        except Diverged as diverged:
+            log.append("failed", status="diverged", message=str(diverged))
+            self._emit(ev.MemberDiverged(name, member.index, str(diverged)))
+        except Exception as error:
+            self._fail(log, member.index, error)
+        else:
+            self._warm = (member.index, trained.model)
+            self._emit(ev.MemberTrained(name, member.index))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _fail(self, log: Log, member: int, error: Exception) -> None:
+        """Sort an error of training into the member's own fault (an attempt failed) or somebody else's (raised)."""
+        if isinstance(error, OrchestratorError) and not isinstance(error, InvalidModel | InvalidJob):
+            raise error
+        cause = ev.Cause.OUT_OF_MEMORY if is_out_of_memory(error) else ev.Cause.USER_ERROR
+        message = str(error) if isinstance(error, OrchestratorError) else f"{type(error).__name__}: {error}"
+        logger.exception("member %s failed", member)
+        log.append("failed", status="failed", cause=cause.value, message=message[:2000])
+        self._emit(ev.AttemptFailed(self._setup.worker, member, cause, message))
+
+    def _predict(self, member: MemberPlan, dataset: Dataset) -> None:
+        """Predict from the published bytes, reloaded and verified: what is scored is what is stored."""
+        from orchestrator.models.build import build_member
+        from orchestrator.models.load import load_published
+        from orchestrator.models.predict import predict
+
+        memory = read_member(Log.open(self._store, self._setup.layout.member_log(member.index)).records())
+        if memory.final is None:
+            raise OrchestratorError("there is no published model to predict with", where=f"member {member.index}")
+        reference = BlobRef.from_json(memory.final["model"], where=f"member {member.index}")
+        try:
+            if self._warm is not None and self._warm[0] == member.index:
+                model = self._warm[1]
+            else:
+                model = build_member(member.builder, member.kwargs, member.seed, self._setup.job.train)
+            self._warm = None
+            with tempfile.TemporaryDirectory(prefix="orchestrator-") as folder:
+                path = str(Path(folder) / "best.keras")
+                get_blob_file(self._store, reference, path)
+                load_published(model, path, reference.key)
+            blobs = {}
+            for name, split in dataset.splits():
+                if name != "train":
+                    table = predictions_to_parquet(predict(model, split.x, self._on_batch))
+                    blobs[name] = put_blob(self._store, self._setup.layout, table).to_json()
+        except (InvalidModel, InvalidJob) as error:
+            self._emit(ev.AttemptFailed(self._setup.worker, member.index, ev.Cause.USER_ERROR, str(error)))
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._emit(ev.AttemptFailed(self._setup.worker, member.index, ev.Cause.OUT_OF_MEMORY, str(error)))
+            return
+        self._emit(ev.MemberPredicted(self._setup.worker, member.index, blobs))
+
+    def _claim(self, member: int) -> Log:
+        """Claim the member's log. It refuses when a coordinator of a higher term has been here: then ours is dead."""
+        log = Log.open(self._store, self._setup.layout.member_log(member))
+        log.claim(coord_term=self._setup.coord_term, worker=self._setup.worker)
+        return log
+
+    def _started(self) -> Device:
+        if self._device is None:
+            raise OrchestratorError("the worker got a command before it was started", where=self._setup.worker)
+        return self._device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory, of the host or the device, was too small."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+
+
+def weights_digest(model: keras.Model) -> str:
+    """sha256 over all weights in order: equal exactly when the weights are equal bit for bit.
+
+    (A `.keras` file is a zip with a date inside: two saves of one model differ.)
+    """
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _finite(logs: Any) -> dict[str, float]:
+    return {name: value for name, value in logs.items() if value == value and abs(value) != float("inf")}
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    import keras
+    import numpy
+    import tensorflow as tf
+
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": numpy.__version__,
+    }

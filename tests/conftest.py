@@ -1,0 +1,55 @@
+"""Fixtures that several layers of tests share."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server, client, start_s3_server
+
+
+@dataclass(frozen=True)
+class S3Bucket:
+    """A fresh bucket on the test server."""
+
+    name: str
+    endpoint_url: str
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.name}"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server (SeaweedFS) for the session; its process ends with the session."""
+    server = start_s3_server(tmp_path_factory.mktemp("s3"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a user of the test server: its credentials, and nothing of this machine's own."""
+    for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/nonexistent",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+        "NO_PROXY": "127.0.0.1,localhost",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server, s3_credentials: None) -> S3Bucket:
+    """A fresh bucket, with the credentials for it in the environment."""
+    bucket = S3Bucket(f"test-{secrets.token_hex(6)}", s3_server.endpoint_url)
+    client(bucket.endpoint_url).mkdir(bucket.name)
+    return bucket
