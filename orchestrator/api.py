@@ -112,12 +112,12 @@ def validate(job: Job, *, root: str | None = None) -> None:
     Raises:
         InvalidJob: a module, function or parameter does not exist.
     """
-    check_job(job, root or os.getcwd())
+    check_job(job, root or str(Path.cwd()))
 
 
 def plan(job: Job, *, run_id: str | None = None, fresh: bool = False, root: str | None = None) -> RunPlan:
     """Work out members, packs and keys without starting anything. Arguments and errors as for `run`."""
-    root = root or os.getcwd()
+    root = root or str(Path.cwd())
     checked = check_job(job, root)
     job = _with_absolute_storage(job, root)
     made: Plan = make_plan(job, checked.builder_takes_dropout)
@@ -386,7 +386,7 @@ def _status_of(store: Store, layout: RunLayout, *, with_members: bool = True) ->
         result = finished_result(store, layout, done)
         state, code = result.status, result.exit_code
     elif ends and last is ends[-1]:
-        state, code, message = last.kind, int(last.body["exit_code"]), str(last.body["message"])
+        state, code, message = last.kind, int(str(last.body["exit_code"])), str(last.body["message"])
     members = range(spec["job"]["members"]["count"]) if with_members else ()
     return RunStatus(
         job=layout.job,
@@ -450,7 +450,7 @@ def submit(
     from orchestrator.cluster.submission_decisions import driver_command, resolve_address
     from orchestrator.spec import load_job
 
-    root = root or os.getcwd()
+    root = root or str(Path.cwd())
     job = load_job(job_path, overrides)
     if "://" not in job.storage.url and not Path(job.storage.url).is_absolute():
         raise InvalidJob(

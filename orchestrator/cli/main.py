@@ -18,9 +18,9 @@ import typer
 from orchestrator import api
 from orchestrator.cli.output import (
     answer,
-    json_line,
     check_writable,
     error_json,
+    json_line,
     tell,
     use_color,
     write_output_dir,
@@ -61,7 +61,7 @@ Region = Annotated[str | None, typer.Option(help="Region of the bucket.")]
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109  # the job's modules; a plain string for sys.path
+    sys.path.insert(0, str(Path.cwd()))  # the job's own modules
     app()
 
 
@@ -79,7 +79,8 @@ def _with_exit_code(command: Callable[..., Returned]) -> Callable[..., Returned]
         except Exception as bug:
             traceback.print_exc()
             error = OrchestratorError(
-                f"{type(bug).__name__}: {bug}", hint="this is a bug of orchestrator: please report it with the lines above"
+                f"{type(bug).__name__}: {bug}",
+                hint="this is a bug of orchestrator: please report it with the lines above",
             )
         tell(f"error: {error}")
         if kwargs.get("as_json"):
@@ -269,7 +270,9 @@ def status(
 
 @app.command("list")
 @_with_exit_code
-def list_(storage: Storage = "runs", endpoint_url: Endpoint = None, region: Region = None, as_json: AsJson = False) -> None:
+def list_(
+    storage: Storage = "runs", endpoint_url: Endpoint = None, region: Region = None, as_json: AsJson = False
+) -> None:
     """List the runs in a storage location."""
     found = api.list_runs(storage=storage, endpoint_url=endpoint_url, region=region)
     if as_json:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -88,12 +89,12 @@ def connect(address: str | None, code_root: str) -> Session:
         ) from error
 
 
-@ray.remote(num_cpus=0, max_retries=3)
+@ray.remote(num_cpus=0, max_retries=3)  # type: ignore[untyped-decorator]  # ray is untyped here
 def _load_data(job: Job, code_root: str | None) -> tuple[Dataset | None, ev.Event]:
     """Load the data once; a task's result, unlike an actor's, is rebuilt by Ray when its node goes."""
     import sys
 
-    root = code_root or os.getcwd()  # noqa: PTH109  # a plain string for sys.path
+    root = code_root or str(Path.cwd())
     if root not in sys.path:
         sys.path.insert(0, root)
     try:

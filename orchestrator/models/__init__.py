@@ -1,1 +1,1 @@
-"""KERAS: building, compiling, checking, loading weights, predicting. TensorFlow is imported here and in `training/` only."""
+"""KERAS: building, compiling, loading weights, predicting. Only `training/` imports TensorFlow besides."""

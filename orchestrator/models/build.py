@@ -24,9 +24,7 @@ def import_function(reference: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the user's module may raise anything while it is imported
-        raise InvalidJob(
-            f"cannot import {module_name}: {type(error).__name__}: {error}", where=reference
-        ) from error
+        raise InvalidJob(f"cannot import {module_name}: {type(error).__name__}: {error}", where=reference) from error
     function = getattr(module, name, None)
     if not callable(function):
         raise InvalidJob(f"{module_name} has no function {name}", where=reference)
@@ -78,9 +76,7 @@ def _compile(model: keras.Model, train: TrainSpec, builder: str) -> None:
     settings = {
         "optimizer": _named(keras.optimizers.get, train.optimizer, "train.optimizer") or own.get("optimizer"),
         "loss": _named(keras.losses.get, train.loss, "train.loss") or own.get("loss"),
-        "metrics": own.get("metrics")
-        if train.metrics is None
-        else [_metric(metric) for metric in train.metrics],
+        "metrics": own.get("metrics") if train.metrics is None else [_metric(metric) for metric in train.metrics],
     }
     missing = [name for name in ("optimizer", "loss") if settings[name] is None]
     if missing or (not model.compiled and (train.optimizer is None or train.loss is None)):

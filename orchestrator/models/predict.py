@@ -55,13 +55,13 @@ def probabilities(outputs: Any, *, from_logits: bool) -> npt.NDArray[np.float32]
         outputs = outputs[:, None]
     if outputs.ndim != 2:
         raise InvalidModel(f"the model's output has shape {outputs.shape}, not [examples, classes]")
-    logits = outputs.astype(np.float32, copy=False)
+    logits = np.asarray(outputs, dtype=np.float32)
     if not from_logits:
         return logits
     if logits.shape[1] == 1:
-        return (0.5 * (1 + np.tanh(0.5 * logits))).astype(np.float32)
+        return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), dtype=np.float32)
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def uses_logits(model: keras.Model) -> bool:

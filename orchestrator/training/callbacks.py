@@ -39,7 +39,7 @@ def _arguments(settings: Any, has_validation: bool) -> dict[str, Any]:
 
 
 def stopped_epoch(early_stopping: keras.callbacks.EarlyStopping | None) -> int | None:
-    """The 1-based epoch at which training stopped early, or None. (Keras counts from 0, and 0 means that it did not.)"""
+    """The 1-based epoch at which training stopped early, or None (Keras: from 0, and 0 means that it did not)."""
     if early_stopping is None or not early_stopping.stopped_epoch:
         return None
     return int(early_stopping.stopped_epoch) + 1
@@ -88,7 +88,7 @@ class StopOnDivergence(keras.callbacks.Callback):  # type: ignore[misc]  # keras
             raise Diverged(f"{name} became {value} in epoch {epoch + 1} at learning rate {rate:g}")
 
 
-class Diverged(Exception):  # noqa: N818  # a state of the member, not an error of ours
+class Diverged(Exception):  # a state of the member, not an error of ours
     """The member's loss is no longer a number."""
 
 

@@ -130,7 +130,7 @@ def split_rows(split: Split, share: float, seed: int, where: str) -> tuple[Split
 
 def _strata(y: Array) -> Array:
     if y.ndim == 2 and y.shape[1] > 1:
-        return y.argmax(axis=1)
+        return np.asarray(y.argmax(axis=1))
     flat = y.reshape(len(y), -1)
     is_class = flat.shape[1] == 1 and (y.dtype.kind in "biu" or bool(np.all(flat == np.round(flat))))
     return flat[:, 0] if is_class else np.zeros(len(y), dtype=np.int8)

@@ -157,14 +157,13 @@ def _check_monitors(job: Job, names: list[str], *, has_validation: bool) -> None
 
 
 def _check_callbacks(job: Job, folder: Path, *, has_validation: bool) -> None:
-    for key, make in (
-        ("checkpoint", lambda: make_checkpoint(job.train, folder, has_validation=has_validation)),
-        ("early_stopping", lambda: make_early_stopping(job.train, has_validation=has_validation)),
-    ):
-        try:
-            make()
-        except Exception as error:
-            raise InvalidJob(f"Keras refuses these settings: {_first_line(error)}", where=f"train.{key}") from error
+    key = "checkpoint"
+    try:
+        make_checkpoint(job.train, folder, has_validation=has_validation)
+        key = "early_stopping"
+        make_early_stopping(job.train, has_validation=has_validation)
+    except Exception as error:
+        raise InvalidJob(f"Keras refuses these settings: {_first_line(error)}", where=f"train.{key}") from error
 
 
 def _first_line(error: Exception) -> str:

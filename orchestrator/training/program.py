@@ -1,4 +1,4 @@
-"""What a worker does with each command: preflight, train and publish, predict. Effects go to the store and to events."""
+"""What a worker does with each command: preflight, train and publish, predict. Outcomes are events."""
 
 from __future__ import annotations
 
@@ -133,9 +133,7 @@ class Program:
             deterministic=device.deterministic,
             versions=_versions(),
             labels={
-                name: put_blob(
-                    self._store, self._setup.layout, labels_to_parquet(to_class_indices(split.y))
-                ).to_json()
+                name: put_blob(self._store, self._setup.layout, labels_to_parquet(to_class_indices(split.y))).to_json()
                 for name, split in dataset.splits()
                 if name != "train"
             },
@@ -155,9 +153,7 @@ class Program:
             self._emit(ev.EpochEnded(name, member.index, epoch, setup.job.train.epochs, logs))
 
         try:
-            trained = train_solo(
-                member, setup.job.train, dataset, folder, self._started(), tell, self._on_batch
-            )
+            trained = train_solo(member, setup.job.train, dataset, folder, self._started(), tell, self._on_batch)
             log.append(
                 "final",
                 model=put_blob_file(self._store, setup.layout, str(trained.path)).to_json(),

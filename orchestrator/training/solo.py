@@ -147,7 +147,7 @@ def _validation_arrays(dataset: Dataset) -> tuple[Any, ...] | None:
 def _best_model(
     model: keras.Model, train: TrainSpec, checkpoint: keras.callbacks.ModelCheckpoint, folder: Path
 ) -> Path:
-    """The best model as one `.keras` file: what `ModelCheckpoint` kept if `save_best_only`, else the weights after fit."""
+    """One `.keras` file: what `ModelCheckpoint` kept if `save_best_only`, else the weights after fit."""
     kept = Path(checkpoint.filepath)
     published = folder / "best.keras"
     if not train.checkpoint.save_best_only:
