@@ -22,6 +22,9 @@ BATCH = 1024
 def predict(model: keras.Model, x: Inputs, on_batch: Callable[[], None] = lambda: None) -> npt.NDArray[np.float32]:
     """Predicted probabilities of all rows.
 
+    The model is called batch by batch without compiling it: with batches this large the layers' own work outweighs
+    their dispatch, and tracing a program for each member costs more than it saves.
+
     Args:
         model: a model with one output of shape [N, C]; [N, 1] for binary targets.
         x: inputs, first axis N; a dictionary by input name where there are several.
@@ -36,12 +39,17 @@ def predict(model: keras.Model, x: Inputs, on_batch: Callable[[], None] = lambda
     """
     import keras
 
-    class Heartbeat(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped here
-        def on_predict_batch_end(self, batch: int, logs: object = None) -> None:
-            on_batch()
-
-    outputs = model.predict(x, batch_size=BATCH, verbose=0, callbacks=[Heartbeat()])
-    return probabilities(outputs, from_logits=uses_logits(model))
+    num_rows = len(next(iter(x.values()))) if isinstance(x, Mapping) else len(x)
+    from_logits = uses_logits(model)
+    parts = []
+    for start in range(0, num_rows, BATCH):
+        rows = slice(start, start + BATCH)
+        batch = {name: array[rows] for name, array in x.items()} if isinstance(x, Mapping) else x[rows]
+        raw = model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch), training=False)
+        outputs = keras.ops.convert_to_numpy(raw) if hasattr(raw, "shape") else raw
+        parts.append(probabilities(outputs, from_logits=from_logits))
+        on_batch()
+    return np.concatenate(parts)
 
 
 def probabilities(outputs: Any, *, from_logits: bool) -> npt.NDArray[np.float32]:

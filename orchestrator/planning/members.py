@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,17 +76,22 @@ def value_at(values: Sequence[Any] | Range, index: int, axis: int) -> Any:
     """The value of one axis of diversity for member `index`: a list is cycled, a range is filled evenly.
 
     A range takes the van der Corput sequence (Halton 1960) in the prime base of its axis, which stays evenly spread
-    for every number of members and does not depend on that number.
+    for every number of members and does not depend on that number. Values lie between the ends, both included; they
+    are rounded to about six digits, so that plans stay readable.
     """
     if not isinstance(values, Range):
         return values[index % len(values)]
     fraction = van_der_corput(index + 1, _BASES[axis % len(_BASES)])
     low, high = values.min, values.max
     if isinstance(low, int) and isinstance(high, int):
-        return low + int(fraction * (high - low + 1))
+        # Equal slices of [low, high + 1), so that the last whole number gets as much as the others.
+        whole = low * ((high + 1) / low) ** fraction if values.log else low + fraction * (high + 1 - low)
+        return min(max(math.floor(whole), low), high)
     if values.log:
-        return round(low * (high / low) ** fraction, 12)
-    return round(low + fraction * (high - low), 6)
+        rounded = float(f"{low * (high / low) ** fraction:.6g}")
+    else:  # relative to the width of the range: [1e-7, 9e-7] needs other digits than [0.1, 0.5]
+        rounded = round(low + fraction * (high - low), 5 - math.floor(math.log10(high - low)))
+    return min(max(rounded, low), high)
 
 
 def van_der_corput(n: int, base: int) -> float:

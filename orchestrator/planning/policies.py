@@ -41,8 +41,14 @@ def decide_retry(cause: Cause, ended: Mapping[Cause, int], faults: FaultsSpec, j
             used, budget, name = ended.get(Cause.CRASH, 0) + ended.get(Cause.STALL, 0), faults.max_crashes, "crashes"
     if used > budget:
         return RetryDecision(False, 0.0, f"{name}: {used} times, the budget is {budget} retries")
-    bound = min(faults.backoff_max_s, faults.backoff_min_s * 2 ** (used - 1))
+    bound = min(faults.backoff_max_s, faults.backoff_min_s * 2.0 ** min(used - 1, 60))  # a float holds no 2 ** 2000
     return RetryDecision(True, bound * (0.5 + jitter / 2), f"{name}: retry {used} of {budget}")
+
+
+def exhausted(ended: Mapping[Cause, int], faults: FaultsSpec) -> str | None:
+    """Why a member with these ended attempts gets no further one; None while it does."""
+    decisions = (decide_retry(cause, ended, faults, jitter=0.0) for cause, count in ended.items() if count > 0)
+    return next((decision.reason for decision in decisions if not decision.retry), None)
 
 
 @dataclass(frozen=True)

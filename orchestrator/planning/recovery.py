@@ -25,6 +25,7 @@ class RunMemory:
 
     Attributes:
         opened: body of the `opened` record, or None.
+        packed: body of the newest `packed` record, or None.
         ended: attempts that ended, by member and cause, since the last `failed` or `stopped` (which renew budgets).
         attempts: attempts that ended, by member, over all times.
         preemptions: of these, how many were no fault of the member, over all times.
@@ -33,6 +34,7 @@ class RunMemory:
     """
 
     opened: Mapping[str, Any] | None = None
+    packed: Mapping[str, Any] | None = None
     ended: Mapping[int, Mapping[Cause, int]] = field(default_factory=dict)
     attempts: Mapping[int, int] = field(default_factory=dict)
     preemptions: Mapping[int, int] = field(default_factory=dict)
@@ -42,7 +44,7 @@ class RunMemory:
 
 def read_run(records: Iterable[RecordLike]) -> RunMemory:
     """Fold the coordinator's log into what a coordinator must remember."""
-    opened = selection = done = None
+    opened = packed = selection = done = None
     ended: dict[int, Counter[Cause]] = {}
     attempts: Counter[int] = Counter()
     preemptions: Counter[int] = Counter()
@@ -51,6 +53,8 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
         match record.kind:
             case "opened":
                 opened = opened or body
+            case "packed":
+                packed = body
             case "ended":
                 cause = Cause(body["cause"])
                 ended.setdefault(body["member"], Counter())[cause] += 1
@@ -62,7 +66,7 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
                 selection = body
             case "done":
                 done = body
-    return RunMemory(opened, ended, attempts, preemptions, selection, done)
+    return RunMemory(opened, packed, ended, attempts, preemptions, selection, done)
 
 
 @dataclass(frozen=True)

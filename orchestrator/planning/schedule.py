@@ -27,7 +27,7 @@ from orchestrator.planning.commands import (
 )
 from orchestrator.planning.events import Cause, Event
 from orchestrator.planning.plan import Plan
-from orchestrator.planning.policies import decide_quorum, decide_retry, is_stalled
+from orchestrator.planning.policies import decide_quorum, decide_retry, exhausted, is_stalled
 from orchestrator.planning.recovery import RunMemory
 from orchestrator.planning.seeds import jitter
 from orchestrator.spec import FaultsSpec
@@ -104,7 +104,10 @@ Stepped = tuple[State, list[Command]]
 def begin(
     settings: Settings, now: float, memory: RunMemory, trained: Sequence[int], diverged: Mapping[int, str]
 ) -> Stepped:
-    """The first state, from what predecessors left: finished members are not trained again."""
+    """The first state, from what predecessors left.
+
+    Members that are published are not trained again, and a member that has used up its budget gets no further attempt.
+    """
     members: dict[int, MemberState] = {}
     for plan in settings.plan.members:
         i = plan.index
@@ -113,8 +116,11 @@ def begin(
             preemptions=memory.preemptions.get(i, 0),
             ended=memory.ended.get(i, {}),
         )
+        spent = exhausted(known.ended, settings.faults)
         if i in diverged:
             known = replace(known, status="diverged", message=diverged[i])
+        elif spent is not None:
+            known = replace(known, status="failed", message=f"{spent} (in an earlier start of this run)")
         elif i in trained:
             known = replace(known, status="trained")
         members[i] = known
@@ -126,7 +132,7 @@ def begin(
 
 def step(state: State, event: Event, now: float) -> Stepped:
     """Take one event in; `now` is the coordinator's monotonic clock in seconds."""
-    if state.over:
+    if state.over or _is_stale(state, event):
         return state, []
     match event:
         case ev.DataLoaded():
@@ -155,7 +161,7 @@ def step(state: State, event: Event, now: float) -> Stepped:
             return replace(state, unpredicted=(*state.unpredicted, event.member)), []
         case ev.MemberPredicted():
             state = _release(state, event.worker, now)
-            return _set_member(state, event.member, status="done", predictions=event.blobs), []
+            return _set_member(state, event.member, status="done", message=None, predictions=event.blobs), []
         case ev.MemberDiverged():
             state = _set_member(
                 _release(state, event.worker, now), event.member, status="diverged", message=event.message
@@ -173,34 +179,42 @@ def step(state: State, event: Event, now: float) -> Stepped:
             return _on_tick(state, now)
 
 
+def _is_stale(state: State, event: Event) -> bool:
+    """Whether a worker speaks that was given up: its member has been retried, so a late word must not count twice."""
+    worker = getattr(event, "worker", None)
+    return worker is not None and worker not in state.workers
+
+
 def _on_ready(state: State, event: ev.WorkerReady, now: float) -> State:
-    if event.worker not in state.workers:
-        return state
     state = replace(state, without_worker_since=None)
     return _set_worker(state, event.worker, WorkerState("idle", now))
 
 
 def _on_lost(state: State, event: ev.WorkerLost, now: float) -> Stepped:
-    worker = state.workers.get(event.worker)
-    if worker is None:  # killed by us earlier
-        return state, []
+    worker = state.workers[event.worker]
     workers = {name: w for name, w in state.workers.items() if name != event.worker}
     state = replace(state, workers=workers)
-    if all(w.task == "starting" for w in workers.values()) and state.without_worker_since is None:
+    alone = all(w.task == "starting" for w in workers.values())
+    if alone and state.without_worker_since is None:
         state = replace(state, without_worker_since=now)
     if worker.member is not None:
         return _on_attempt_failed(state, worker.member, event.cause, event.message, now)
     commands: list[Command] = [Note(f"worker {event.worker} is gone ({event.cause.value}): {event.message}")]
-    if event.cause in (Cause.PREEMPTED, Cause.NODE_LOST):
+    has_worked = state.preflight is not None and worker.task != "starting"
+    if has_worked or event.cause in (Cause.PREEMPTED, Cause.NODE_LOST):
         return state, commands
     state = replace(state, failed_starts=state.failed_starts + 1)
-    if state.failed_starts > state.settings.faults.max_crashes:
+    if _gives_up_starting(state) and (alone or state.preflight is None):
         error = ClusterUnavailable(
             f"{state.failed_starts} workers in a row ended before they did any work: {event.message}",
             hint="look into Ray's worker logs; the environment on the nodes must have this package and TensorFlow",
         )
         return _abort(state, error)
     return state, commands
+
+
+def _gives_up_starting(state: State) -> bool:
+    return state.failed_starts > state.settings.faults.max_crashes
 
 
 def _on_attempt_failed(state: State, index: int, cause: Cause, message: str, now: float) -> Stepped:
@@ -239,6 +253,8 @@ def _on_tick(state: State, now: float) -> Stepped:
             message = f"no progress for {settings.faults.stall_s:g} s"
             state, lost = _on_lost(state, ev.WorkerLost(name, Cause.STALL, message), now)
             commands += [KillWorker(name), *lost]
+            if state.over:
+                return state, commands
     due = [member for member, at in state.delayed.items() if at <= now]
     for index in due:
         state = _requeue(state, index)
@@ -265,7 +281,10 @@ def _advance(state: State, now: float, commands: list[Command]) -> Stepped:
     if not (state.packs or state.unpredicted or state.delayed or _busy(state)):
         return _finish(state, commands)
     work = len(state.packs) + len(state.unpredicted) + len(state.delayed) + _busy(state)
-    while len(state.workers) < min(state.settings.num_workers, max(1, work)):
+    wanted = min(state.settings.num_workers, work)
+    if _gives_up_starting(state):  # the workers that do work go on without more beside them
+        wanted = 1
+    while len(state.workers) < wanted:
         name = f"w{state.num_started}"
         state = _set_worker(replace(state, num_started=state.num_started + 1), name, WorkerState("starting", now))
         commands.append(StartWorker(name))
@@ -324,12 +343,8 @@ def _set_worker(state: State, name: str, worker: WorkerState) -> State:
 def _release(state: State, name: str, now: float) -> State:
     """The worker's member is settled: should the worker die before it says `idle`, that is no attempt of the member."""
     state = replace(state, failed_starts=0)
-    worker = state.workers.get(name)
-    if worker is None:
-        return state
-    return _set_worker(state, name, replace(worker, member=None, last_progress=now))
+    return _set_worker(state, name, replace(state.workers[name], member=None, last_progress=now))
 
 
 def _touch(state: State, name: str, now: float) -> State:
-    worker = state.workers.get(name)
-    return state if worker is None else _set_worker(state, name, replace(worker, last_progress=now))
+    return _set_worker(state, name, replace(state.workers[name], last_progress=now))

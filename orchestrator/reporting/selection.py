@@ -21,6 +21,7 @@ from orchestrator.reporting.result import (
     MemberResult,
     MemberScores,
     Result,
+    SplitName,
     SplitScores,
     StoredFile,
     WeightsResult,
@@ -32,6 +33,9 @@ from orchestrator.storage.tables import labels_from_parquet, predictions_from_pa
 
 Read = Callable[[BlobRef], bytes]
 Json = Any
+
+_SCORED: tuple[SplitName, ...] = ("validation", "test")
+"""Validation first: it chooses the best member, which test only names."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +142,11 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
     splits: dict[str, SplitScores] = {}
     scores: dict[str, dict[int, MemberScores]] = {}
     best: int | None = None
-    for name in ("validation", "test"):
+    for name in _SCORED:
         if name not in selection["labels"]:
             continue
         splits[name], members = evaluate_split(
-            name,  # type: ignore[arg-type]  # one of the two literals
+            name,
             task,
             _labels(selection["labels"], name, read),
             _predictions([member["predictions"] for member in chosen], name, read),
@@ -195,7 +199,7 @@ def _member_result(
     files = {
         part: StoredFile(key=layout.member_copy(index, name), sha256=final[part]["sha256"], size=final[part]["size"])
         for part, name in COPIES.items()
-        if part in final
+        if part in final and member["status"] == "succeeded"  # copies are made of the selected members alone
     }
     return MemberResult(
         index=index,

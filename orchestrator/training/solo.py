@@ -128,7 +128,7 @@ class _KeptEpoch:
 def _tune(model: keras.Model, train: TrainSpec, device: Device, num_steps: int) -> None:
     """Settings of speed that leave the numbers alone. XLA loses on a CPU with small models, so `auto` is off there."""
     if train.steps_per_execution == "auto":
-        model.steps_per_execution = choose_steps_per_execution(num_steps)
+        model.steps_per_execution = choose_steps_per_execution(num_steps, train.epochs)
     else:
         model.steps_per_execution = train.steps_per_execution
     if train.jit_compile != "auto":
