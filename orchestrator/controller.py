@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.ensemble.metrics import TaskKind
-from orchestrator.errors import Fenced, IdentityChanged, Interrupted, OrchestratorError, TimedOut
+from orchestrator.errors import (
+    Fenced,
+    IdentityChanged,
+    Interrupted,
+    OrchestratorError,
+    StoreUnavailable,
+    TimedOut,
+)
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
+from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.ports import Clock, Cluster, Store
 from orchestrator.planning.recovery import MemberMemory, RunMemory, read_member, read_run
-from orchestrator.planning.schedule import Settings, State, begin, step
+from orchestrator.planning.schedule import MemberState, Settings, State, begin, step
 from orchestrator.reporting.progress import Progress
-from orchestrator.reporting.publish import finish
+from orchestrator.reporting.publish import finish, finished_result
 from orchestrator.reporting.result import Result
 from orchestrator.reporting.selection import MemberFacts, RunFacts, make_selection
 from orchestrator.spec import Job
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
+from orchestrator.storage.records import JSON
 
 POLL_S = 0.5
 CONTROL_EVERY_S = 5.0
@@ -83,22 +93,24 @@ class Controller:
             seed=job.seed,
             deadline=None if timeout_s is None else self._began + timeout_s,
         )
-        self._opened: dict[str, object] = {}
+        self._opened: Mapping[str, Any] = {}
         self._old_stops: set[str] = set()
         self._next_control = 0.0
 
     def run(self) -> Result:
-        """Train what is missing, select, evaluate, publish.
+        """Train what is missing, select, evaluate, publish; or finish, or return, what a predecessor has decided.
 
         Raises:
             OrchestratorError: with the exit code that design and documentation promise; what is recorded stands.
         """
         self._old_stops = set(self._store.list(self._request.layout.control))
         memory = read_run(self._log.records())
-        if memory.selection is not None:
-            self._progress.note("a predecessor has fixed the selection: finishing it")
-            return finish(self._store, self._request.layout, self._log, memory.selection)
+        if memory.done is not None:  # finished by another while this coordinator was starting
+            return finished_result(self._store, self._request.layout, memory.done)
         try:
+            if memory.selection is not None:
+                self._progress.note("a predecessor has fixed the selection: finishing it")
+                return finish(self._store, self._request.layout, self._log, memory.selection)
             return self._train_and_finish(memory)
         except Fenced:
             raise  # a successor owns the log: nothing more may be written
@@ -134,12 +146,19 @@ class Controller:
         return [*events, ev.StopRequested(error)] if error else events
 
     def _stop_request(self) -> OrchestratorError | None:
-        """A request to stop that was written to the store since this coordinator began."""
+        """A request to stop that was written to the store since this coordinator began.
+
+        A store that is out of reach for a while stops nobody: members go on, and whoever must write there says so.
+        """
         now = self._clock.monotonic()
         if now < self._next_control:
             return None
         self._next_control = now + CONTROL_EVERY_S
-        new = set(self._store.list(self._request.layout.control)) - self._old_stops
+        try:
+            new = set(self._store.list(self._request.layout.control)) - self._old_stops
+        except StoreUnavailable as error:
+            self._progress.note(f"cannot look for requests to stop: {error.what}")
+            return None
         return Interrupted("stopped on request", where=sorted(new)[0], hint="start again to resume") if new else None
 
     def _carry_out(self, commands: Sequence[cmd.Command]) -> cmd.Select | None:
@@ -196,18 +215,18 @@ class Controller:
                     where=f"run {self._request.run_id}",
                     hint="restore the data, or start a new run with --fresh",
                 )
-            self._opened = dict(memory.opened)
-            return
-        body: dict[str, object] = {
-            "identity": self._request.spec_digest,
-            "data_fingerprint": event.fingerprint,
-            "rows": dict(event.rows),
-            "started_at": self._clock.epoch(),
-        }
-        self._log.append("opened", **body)  # type: ignore[arg-type]  # plain JSON values
-        packs = [{"members": list(pack.members), "engine": pack.engine} for pack in self._request.plan.packs]
-        self._log.append("packed", packs=packs)  # type: ignore[arg-type]  # plain JSON values
-        self._opened = body
+            self._opened = memory.opened
+        else:
+            self._opened = self._log.append(
+                "opened",
+                identity=self._request.spec_digest,
+                data_fingerprint=event.fingerprint,
+                rows=event.rows,
+                started_at=self._clock.epoch(),
+            ).body
+        if memory.packed is None:
+            packs: list[JSON] = [{"members": p.members, "engine": p.engine} for p in self._request.plan.packs]
+            self._log.append("packed", packs=packs)
 
     def _check_still_ours(self) -> None:
         """A worker says it was superseded: if a successor of ours did that, we must end as well."""
@@ -227,7 +246,7 @@ class Controller:
     def _tell_plan(self, state: State) -> None:
         self._progress.planned(len(state.members), self._settings.num_workers, self._request.run_id)
         for index, member in state.members.items():
-            if member.status in ("trained", "diverged"):
+            if member.status != "waiting":
                 self._progress.member(index, member.status, "from an earlier start of this run")
 
     def _select(self, state: State, memory: RunMemory) -> Result:
@@ -237,16 +256,7 @@ class Controller:
             raise OrchestratorError("members were selected before the preflight", where=request.run_id)
         published = self._read_members()
         members = [
-            MemberFacts(
-                plan=plan,
-                status="succeeded" if state.members[plan.index].status == "done" else state.members[plan.index].status,
-                attempts=state.members[plan.index].attempts + (state.members[plan.index].status == "done"),
-                preemptions=state.members[plan.index].preemptions,
-                message=state.members[plan.index].message,
-                final=published.get(plan.index, MemberMemory()).final,
-                final_seq=published.get(plan.index, MemberMemory()).final_seq,
-                predictions=state.members[plan.index].predictions,
-            )
+            _member_facts(plan, state.members[plan.index], published.get(plan.index, MemberMemory()))
             for plan in request.plan.members
         ]
         run = RunFacts(
@@ -255,29 +265,45 @@ class Controller:
             task=TaskKind(passed.task),
             labels=passed.labels,
             timing={
-                "total_s": round(self._clock.epoch() - float(str(self._opened["started_at"])), 3),
+                "total_s": round(self._clock.epoch() - float(self._opened["started_at"]), 3),
                 "members_s": round(sum(float((m.final or {}).get("train_s", 0.0)) for m in members), 3),
             },
             spec_digest=request.spec_digest,
             code_digest=request.code_digest,
             data_fingerprint=str(self._opened["data_fingerprint"]),
             versions=passed.versions,
-            notes=self._notes(passed),
+            notes=_notes(passed),
         )
         selection = make_selection(request.job, run, members, lambda ref: get_blob(self._store, ref))
         record = self._log.append("selection", **selection)
         return finish(self._store, request.layout, self._log, record.body)
 
-    def _notes(self, passed: ev.PreflightPassed) -> tuple[str, ...]:
-        notes = [f"trained on {passed.device.upper()}, {'' if passed.deterministic else 'not '}deterministic"]
-        if "validation" not in passed.labels:
-            notes.append("there is no validation set, so there is no validation accuracy and no weighted ensemble")
-        return tuple(notes)
-
     def _record_end(self, error: OrchestratorError) -> None:
         """Remember why the run ended without a result. It may still be resumed, so this is no `done`."""
+        if self._log.last is not None and self._log.last.kind == "done":  # only a copy of the result is missing
+            return
         kind = "stopped" if isinstance(error, Interrupted | TimedOut) else "failed"
         try:
             self._log.append(kind, exit_code=error.exit_code, message=str(error)[:4000], at=self._clock.epoch())
         except OrchestratorError as unrecorded:  # the first error is the one to report
             self._progress.note(f"could not record the end of the run: {unrecorded.what}")
+
+
+def _member_facts(plan: MemberPlan, state: MemberState, memory: MemberMemory) -> MemberFacts:
+    return MemberFacts(
+        plan=plan,
+        status="succeeded" if state.status == "done" else state.status,
+        attempts=state.attempts + (state.status != "failed"),  # counted are those that ended in an error
+        preemptions=state.preemptions,
+        message=state.message,
+        final=memory.final,
+        final_seq=memory.final_seq,
+        predictions=state.predictions,
+    )
+
+
+def _notes(passed: ev.PreflightPassed) -> tuple[str, ...]:
+    notes = [f"trained on {passed.device.upper()}, {'' if passed.deterministic else 'not '}deterministic"]
+    if "validation" not in passed.labels:
+        notes.append("there is no validation set, so there is no validation accuracy and no weighted ensemble")
+    return tuple(notes)

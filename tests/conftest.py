@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server, client, start_s3_server
+from tests.support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server, client, start_s3_server
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,9 @@ FEW_STEPS = 600
 def choose_steps_per_execution(num_steps: int, epochs: int, most: int = 64) -> int:
     """How many batches one call of the compiled function runs: the largest divisor of the epoch up to `most`.
 
-    1 where there are fewer than `FEW_STEPS` steps in all. A divisor, so that no call spans two epochs and no smaller call at the end needs a second program. Where no
-    divisor of at least an eighth of `most` exists (a prime number of steps), `most` itself or the whole epoch:
-    Keras ends such an epoch with one shorter call. Losses are bit-identical for every choice.
+    1 where there are fewer than `FEW_STEPS` steps in all. A divisor, so that no call spans two epochs and no smaller
+    call at the end needs a second program. Where no divisor of at least an eighth of `most` exists (a prime number of
+    steps), `most` itself: Keras ends such an epoch with one shorter call. Losses are bit-identical for every choice.
     """
     if num_steps * epochs < FEW_STEPS:
         return 1
