@@ -94,6 +94,8 @@ class Controller:
             deadline=None if timeout_s is None else self._began + timeout_s,
         )
         self._opened: Mapping[str, Any] = {}
+        self._retried: set[int] = set()
+        self._unheard: list[ev.Event] = []
         self._old_stops: set[str] = set()
         self._next_control = 0.0
 
@@ -141,7 +143,8 @@ class Controller:
         return self._select(state, memory)
 
     def _happened(self) -> Iterable[ev.Event]:
-        events = list(self._cluster.poll(POLL_S))
+        events = [*self._unheard, *self._cluster.poll(POLL_S)]
+        self._unheard.clear()
         error = self._interruption() or self._stop_request()
         return [*events, ev.StopRequested(error)] if error else events
 
@@ -174,6 +177,7 @@ class Controller:
                         message=command.message[:2000],
                         at=self._clock.epoch(),
                     )
+                    self._retried.add(command.member)
                 case cmd.Note(text=text):
                     self._progress.note(text)
                 case cmd.Select():
@@ -181,9 +185,27 @@ class Controller:
                     selected = command
                 case cmd.Abort(error=error):
                     raise error
+                case cmd.TrainPack() if settled := self._settled(command):
+                    self._unheard += settled
                 case _:
                     self._cluster.send([command])
         return selected
+
+    def _settled(self, command: cmd.TrainPack) -> list[ev.Event]:
+        """What a lost worker had published before it could say so; empty when there is something to train.
+
+        A published member is not claimed again: only a `void` record takes its model back.
+        """
+        events: list[ev.Event] = []
+        for index in self._request.plan.packs[command.pack].members:
+            memory = self._read_member(index) if index in self._retried else MemberMemory()
+            if memory.final is not None:
+                events.append(ev.MemberTrained(command.worker, index))
+            elif memory.diverged is not None:
+                events.append(ev.MemberDiverged(command.worker, index, memory.diverged))
+            else:
+                return []
+        return [*events, ev.WorkerIdle(command.worker)]
 
     def _observe(self, event: ev.Event, memory: RunMemory) -> None:
         """Effects of what happened that are no decisions: progress for people, and the run's opening record."""
@@ -238,10 +260,13 @@ class Controller:
         layout = self._request.layout
         started = {key.removeprefix(f"{layout.members}/").split("/")[0] for key in self._store.list(layout.members)}
         return {
-            member.index: read_member(Log.open(self._store, layout.member_log(member.index)).records())
+            member.index: self._read_member(member.index)
             for member in self._request.plan.members
             if str(member.index) in started
         }
+
+    def _read_member(self, index: int) -> MemberMemory:
+        return read_member(Log.open(self._store, self._request.layout.member_log(index)).records())
 
     def _tell_plan(self, state: State) -> None:
         self._progress.planned(len(state.members), self._settings.num_workers, self._request.run_id)

@@ -7,7 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+
 from tests.support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server, client, start_s3_server
+
+
+OPT_IN = ("lowest", "bench", "soak")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is opt-in unless `-m` names it; in `addopts` another `-m` would bring it back."""
+    asked = str(config.getoption("-m"))
+    left_out = [item for item in items if any(name in item.keywords and name not in asked for name in OPT_IN)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,11 +72,13 @@ def connect(address: str | None, code_root: str) -> Session:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; silences its warning
     try:
         if address is None:
-            ray.init(address="local", include_dashboard=False, **quiet)
+            with _own_signal_handler():
+                ray.init(address="local", include_dashboard=False, **quiet)
             return Session(owned=True, code_root=code_root)
         submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         runtime_env = None if submitted else {"working_dir": code_root, "excludes": ["runs", ".venv", ".git"]}
-        ray.init(address=address, runtime_env=runtime_env, **quiet)
+        with _own_signal_handler():
+            ray.init(address=address, runtime_env=runtime_env, **quiet)
         return Session(owned=False, code_root=None)
     except rex.AuthenticationError as error:
         raise AccessDenied(
@@ -89,7 +94,19 @@ def connect(address: str | None, code_root: str) -> Session:
         ) from error
 
 
-@ray.remote(num_cpus=0, max_retries=3)  # type: ignore[untyped-decorator]  # ray is untyped here
+@contextmanager
+def _own_signal_handler() -> Iterator[None]:
+    """Keep the caller's handler of SIGTERM: `ray.init` puts one there that exits on the spot, without a record."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+# One call per process: Ray keeps the processes of tasks, and the next run would find its module as it was imported.
+@ray.remote(num_cpus=0, max_retries=3, max_calls=1)  # type: ignore[untyped-decorator]  # ray is untyped here
 def _load_data(job: Job, code_root: str | None) -> tuple[Dataset | None, ev.Event]:
     """Load the data once; a task's result, unlike an actor's, is rebuilt by Ray when its node goes."""
     import sys
@@ -106,6 +123,8 @@ def _load_data(job: Job, code_root: str | None) -> tuple[Dataset | None, ev.Even
         )
     except OrchestratorError as error:
         return None, ev.DataFailed(error)
+    except Exception as error:  # or Ray's wrapping of it would pass for a cluster out of reach
+        return None, ev.DataFailed(OrchestratorError(f"{type(error).__name__}: {error}", where=job.data.source))
     return dataset, ev.DataLoaded(dataset.fingerprint, {name: split.num_rows for name, split in dataset.splits()})
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sysconfig
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import InvalidJob, InvalidModel
@@ -23,12 +26,30 @@ def import_function(reference: str) -> Callable[..., Any]:
     module_name, _, name = reference.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the user's module may raise anything while it is imported
-        raise InvalidJob(f"cannot import {module_name}: {type(error).__name__}: {error}", where=reference) from error
+    except (Exception, SystemExit) as error:  # the user's module may raise anything while it is imported
+        what = f"cannot import {module_name}: {type(error).__name__}: {error}"
+        raise InvalidJob(what, where=in_user_code(error, reference)) from error
     function = getattr(module, name, None)
     if not callable(function):
         raise InvalidJob(f"{module_name} has no function {name}", where=reference)
     return function  # type: ignore[no-any-return]  # getattr knows no types
+
+
+def in_user_code(error: BaseException, reference: str) -> str:
+    """Where in the user's own code an error came from, for messages.
+
+    Args:
+        error: as caught, with its traceback.
+        reference: `module:function` that was imported or called.
+
+    Returns:
+        `<file>:<line> (<reference>)` of the deepest line outside of Python's own and installed packages; the bare
+        reference where there is none.
+    """
+    paths = sysconfig.get_paths()
+    foreign = ("<", paths["stdlib"], paths["purelib"], paths["platlib"], str(Path(__file__).parents[1]))
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(foreign)]
+    return f"{own[-1].filename}:{own[-1].lineno} ({reference})" if own else reference
 
 
 def build_member(builder: str, kwargs: Mapping[str, Any], seed: int, train: TrainSpec) -> keras.Model:
@@ -56,8 +77,9 @@ def build_member(builder: str, kwargs: Mapping[str, Any], seed: int, train: Trai
         ) from error
     try:
         model = function(**kwargs)
-    except Exception as error:
-        raise InvalidModel(f"the build function raised {type(error).__name__}: {error}", where=builder) from error
+    except (Exception, SystemExit) as error:
+        what = f"the build function raised {type(error).__name__}: {error}"
+        raise InvalidModel(what, where=in_user_code(error, builder)) from error
     if not isinstance(model, keras.Model):
         raise InvalidModel(
             f"the build function returned {type(model).__name__}, not a keras.Model",

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.errors import InvalidData
+from orchestrator.models.build import in_user_code
 
 Array = npt.NDArray[Any]
 Inputs = Array | dict[str, Array]
@@ -89,8 +90,9 @@ def load_dataset(function: Callable[..., Any], where: str, *, validation_split: 
         returned = function(**arguments)
     except InvalidData:
         raise
-    except Exception as error:
-        raise InvalidData(f"the data function raised {type(error).__name__}: {error}", where=where) from error
+    except (Exception, SystemExit) as error:
+        what = f"the data function raised {type(error).__name__}: {error}"
+        raise InvalidData(what, where=in_user_code(error, where)) from error
     splits = _splits_of(returned, where)
     for name, split in splits.items():
         _check(split, f"{where} {name}")
@@ -155,11 +157,24 @@ def _splits_of(returned: Any, where: str) -> dict[str, Split]:
                 where=where,
                 hint="x is an array or a dictionary of arrays by input name",
             )
-        x = part[0]
-        inputs = {str(key): np.asarray(x[key]) for key in x} if isinstance(x, Mapping) else np.asarray(x)
-        weights = np.asarray(part[2]) if len(part) == 3 else None
-        splits[name] = Split(inputs, np.asarray(part[1]), weights)
+        place = f"{where} {name}"
+        x: Inputs
+        if isinstance(part[0], Mapping):
+            x = {str(key): _array(value, f"x[{key!r}]", place) for key, value in part[0].items()}
+        else:
+            x = _array(part[0], "x", place)
+        weights = _array(part[2], "sample weights", place) if len(part) == 3 else None
+        splits[name] = Split(x, _array(part[1], "y", place), weights)
     return splits
+
+
+def _array(value: Any, name: str, where: str) -> Array:
+    try:
+        return np.asarray(value)
+    except Exception as error:  # rows of different lengths, or an object that refuses
+        raise InvalidData(
+            f"{name} cannot be made an array: {error}", where=where, hint="every row needs the same shape"
+        ) from error
 
 
 def _describe(part: Any) -> str:

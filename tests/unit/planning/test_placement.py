@@ -1,0 +1,60 @@
+"""How many workers, and with what, from the nodes that are there."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.planning.placement import ClusterShape, NodeShape, place_workers
+from orchestrator.spec import ResourcesSpec
+
+CPU4, CPU2 = NodeShape(4, 0), NodeShape(2, 0)
+GPU2, GPU1 = NodeShape(8, 2), NodeShape(4, 1)
+GPU4 = NodeShape(16, 4)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources", "num_packs", "workers", "num_gpus", "reason"),
+    [
+        ([CPU4], {}, 9, 4, 0, "4 × 1 CPU (as many as fit)"),
+        ([CPU4], {}, 3, 3, 0, "3 × 1 CPU (one per pack)"),
+        ([CPU4], {"concurrency": 2}, 9, 2, 0, "2 × 1 CPU (resources.concurrency)"),
+        ([CPU4, CPU2], {"num_cpus": 3}, 9, 1, 0, "1 × 3 CPU (as many as fit)"),
+        ([GPU2, GPU1], {}, 9, 3, 1, "3 × 1 CPU and 1 GPU (as many as fit)"),
+        ([CPU4, GPU1], {}, 9, 1, 1, "1 × 1 CPU and 1 GPU (as many as fit)"),
+        ([CPU4, GPU1], {"num_gpus": 0}, 9, 8, 0, "8 × 1 CPU (as many as fit)"),
+        ([GPU2], {"num_gpus": 0.5}, 9, 4, 0.5, "4 × 1 CPU and 0.5 GPU (as many as fit)"),
+        ([GPU4], {"num_gpus": 2}, 9, 2, 2, "2 × 1 CPU and 2 GPU (as many as fit)"),
+        ([GPU1], {"num_gpus": 0.1}, 99, 4, 0.1, "4 × 1 CPU and 0.1 GPU (as many as fit)"),
+    ],
+)
+def test_workers_take_what_is_there(
+    nodes: list[NodeShape], resources: dict[str, float], num_packs: int, workers: int, num_gpus: float, reason: str
+) -> None:
+    placement = place_workers(ClusterShape(tuple(nodes), True), ResourcesSpec.model_validate(resources), num_packs)
+    assert (placement.num_workers, placement.num_gpus, placement.reason) == (workers, num_gpus, reason)
+
+
+def test_a_fraction_of_a_gpu_is_never_put_across_two() -> None:
+    """Two thirds of a GPU fit once on each: two GPUs hold two workers, not three."""
+    placement = place_workers(ClusterShape((GPU2,), False), ResourcesSpec(num_gpus=0.65), 9)
+    assert placement.num_workers == 2
+
+
+def test_a_third_of_a_gpu_fits_three_times() -> None:
+    assert place_workers(ClusterShape((GPU1,), False), ResourcesSpec(num_gpus=1 / 3), 9).num_workers == 3
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources", "reason"),
+    [
+        ([CPU4], {"num_gpus": 1.0}, "a worker needs 1 CPU and 1 GPU; there is 4 CPU and 0 GPU"),
+        ([CPU2], {"num_cpus": 3}, "a worker needs 3 CPU; there is 2 CPU and 0 GPU"),
+        ([CPU4, GPU1], {"num_gpus": 2.0}, "a worker needs 1 CPU and 2 GPU; there is 4 CPU and 0 GPU, 4 CPU and 1 GPU"),
+        ([], {}, "a worker needs 1 CPU; there is no node"),
+    ],
+)
+def test_a_demand_that_no_node_fits_gets_no_worker_and_the_reason(
+    nodes: list[NodeShape], resources: dict[str, float], reason: str
+) -> None:
+    placement = place_workers(ClusterShape(tuple(nodes), False), ResourcesSpec.model_validate(resources), 3)
+    assert (placement.num_workers, placement.reason) == (0, reason)
