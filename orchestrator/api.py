@@ -198,6 +198,8 @@ def _run_on_ray(
     session = connect(request.job.ray.address, planned.root)
     try:
         placement = _place(session, request, progress)
+        if "s3://" not in request.job.storage.url and session.num_machines() > 1:
+            progress.note(f"storage is the folder {request.job.storage.url}: all nodes of the cluster must share it")
         setup = WorkerSetup(
             worker="",
             job=request.job,

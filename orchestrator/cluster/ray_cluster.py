@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import ray
 from ray import exceptions as rex
 
-from orchestrator.cluster.worker import Worker
+from orchestrator.cluster.worker import Worker, WorkerProgram
 from orchestrator.errors import AccessDenied, ClusterUnavailable, OrchestratorError
 from orchestrator.models.build import import_function
 from orchestrator.planning import commands as cmd
@@ -25,17 +26,28 @@ from orchestrator.planning.placement import ClusterShape, NodeShape, Placement
 from orchestrator.planning.seeds import split_seed
 from orchestrator.spec import Job
 from orchestrator.training.data import Dataset, load_dataset
-from orchestrator.training.program import WorkerSetup
+from orchestrator.training.program import Program, WorkerSetup
 
 EVENTS_TIMEOUT_S = 1.0
 """How long a worker holds an empty call for events; also how often `Progress` is told."""
 
+REACH_S = 20.0
+"""How long a named cluster is tried; Ray itself goes on for a quarter of an hour where nothing listens."""
+
 
 @dataclass(frozen=True)
 class Session:
-    """A Ray session. `owned` means that we started it and end it; only then no node will ever join."""
+    """A connection to Ray.
 
-    owned: bool
+    Attributes:
+        opened_here: this run opened it and closes it; a session that was open before stays open.
+        can_grow: false for a Ray of the job's own, which no node will ever join.
+        code_root: folder of the job's own modules on every node; None: the workers' working directory, where Ray has
+            put them.
+    """
+
+    opened_here: bool
+    can_grow: bool
     code_root: str | None
 
     def shape(self) -> ClusterShape:
@@ -45,11 +57,15 @@ class Session:
             for node in ray.nodes()
             if node["Alive"]
         )
-        return ClusterShape(nodes, can_grow=not self.owned)
+        return ClusterShape(nodes, can_grow=self.can_grow)
+
+    def num_machines(self) -> int:
+        """How many machines the living nodes are on."""
+        return len({node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]})
 
     def close(self) -> None:
-        """End Ray if we started it."""
-        if self.owned:
+        """Leave Ray if this run connected to it; a Ray that it started ends with that."""
+        if self.opened_here:
             ray.shutdown()
 
 
@@ -67,26 +83,27 @@ def connect(address: str | None, code_root: str) -> Session:
         AccessDenied: Ray's token authentication refuses us.
     """
     if ray.is_initialized():
-        return Session(owned=False, code_root=code_root)
+        return Session(opened_here=False, can_grow=True, code_root=code_root)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; silences its warning
     try:
         if address is None:
             with _own_signal_handler():
                 ray.init(address="local", include_dashboard=False, **quiet)
-            return Session(owned=True, code_root=code_root)
+            return Session(opened_here=True, can_grow=False, code_root=code_root)
+        _check_reachable(address)
         submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         runtime_env = None if submitted else {"working_dir": code_root, "excludes": ["runs", ".venv", ".git"]}
         with _own_signal_handler():
             ray.init(address=address, runtime_env=runtime_env, **quiet)
-        return Session(owned=False, code_root=None)
+        return Session(opened_here=True, can_grow=True, code_root=None)
     except rex.AuthenticationError as error:
         raise AccessDenied(
             f"Ray refused the token: {_brief(error)}",
             where=f"ray.address {address}",
             hint="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token",
         ) from error
-    except (ConnectionError, TimeoutError, rex.RayError, RuntimeError) as error:
+    except (OSError, rex.RayError, RuntimeError) as error:
         raise ClusterUnavailable(
             f"Ray cannot be reached: {_brief(error)}",
             where=f"ray.address {address}" if address else "a Ray of the job's own",
@@ -103,6 +120,16 @@ def _own_signal_handler() -> Iterator[None]:
     finally:
         if callable(before) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+def _check_reachable(address: str) -> None:
+    """Knock at a cluster's door, for Ray waits without end before a closed one. Raises OSError when nobody opens."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        return  # Ray's client has a deadline of its own, and Ray finds a local cluster by itself
+    socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
 
 
 # One call per process: Ray keeps the processes of tasks, and the next run would find its module as it was imported.
@@ -135,11 +162,20 @@ class RayCluster:
         session: an open Ray session.
         setup: what each worker is told; its `worker` is filled in per worker.
         placement: CPUs and GPUs of one worker.
+        program: what a worker does with its commands; importable on every node.
     """
 
-    def __init__(self, session: Session, setup: WorkerSetup, placement: Placement) -> None:
+    def __init__(
+        self,
+        session: Session,
+        setup: WorkerSetup,
+        placement: Placement,
+        *,
+        program: Callable[..., WorkerProgram] = Program,
+    ) -> None:
         self._session = session
         self._setup = setup
+        self._program = program
         self._actor_class = ray.remote(Worker).options(
             num_cpus=placement.num_cpus,
             num_gpus=placement.num_gpus,
@@ -161,10 +197,11 @@ class RayCluster:
         for command in commands:
             match command:
                 case cmd.StartWorker(worker=worker):
-                    actor = self._actor_class.remote(replace(self._setup, worker=worker))
+                    actor = self._actor_class.remote(replace(self._setup, worker=worker), self._program)
                     self._actors[worker] = actor
                     self._listen(worker)
                 case cmd.KillWorker(worker=worker):
+                    self._nodes.pop(worker, None)
                     actor = self._actors.pop(worker, None)
                     if actor is not None:
                         ray.kill(actor)
@@ -205,21 +242,23 @@ class RayCluster:
             return self._lost(worker, error)
         if worker is None:
             return [answer]
-        if answer is None:  # a command has arrived
+        if answer is None or worker not in self._actors:  # a command has arrived; or a worker that is given up speaks
             return []
         for event in answer:
             if isinstance(event, ev.WorkerReady):
                 self._nodes[worker] = event.node
-        if worker in self._actors:
-            self._listen(worker)
+        self._listen(worker)
         return list(answer)
 
     def _lost(self, worker: str | None, error: rex.RayError) -> list[ev.Event]:
         if worker is None:
             failure = ClusterUnavailable(f"the data could not be loaded on the cluster: {_brief(error)}")
             return [ev.DataFailed(failure)]
-        if self._actors.pop(worker, None) is None:  # killed by us, or told already
+        actor = self._actors.pop(worker, None)
+        if actor is None:  # killed by us, or told already
             return []
+        if isinstance(error, rex.ActorUnavailableError):  # it may live on beyond a broken network: free its place
+            ray.kill(actor)
         alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         node = self._nodes.pop(worker, None)
         cause = cause_of(error, node_alive=node is None or node in alive)
@@ -232,7 +271,9 @@ def cause_of(error: BaseException, *, node_alive: bool) -> ev.Cause:
         return ev.Cause.OUT_OF_MEMORY
     if getattr(error, "preempted", False):
         return ev.Cause.PREEMPTED
-    if not node_alive or isinstance(error, rex.NodeDiedError):
+    # Ray tells at once of a process that died on a living node. Where it cannot tell, the node is cut off or gone; that
+    # it says so takes a minute, for which no member should wait.
+    if not node_alive or isinstance(error, rex.NodeDiedError | rex.ActorUnavailableError):
         return ev.Cause.NODE_LOST
     return ev.Cause.CRASH
 

@@ -6,6 +6,8 @@ import os
 import queue
 import threading
 from collections import deque
+from collections.abc import Callable
+from typing import Protocol
 
 import ray
 
@@ -13,7 +15,17 @@ from orchestrator.errors import Fenced, OrchestratorError
 from orchestrator.planning import events as ev
 from orchestrator.planning.commands import WorkerCommand
 from orchestrator.training.data import Dataset
-from orchestrator.training.program import Program, WorkerSetup
+from orchestrator.training.program import WorkerSetup
+
+
+class WorkerProgram(Protocol):
+    """What a worker does: `training.program.Program`, or a light one in tests."""
+
+    def start(self) -> None:
+        """Get ready, once."""
+
+    def handle(self, command: WorkerCommand, dataset: Dataset) -> None:
+        """Carry out one command; outcomes are events. Raises Fenced when this worker must end."""
 
 
 class Worker:
@@ -21,9 +33,13 @@ class Worker:
 
     A thread of its own does the work, TensorFlow's import first; the actor's methods only pass messages, so that the
     coordinator hears from a worker whatever its work is doing.
+
+    Args:
+        setup: what to work on.
+        make_program: called as `Program` is, with the setup, a taker of events, and a taker of signs of life.
     """
 
-    def __init__(self, setup: WorkerSetup) -> None:
+    def __init__(self, setup: WorkerSetup, make_program: Callable[..., WorkerProgram]) -> None:
         self._name = setup.worker
         self._events: deque[ev.Event] = deque()
         self._news = threading.Condition()
@@ -31,7 +47,7 @@ class Worker:
         self._commands: queue.Queue[tuple[WorkerCommand, Dataset]] = queue.Queue()
         node = ray.get_runtime_context().get_node_id()
         self._emit(ev.WorkerReady(setup.worker, node, os.getpid()))
-        threading.Thread(target=self._work, args=(setup,), name="work", daemon=True).start()
+        threading.Thread(target=self._work, args=(setup, make_program), name="work", daemon=True).start()
 
     def command(self, command: WorkerCommand, dataset: Dataset) -> None:
         """Queue a command; its outcome comes as events. `dataset` is a view of the node's one copy."""
@@ -48,9 +64,9 @@ class Worker:
             happened.append(ev.Progress(self._name))
         return happened
 
-    def _work(self, setup: WorkerSetup) -> None:
+    def _work(self, setup: WorkerSetup, make_program: Callable[..., WorkerProgram]) -> None:
         try:
-            program = Program(setup, self._emit, self._progress)
+            program = make_program(setup, self._emit, self._progress)
             program.start()
         except Exception as error:
             failure = error if isinstance(error, OrchestratorError) else _cannot_start(setup.worker, error)

@@ -224,8 +224,9 @@ def _on_attempt_failed(state: State, index: int, cause: Cause, message: str, now
     commands: list[Command] = [RecordEnded(index, attempt, cause, message)]
     decision = decide_retry(cause, ended, state.settings.faults, jitter(state.settings.seed, index, attempt))
     preempted = cause in (Cause.PREEMPTED, Cause.NODE_LOST)
+    preemptions = member.preemptions + preempted
     state = _set_member(
-        state, index, attempts=attempt, preemptions=member.preemptions + preempted, ended=ended, message=message
+        state, index, attempts=attempt, preemptions=preemptions, ended=ended, message=message, trained_by=None
     )
     commands.append(Note(f"member {index}, attempt {attempt}: {message} ({decision.reason})"))
     if not decision.retry:
@@ -296,9 +297,8 @@ def _assign(state: State, worker: str, now: float) -> Stepped:
         if not state.data_loaded or any(w.task == "preflight" for w in state.workers.values()):
             return state, []
         return _set_worker(state, worker, WorkerState("preflight", now)), [Preflight(worker)]
-    if state.unpredicted:
-        own = (i for i in state.unpredicted if state.members[i].trained_by == worker)
-        member = next(own, state.unpredicted[0])
+    member = _to_predict(state, worker)
+    if member is not None:
         left = tuple(i for i in state.unpredicted if i != member)
         state = _set_member(replace(state, unpredicted=left), member, status="predicting")
         return _set_worker(state, worker, WorkerState("predicting", now, member)), [Predict(worker, member)]
@@ -308,6 +308,13 @@ def _assign(state: State, worker: str, now: float) -> Stepped:
         state = _set_member(replace(state, packs=state.packs[1:]), member, status="running", epoch=0)
         return _set_worker(state, worker, WorkerState("training", now, member)), [TrainPack(worker, pack)]
     return state, []
+
+
+def _to_predict(state: State, worker: str) -> int | None:
+    """A member that this worker trained, else one whose trainer is gone: whoever trained it has its model at hand."""
+    own = (i for i in state.unpredicted if state.members[i].trained_by == worker)
+    orphans = (i for i in state.unpredicted if state.members[i].trained_by not in state.workers)
+    return next(own, next(orphans, None))
 
 
 def _busy(state: State) -> int:

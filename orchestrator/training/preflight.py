@@ -13,11 +13,12 @@ import numpy as np
 from orchestrator.ensemble.metrics import TaskKind, infer_task
 from orchestrator.errors import InvalidData, InvalidJob, InvalidModel
 from orchestrator.models.build import build_member
+from orchestrator.models.first_batch import first_line, run_first_batch
 from orchestrator.models.predict import probabilities, uses_logits
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec import Job
 from orchestrator.training.callbacks import make_checkpoint, make_early_stopping
-from orchestrator.training.data import Dataset, Split
+from orchestrator.training.data import Dataset
 
 MOST_BUILDS = 16
 """How many different models the preflight builds; further ones show their errors when their turn comes."""
@@ -37,7 +38,11 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
     for member in list(_distinct(members))[:MOST_BUILDS]:
         model = build_member(member.builder, member.kwargs, member.seed, job.train)
         where = f"{member.builder} (member {member.index})"
-        outputs, names = _one_batch(model, dataset.train.take(slice(0, job.train.batch_size)), where)
+        batch = dataset.train.take(slice(0, job.train.batch_size))
+        raw, names = run_first_batch(model, batch.x, batch.y, where)
+        outputs = probabilities(
+            keras.ops.convert_to_numpy(raw) if hasattr(raw, "shape") else raw, from_logits=uses_logits(model)
+        )
         task = _check_labels(dataset, outputs, where)
         _check_monitors(job, names, has_validation=dataset.validation is not None)
         shapes.setdefault(outputs.shape[1:], where)
@@ -78,35 +83,6 @@ def _distinct(members: Sequence[MemberPlan]) -> Iterator[MemberPlan]:
         if key not in seen:
             seen.add(key)
             yield member
-
-
-def _one_batch(model: keras.Model, batch: Split, where: str) -> tuple[Any, list[str]]:
-    """Run one batch forward and through loss and metrics, eagerly: nothing is compiled, no weight changes."""
-    try:
-        x = keras.tree.map_structure(keras.ops.convert_to_tensor, batch.x)
-        raw = model(x, training=False)
-    except Exception as error:
-        shapes = {name: array.shape for name, array in batch.arrays() if name.startswith("x")}
-        raise InvalidData(
-            f"the model does not take the data: inputs have shapes {shapes}: {_first_line(error)}",
-            where=where,
-            hint="the model's Input must have the shape of one row",
-        ) from error
-    outputs = raw if not hasattr(raw, "shape") else keras.ops.convert_to_numpy(raw)
-    made = probabilities(outputs, from_logits=uses_logits(model))
-    try:
-        y = keras.ops.convert_to_tensor(batch.y)
-        model.compute_loss(x=x, y=y, y_pred=raw, training=False)
-        names = sorted({"loss", *model.compute_metrics(x, y, raw)})
-        model.reset_metrics()
-    except Exception as error:
-        raise InvalidData(
-            f"loss or metrics do not take labels of shape {batch.y.shape} with outputs of shape {made.shape}: "
-            f"{_first_line(error)}",
-            where=where,
-            hint="integer labels go with sparse_categorical_crossentropy, one-hot labels with categorical_crossentropy",
-        ) from error
-    return made, names
 
 
 def _check_labels(dataset: Dataset, outputs: Any, where: str) -> TaskKind:
@@ -163,9 +139,4 @@ def _check_callbacks(job: Job, folder: Path, *, has_validation: bool) -> None:
         key = "early_stopping"
         make_early_stopping(job.train, has_validation=has_validation)
     except Exception as error:
-        raise InvalidJob(f"Keras refuses these settings: {_first_line(error)}", where=f"train.{key}") from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines)[:400]}"
+        raise InvalidJob(f"Keras refuses these settings: {first_line(error)}", where=f"train.{key}") from error

@@ -11,6 +11,7 @@ import keras
 
 from orchestrator.errors import InvalidModel
 from orchestrator.models.build import build_member
+from orchestrator.models.first_batch import run_first_batch
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec import TrainSpec
 from orchestrator.training.callbacks import (
@@ -73,6 +74,8 @@ def train_solo(
     """
     model = build_member(member.builder, member.kwargs, member.seed, train)
     feed = Feed(dataset.train, train.batch_size, member.seed, on_batch)
+    batch = dataset.train.take(slice(0, train.batch_size))
+    run_first_batch(model, batch.x, batch.y, f"{member.builder} (member {member.index})")
     _tune(model, train, device, len(feed))
     has_validation = dataset.validation is not None
     checkpoint = make_checkpoint(train, folder, has_validation=has_validation)

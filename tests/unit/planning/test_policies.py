@@ -31,7 +31,9 @@ def test_every_cause_has_a_budget_of_its_own(cause: Cause, ended: dict[Cause, in
     assert (decision.retry, decision.reason) == (retry, reason)
 
 
-@pytest.mark.parametrize(("used", "shortest", "longest"), [(1, 0.5, 1), (2, 1, 2), (3, 2, 4), (7, 30, 60), (50, 30, 60)])
+@pytest.mark.parametrize(
+    ("used", "shortest", "longest"), [(1, 0.5, 1), (2, 1, 2), (3, 2, 4), (7, 30, 60), (50, 30, 60)]
+)
 def test_the_delay_doubles_up_to_its_bound_and_jitter_moves_it_within_the_upper_half(
     used: int, shortest: float, longest: float
 ) -> None:

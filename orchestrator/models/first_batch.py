@@ -1,0 +1,66 @@
+"""One batch through a model, eagerly: nothing is compiled and no weight changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import InvalidData, InvalidModel
+
+if TYPE_CHECKING:
+    import keras
+
+
+def run_first_batch(model: keras.Model, x: Any, y: Any, where: str) -> tuple[Any, list[str]]:
+    """Run a batch forward and through loss and metrics, and leave no trace of it in the metrics.
+
+    Afterwards everything that a model makes on its first batch exists: weights, metrics' and optimizer's variables.
+    TensorFlow then traces a training step once; it traces a function twice in which variables are made.
+
+    Args:
+        model: compiled.
+        x: inputs of the batch, an array or a dictionary of arrays; first axis N.
+        y: labels of the batch, first axis N.
+        where: names the model in messages.
+
+    Returns:
+        What the model returned, and the names of loss and metrics.
+
+    Raises:
+        InvalidData: the model does not take x, or its loss and metrics do not take y.
+        InvalidModel: the optimizer does not take the model's weights.
+    """
+    import keras
+
+    try:
+        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+        outputs = model(inputs, training=False)
+    except Exception as error:
+        shapes = {name: array.shape for name, array in x.items()} if isinstance(x, dict) else x.shape
+        raise InvalidData(
+            f"the model does not take the data: inputs have shape {shapes}: {first_line(error)}",
+            where=where,
+            hint="the model's Input must have the shape of one row",
+        ) from error
+    try:
+        labels = keras.ops.convert_to_tensor(y)
+        model.compute_loss(x=inputs, y=labels, y_pred=outputs, training=False)
+        names = sorted({"loss", *model.compute_metrics(inputs, labels, outputs)})
+        model.reset_metrics()
+    except Exception as error:
+        raise InvalidData(
+            f"loss or metrics do not take labels of shape {y.shape}: {first_line(error)}",
+            where=where,
+            hint="integer labels go with sparse_categorical_crossentropy, one-hot labels with categorical_crossentropy",
+        ) from error
+    try:
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+    except Exception as error:
+        raise InvalidModel(f"the optimizer cannot be set up: {first_line(error)}", where=where) from error
+    return outputs, names
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line of at most 400 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:400]}"
