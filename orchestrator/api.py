@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.controller import Controller, RunRequest
-from orchestrator.errors import ClusterUnavailable, IdentityChanged, InvalidJob, MissingObject, OrchestratorError
+from orchestrator.errors import ClusterUnavailable, IdentityChanged, InvalidJob, OrchestratorError
 from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.ports import Store
-from orchestrator.planning.recovery import read_member, read_run
+from orchestrator.planning.recovery import read_run
 from orchestrator.reporting.progress import Progress, SilentProgress
 from orchestrator.reporting.publish import finished_result
 from orchestrator.reporting.result import Result
+from orchestrator.reporting.status import RunStatus, find_layouts, find_run, status_of
 from orchestrator.spec import (
     Job,
     check_job,
@@ -195,7 +196,9 @@ def _run_on_ray(
     from orchestrator.training.program import WorkerSetup
 
     request = planned.request
-    session = connect(request.job.ray.address, planned.root)
+    address = request.job.ray.address
+    progress.note(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
+    session = connect(address, planned.root)
     try:
         placement = _place(session, request, progress)
         if "s3://" not in request.job.storage.url and session.num_machines() > 1:
@@ -284,31 +287,6 @@ def _open(job: Job) -> Store:
     return open_store(job.storage.url, endpoint_url=job.storage.endpoint_url, region=job.storage.region)
 
 
-@dataclass(frozen=True)
-class MemberStatus:
-    """One member of a run as its log shows it."""
-
-    index: int
-    status: str
-    terms: int
-    epochs: int | None
-    best_epoch: int | None
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """A run as its logs show it; `status` is `unfinished` until there is a result or a recorded end."""
-
-    job: str
-    run_id: str
-    run_key: str
-    status: str
-    exit_code: int | None
-    message: str | None
-    terms: int
-    members: tuple[MemberStatus, ...]
-
-
 def status(run: str, *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None) -> RunStatus:
     """Where a run stands.
 
@@ -321,7 +299,7 @@ def status(run: str, *, storage: str = "runs", endpoint_url: str | None = None, 
         InvalidJob: there is no such run, or several jobs have one of that name.
     """
     store = open_store(storage, endpoint_url=endpoint_url, region=region)
-    return _status_of(store, _find(store, run, storage))
+    return status_of(store, find_run(store, run, storage))
 
 
 def list_runs(
@@ -329,7 +307,7 @@ def list_runs(
 ) -> tuple[RunStatus, ...]:
     """All runs in a storage location, by job and run key; without their members."""
     store = open_store(storage, endpoint_url=endpoint_url, region=region)
-    return tuple(_status_of(store, layout, with_members=False) for layout in _layouts(store))
+    return tuple(status_of(store, layout, with_members=False) for layout in find_layouts(store))
 
 
 def stop(run: str, *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None) -> str:
@@ -339,81 +317,12 @@ def stop(run: str, *, storage: str = "runs", endpoint_url: str | None = None, re
         InvalidJob: there is no such run, or it is finished.
     """
     store = open_store(storage, endpoint_url=endpoint_url, region=region)
-    layout = _find(store, run, storage)
+    layout = find_run(store, run, storage)
     if read_run(Log.open(store, layout.coord_log).records()).done is not None:
         raise InvalidJob("the run is finished", where=f"run {run}", hint="there is nothing to stop")
     key = layout.stop_request(new_nonce())
     store.create(key, b"{}")
     return key
-
-
-def _layouts(store: Store) -> list[RunLayout]:
-    found = []
-    for key in store.list(""):
-        parts = key.split("/")
-        if len(parts) == 3 and parts[2] == "spec.json":
-            found.append(RunLayout(parts[0], parts[1]))
-    return found
-
-
-def _find(store: Store, run: str, storage: str) -> RunLayout:
-    layouts = _layouts(store)
-    found = [layout for layout in layouts if run in (layout.run_key, layout.root)]
-    found = found or [layout for layout in layouts if _run_id(store, layout) == run]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(layout.root for layout in found)
-        raise InvalidJob("several runs have this id", where=f"run {run}", hint=f"name one of {names}")
-    known = ", ".join(layout.run_key for layout in layouts[-5:]) or "none"
-    raise InvalidJob("there is no such run", where=f"{storage}: run {run}", hint=f"there are: {known}")
-
-
-def _run_id(store: Store, layout: RunLayout) -> str:
-    return str(json.loads(store.get(layout.spec))["run_id"])
-
-
-def _status_of(store: Store, layout: RunLayout, *, with_members: bool = True) -> RunStatus:
-    try:
-        spec = json.loads(store.get(layout.spec))
-    except MissingObject:
-        raise InvalidJob("the run has no spec.json", where=layout.root) from None
-    log = Log.open(store, layout.coord_log)
-    records = log.records()
-    done = read_run(records).done
-    ends = [record for record in records if record.kind in ("failed", "stopped")]
-    last = records[-1] if records else None
-    state, code, message = "unfinished", None, None
-    if done is not None:
-        result = finished_result(store, layout, done)
-        state, code = result.status, result.exit_code
-    elif ends and last is ends[-1]:
-        state, code, message = last.kind, int(str(last.body["exit_code"])), str(last.body["message"])
-    members = range(spec["job"]["members"]["count"]) if with_members else ()
-    return RunStatus(
-        job=layout.job,
-        run_id=spec["run_id"],
-        run_key=layout.run_key,
-        status=state,
-        exit_code=code,
-        message=message,
-        terms=log.term,
-        members=tuple(_member_status(store, layout, index) for index in members),
-    )
-
-
-def _member_status(store: Store, layout: RunLayout, index: int) -> MemberStatus:
-    log = Log.open(store, layout.member_log(index))
-    records = log.records()
-    memory = read_member(records)
-    final = memory.final or {}
-    if memory.final is not None:
-        state = "trained"
-    elif memory.diverged is not None:
-        state = "diverged"
-    else:
-        state = "failed" if records and records[-1].kind == "failed" else "started" if records else "not_started"
-    return MemberStatus(index, state, log.term, final.get("epochs"), final.get("best_epoch"))
 
 
 def submit(

@@ -1,7 +1,7 @@
 """A world for the schedule: it carries commands out, knows what may happen next, and checks every promise at each step.
 
-`World.step` takes any event in; `World.possible` lists what the workers could say next. Random walks over it are the
-property tests, chosen walks the examples.
+`World.step` takes any event in; `World.possible` and `World.mishaps` list what could happen next. Random walks over
+them are the property tests, chosen walks the examples.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class World:
         self.step(ev.DataLoaded("f", {"train": 1}), *(ev.WorkerReady(name, "n", 1) for name in names))
         return self.step(passed(names[0]), ev.WorkerIdle(names[0]))
 
-    def possible(self, may_fail: bool) -> list[ev.Event]:
-        """All that could happen next, deaths and errors among it if `may_fail`."""
+    def possible(self) -> list[ev.Event]:
+        """All good things that could happen next."""
         events: list[ev.Event] = [] if self.data_loaded else [ev.DataLoaded("f", {"train": 1})]
         for name, busy in self.workers.items():
             if busy.task == "starting":
@@ -107,10 +107,13 @@ class World:
                 events += [ev.EpochEnded(name, busy.member, 1, 2, {}), ev.MemberTrained(name, busy.member)]
             elif busy.task == "predict" and busy.member is not None:
                 events.append(ev.MemberPredicted(name, busy.member, {}))
-            if may_fail:
-                events += self._mishaps(name, busy)
-        if may_fail:
-            events += [late for name in self.gone for late in (ev.WorkerIdle(name), ev.MemberTrained(name, 0))]
+        return events
+
+    def mishaps(self) -> list[ev.Event]:
+        """All that could go wrong next: errors and deaths of workers, and late words of those given up."""
+        events = [mishap for name, busy in self.workers.items() for mishap in self._mishaps(name, busy)]
+        for name in self.gone[-1:]:
+            events += [ev.WorkerIdle(name), ev.MemberTrained(name, 0)]
         return events
 
     def _mishaps(self, name: str, busy: Busy) -> list[ev.Event]:
