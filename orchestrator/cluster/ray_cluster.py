@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray import exceptions as rex
 
+from orchestrator.cluster.submission import read_excludes
 from orchestrator.cluster.worker import Worker, WorkerProgram
 from orchestrator.errors import AccessDenied, ClusterUnavailable, OrchestratorError
 from orchestrator.models.build import import_function
@@ -33,6 +34,10 @@ EVENTS_TIMEOUT_S = 1.0
 
 REACH_S = 20.0
 """How long a named cluster is tried; Ray itself goes on for a quarter of an hour where nothing listens."""
+
+
+_WORKERS_ENVIRONMENT = "workers have the environment in which Ray was started on their node, not that of this process"
+_NAMES = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:")
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def connect(address: str | None, code_root: str) -> Session:
             return Session(opened_here=True, can_grow=False, code_root=code_root)
         _check_reachable(address)
         submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        runtime_env = None if submitted else {"working_dir": code_root, "excludes": ["runs", ".venv", ".git"]}
+        runtime_env = None if submitted else {"working_dir": code_root, "excludes": list(read_excludes(code_root))}
         with _own_signal_handler():
             ray.init(address=address, runtime_env=runtime_env, **quiet)
         return Session(opened_here=True, can_grow=True, code_root=None)
@@ -247,6 +252,8 @@ class RayCluster:
         for event in answer:
             if isinstance(event, ev.WorkerReady):
                 self._nodes[worker] = event.node
+            if isinstance(event, ev.WorkerFailed) and isinstance(event.error, AccessDenied):
+                event.error.hint = f"{event.error.hint}; {_WORKERS_ENVIRONMENT}"
         self._listen(worker)
         return list(answer)
 
@@ -279,8 +286,10 @@ def cause_of(error: BaseException, *, node_alive: bool) -> ev.Cause:
 
 
 def _brief(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:3])[:300]
+    """The telling lines of Ray's text; those of an actor's death begin with its names and numbers."""
+    text = str(error).partition("Some common causes include")[0]
+    lines = [line.strip() for line in text.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(_NAMES))[:300]
 
 
 def versions() -> Mapping[str, str]:

@@ -90,6 +90,7 @@ class State:
     packs: tuple[int, ...] = ()
     unpredicted: tuple[int, ...] = ()
     delayed: Mapping[int, float] = field(default_factory=dict)
+    began: float = 0.0
     data_loaded: bool = False
     preflight: ev.PreflightPassed | None = None
     num_started: int = 0
@@ -126,7 +127,7 @@ def begin(
         members[i] = known
     packs = tuple(p.index for p in settings.plan.packs if any(members[m].status == "waiting" for m in p.members))
     unpredicted = tuple(i for i, member in members.items() if member.status == "trained")
-    state = State(settings, members, packs=packs, unpredicted=unpredicted, without_worker_since=now)
+    state = State(settings, members, packs=packs, unpredicted=unpredicted, without_worker_since=now, began=now)
     return _advance(state, now, [])
 
 
@@ -200,8 +201,7 @@ def _on_lost(state: State, event: ev.WorkerLost, now: float) -> Stepped:
     if worker.member is not None:
         return _on_attempt_failed(state, worker.member, event.cause, event.message, now)
     commands: list[Command] = [Note(f"worker {event.worker} is gone ({event.cause.value}): {event.message}")]
-    has_worked = state.preflight is not None and worker.task != "starting"
-    if has_worked or event.cause in (Cause.PREEMPTED, Cause.NODE_LOST):
+    if event.cause in (Cause.PREEMPTED, Cause.NODE_LOST):
         return state, commands
     state = replace(state, failed_starts=state.failed_starts + 1)
     if _gives_up_starting(state) and (alone or state.preflight is None):
@@ -247,6 +247,12 @@ def _on_tick(state: State, now: float) -> Stepped:
             hint="no node has what `resources` asks for: add nodes, ask for less, or raise faults.node_wait_s",
         )
         return _abort(state, error)
+    if not state.data_loaded and now - state.began > settings.faults.data_wait_s:
+        error = ClusterUnavailable(
+            f"the data was not loaded within {settings.faults.data_wait_s:g} s",
+            hint="make the data function faster, or raise faults.data_wait_s",
+        )
+        return _abort(state, error)
     commands: list[Command] = []
     for name, worker in state.workers.items():
         busy = worker.task not in ("starting", "idle")
@@ -254,8 +260,6 @@ def _on_tick(state: State, now: float) -> Stepped:
             message = f"no progress for {settings.faults.stall_s:g} s"
             state, lost = _on_lost(state, ev.WorkerLost(name, Cause.STALL, message), now)
             commands += [KillWorker(name), *lost]
-            if state.over:
-                return state, commands
     due = [member for member, at in state.delayed.items() if at <= now]
     for index in due:
         state = _requeue(state, index)

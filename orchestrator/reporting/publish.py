@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+from orchestrator.errors import StoreUnavailable
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.result import Result, from_json, to_json
 from orchestrator.reporting.selection import COPIES, result_of
@@ -30,7 +32,8 @@ def finish(store: Store, layout: RunLayout, log: Log, selection: Mapping[str, An
     body = to_json(result)
     _copy_members(store, layout, selection)
     log.append("done", result=put_blob(store, layout, body).to_json(), exit_code=result.exit_code)
-    store.create(layout.result, body)
+    with suppress(StoreUnavailable):  # `done` is the truth; whoever reads it next creates the copy
+        store.create(layout.result, body)
     return result
 
 
@@ -38,7 +41,8 @@ def finished_result(store: Store, layout: RunLayout, done: Mapping[str, Any]) ->
     """The result that a `done` record names; `result.json`, its copy, is created should it be missing."""
     body = get_blob(store, BlobRef.from_json(done["result"], where=f"{layout.coord_log}, done"))
     result = from_json(body)
-    store.create(layout.result, body)
+    with suppress(StoreUnavailable):
+        store.create(layout.result, body)
     return result
 
 

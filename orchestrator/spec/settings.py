@@ -96,6 +96,7 @@ class FaultsSpec(Spec):
     backoff_min_s: float = Field(default=1.0, gt=0, description="Seconds before the first retry.")
     backoff_max_s: float = Field(default=60.0, gt=0, description="Most seconds before a retry.")
     node_wait_s: float = Field(default=1800.0, gt=0, description="Seconds to wait for a usable node.")
+    data_wait_s: float = Field(default=3600.0, gt=0, description="Seconds that loading the data may take.")
     stall_s: float = Field(default=600.0, gt=0, description="Seconds without progress after which a worker is ended.")
 
     @model_validator(mode="after")

@@ -70,7 +70,9 @@ def test_job_learns_the_small_set(
         f"    fashion_mnist.FOLDER = Path({str(small_set)!r})\n    return fashion_mnist.load_data()\n"
     )
     (tmp_path / "jobs").symlink_to(ROOT / "jobs")
-    loaded = load_job(str(path), [*settings, "data=small_fashion:load_data", "train.batch_size=16", "ensemble.gate=null"])
+    loaded = load_job(
+        str(path), [*settings, "data=small_fashion:load_data", "train.batch_size=16", "ensemble.gate=null"]
+    )
     result = run(loaded, root=str(tmp_path))
     assert result.test is not None
     assert result.test.ensemble.accuracy > 0.8

@@ -172,13 +172,14 @@ def test_an_idle_worker_leaves_a_member_to_its_trainer_and_takes_it_when_that_is
 
 
 def test_a_prediction_that_failed_is_tried_by_whoever_is_free() -> None:
-    world = World(2, 2)
+    world = World(3, 2)
     world.get_ready()
     world.train_all_of("w1", 0)
-    world.step(ev.AttemptFailed("w1", 0, Cause.OUT_OF_MEMORY, "killed"), ev.WorkerIdle("w1"))
+    sent = world.step(ev.AttemptFailed("w1", 0, Cause.OUT_OF_MEMORY, "killed"), ev.WorkerIdle("w1"))
+    assert sent[-1] == cmd.TrainPack("w1", 2)
     world.train_all_of("w0", 1)
-    world.step(ev.MemberPredicted("w0", 1, {}), ev.WorkerLost("w1", Cause.NODE_LOST, "gone"), ev.WorkerIdle("w0"))
-    assert cmd.Predict("w0", 0) in world.tick(61)
+    world.step(ev.MemberPredicted("w0", 1, {}), ev.WorkerIdle("w0"))
+    assert world.tick(61) == [cmd.Predict("w0", 0)]
 
 
 @pytest.mark.parametrize(
@@ -365,6 +366,14 @@ def test_the_wait_for_a_node_begins_anew_when_the_last_worker_is_lost() -> None:
     assert world.end is None
     world.tick(1)
     assert isinstance(error_of(world), ClusterUnavailable)
+
+
+def test_waiting_for_the_data_is_bounded() -> None:
+    world = World(faults=FaultsSpec(node_wait_s=10_000, data_wait_s=600))
+    assert world.tick(600) == []
+    world.tick(1)
+    assert isinstance(error_of(world), ClusterUnavailable)
+    assert "data_wait_s" in str(error_of(world))
 
 
 def test_the_deadline_ends_the_run() -> None:

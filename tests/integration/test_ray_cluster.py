@@ -1,0 +1,173 @@
+"""Runs on a Ray cluster of three nodes (a head, a node with two GPUs, a node with one), and what becomes of faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.planning.events import Cause
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+CASES_S = 240.0
+
+Seen = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """What `tests.support.cluster_cases` saw; all of it on one cluster, in a process of its own."""
+    folder = tmp_path_factory.mktemp("cluster")
+    command = [sys.executable, "-m", "tests.support.cluster_cases", str(folder)]
+    log = folder / "output.log"
+    with log.open("wb") as output:
+        ended = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, timeout=CASES_S, check=False)
+    assert ended.returncode == 0, log.read_text(encoding="utf-8", errors="replace")[-3000:]
+    seen: Seen = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return seen
+
+
+def case(cases: Seen, name: str) -> Seen:
+    seen: Seen = cases[name]
+    assert "error" not in seen, seen["error"]
+    return seen
+
+
+def column(seen: Seen, name: str) -> list[Any]:
+    return [member[name] for member in seen["members"]]
+
+
+def test_whole_gpus_are_shared_out_over_the_nodes_and_none_twice(cases: Seen) -> None:
+    seen = case(cases, "whole_gpus")
+    assert Counter(seen["nodes"]) == {"two": 2, "one": 1}
+    places = Counter((node, logs["gpu"]) for node, logs in zip(seen["nodes"], seen["logs"], strict=True))
+    assert set(places.values()) == {1}
+
+
+def test_half_gpus_carry_two_workers_each_and_a_seventh_waits(cases: Seen) -> None:
+    seen = case(cases, "half_gpus")
+    places = Counter((node, logs["gpu"]) for node, logs in zip(seen["nodes"], seen["logs"], strict=True))
+    assert places == {("two", 0.0): 2, ("two", 1.0): 2, ("one", 0.0): 2}
+    assert seen["one_too_many"] == 0
+
+
+def test_the_data_reach_every_worker_without_a_copy_of_their_own(cases: Seen) -> None:
+    for name in ("whole_gpus", "half_gpus"):
+        assert {(logs["owned"], logs["writeable"]) for logs in case(cases, name)["logs"]} == {(0.0, 0.0)}
+
+
+def test_a_run_trains_on_every_gpu_and_on_no_node_without_one(cases: Seen) -> None:
+    seen = case(cases, "undisturbed")
+    assert seen["exit_code"] == 0
+    assert column(seen, "status") == ["succeeded"] * 4
+    assert {(build["node"], build["gpu"]) for build in seen["builds"]} == {("two", "0"), ("two", "1"), ("one", "0")}
+
+
+def test_the_data_function_is_called_once_in_a_run(cases: Seen) -> None:
+    assert case(cases, "undisturbed")["loads"] == 1
+
+
+def test_four_members_on_three_workers_take_three_processes(cases: Seen) -> None:
+    assert len({build["pid"] for build in case(cases, "undisturbed")["builds"]}) == 3
+
+
+def test_tensorflow_has_as_many_threads_as_the_worker_has_cpus(cases: Seen) -> None:
+    seen = case(cases, "undisturbed")
+    assert {(build["intra"], build["inter"]) for build in seen["builds"]} == {(2, 2)}
+
+
+def test_the_run_leaves_the_cluster_that_it_connected_to(cases: Seen) -> None:
+    assert case(cases, "undisturbed")["connected"] is False
+
+
+def test_a_killed_worker_costs_its_member_one_attempt_and_nobody_else_anything(cases: Seen) -> None:
+    seen = case(cases, "killed")
+    assert seen["exit_code"] == 0
+    assert column(seen, "attempts") == [2, 1, 1, 1]
+    assert column(seen, "preemptions") == [0, 0, 0, 0]
+    assert any("crashes: retry 1 of 3" in note and "worker process has died" in note for note in seen["notes"])
+    assert seen["loads"] == 1
+
+
+def test_a_killed_worker_changes_no_weight_and_neither_does_concurrency(cases: Seen) -> None:
+    straight, killed = case(cases, "undisturbed"), case(cases, "killed")
+    assert column(killed, "weights") == column(straight, "weights")
+    assert len(set(column(killed, "weights"))) == 4
+
+
+def test_two_workers_and_the_one_that_replaces_the_killed_are_all_the_processes(cases: Seen) -> None:
+    assert len({build["pid"] for build in case(cases, "killed")["builds"]}) <= 3
+
+
+def test_a_lost_node_is_no_failure_of_its_member_and_changes_no_weight(cases: Seen) -> None:
+    seen = case(cases, "node_lost")
+    struck = seen["struck"][0]
+    others = [index for index in range(4) if index != struck]
+    assert seen["exit_code"] == 0
+    assert column(seen, "preemptions") == [int(index == struck) for index in range(4)]
+    assert column(seen, "attempts")[struck] == 2
+    assert [column(seen, "attempts")[index] for index in others] == [1, 1, 1]
+    assert any("node lost: not counted as a failure" in note for note in seen["notes"])
+    assert column(seen, "weights") == column(case(cases, "undisturbed"), "weights")
+
+
+def test_a_demand_that_no_node_meets_ends_within_the_time_allowed(cases: Seen) -> None:
+    seen = case(cases, "impossible")
+    assert seen["exit_code"] == 75
+    assert "no node has what `resources` asks for" in seen["message"]
+    told = next(note for note in seen["notes"] if "a worker needs 1 CPU and 8 GPU" in note)
+    assert {"2 CPU and 0 GPU", "4 CPU and 2 GPU", "4 CPU and 1 GPU"} == set(told.split("there is ")[1].split(", "))
+    assert seen["took_s"] < 20
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """A job file in a folder of its own; neither of its functions is ever called."""
+    (tmp_path / "never.py").write_text("def load_data(): ...\n\n\ndef build_model(): ...\n", encoding="utf-8")
+    path = tmp_path / "job.yaml"
+    path.write_text("name: never\nmodel: never:build_model\ndata: never:load_data\nmembers: 2\n", encoding="utf-8")
+    return path
+
+
+def run_cli(job: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-m", "orchestrator", "run", job.name, *overrides]
+    return subprocess.run(command, cwd=job.parent, env=environ, capture_output=True, text=True, timeout=90, check=False)
+
+
+def test_a_demand_beyond_a_lone_machine_ends_at_once(job: Path) -> None:
+    ended = run_cli(job, "resources.num_gpus=8")
+    assert ended.returncode == 75
+    assert "no worker fits on this machine: a worker needs 1 CPU and 8 GPU" in ended.stderr
+    assert "ray.address" in ended.stderr
+
+
+def test_an_address_where_no_cluster_listens_is_told_soon(job: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        ended = run_cli(job, f"ray.address={address}")
+    assert ended.returncode == 75
+    assert f"ray.address {address}: Ray cannot be reached" in ended.stderr
+
+
+def test_why_a_worker_is_gone_follows_from_rays_error() -> None:
+    from ray import exceptions as rex
+
+    from orchestrator.cluster.ray_cluster import cause_of
+
+    died = rex.ActorDiedError()
+    assert cause_of(died, node_alive=True) is Cause.CRASH
+    assert cause_of(died, node_alive=False) is Cause.NODE_LOST
+    assert cause_of(rex.OutOfMemoryError("killed"), node_alive=True) is Cause.OUT_OF_MEMORY
+    # Before a lost node is declared dead, a minute long, its actors are only unavailable.
+    assert cause_of(rex.ActorUnavailableError("gone", b"0" * 16), node_alive=True) is Cause.NODE_LOST

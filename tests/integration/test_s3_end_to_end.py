@@ -1,0 +1,157 @@
+"""A whole run against a real S3 server, through the command line: what a user with a bucket gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import S3Bucket
+from tests.support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server, client
+from tests.support.tiny_job import orchestrator, write_tiny_job
+
+pytestmark = pytest.mark.slow
+
+NO_RAY = "ray.address=127.0.0.1:1"
+"""Nobody listens there: a start that asked for Ray would end with 75."""
+
+IN_A_NOTEBOOK = """
+import os, sys
+import ray
+from orchestrator import load_job, run
+from orchestrator.errors import OrchestratorError
+late = {name: os.environ.pop(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+ray.init(address="local", include_dashboard=False, log_to_driver=False, num_cpus=2)
+os.environ.update(late)
+try:
+    run(load_job("job.yaml"))
+except OrchestratorError as error:
+    sys.exit(f"exit code {error.exit_code}: {error}")
+"""
+
+
+def storage(bucket: S3Bucket, **changes: str) -> dict[str, str]:
+    return {"url": f"{bucket.url}/runs", "endpoint_url": bucket.endpoint_url, "region": REGION, **changes}
+
+
+@pytest.fixture(scope="module")
+def finished(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A finished run: its job file, its result as printed, and the bucket it is in."""
+    name = f"test-{secrets.token_hex(6)}"
+    files = client(s3_server.endpoint_url)
+    files.mkdir(name)
+    bucket = S3Bucket(name, s3_server.endpoint_url)
+    job = write_tiny_job(tmp_path_factory.mktemp("s3"), storage(bucket))
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
+    environ |= {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "NO_PROXY": "127.0.0.1"}
+    ended = orchestrator(job, "run", "--json", environ=environ)
+    assert ended.returncode == 0, ended.stderr
+    yield {"job": job, "printed": ended.stdout, "result": json.loads(ended.stdout), "bucket": bucket, "files": files}
+
+
+def body(finished: dict[str, Any], key: str) -> bytes:
+    content: bytes = finished["files"].cat_file(f"{finished['bucket'].name}/runs/{key}")
+    return content
+
+
+def test_the_printed_result_is_the_one_in_the_bucket(finished: dict[str, Any]) -> None:
+    result = finished["result"]
+    assert result["status"] == "succeeded"
+    assert body(finished, f"tiny/{result['run_key']}/result.json").decode() == finished["printed"]
+
+
+def test_each_members_best_model_and_history_lie_in_the_bucket_as_the_result_says(finished: dict[str, Any]) -> None:
+    from hashlib import sha256
+
+    members = finished["result"]["members"]
+    assert len(members) == 2
+    for member in members:
+        for part, name in (("model", "best.keras"), ("history", "history.parquet")):
+            stored = member[part]
+            assert stored["key"].endswith(f"/members/{member['index']}/{name}")
+            content = body(finished, stored["key"])
+            assert (sha256(content).hexdigest(), len(content)) == (stored["sha256"], stored["size"])
+
+
+def test_no_object_in_the_bucket_holds_the_secret(finished: dict[str, Any]) -> None:
+    files = finished["files"]
+    keys = files.find(finished["bucket"].name)
+    assert len(keys) > 10
+    assert [key for key in keys if SECRET_KEY.encode() in files.cat_file(key)] == []
+
+
+def test_a_second_start_returns_the_recorded_result_without_asking_for_ray(
+    finished: dict[str, Any], s3_credentials: None
+) -> None:
+    ended = orchestrator(finished["job"], "run", NO_RAY, "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == finished["printed"]
+    assert "is finished" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "S3 refuses the credentials (HTTP 403 SignatureDoesNotMatch)"),
+        ("AWS_ACCESS_KEY_ID", "unknown", "S3 refuses the credentials (HTTP 403 InvalidAccessKeyId)"),
+        ("AWS_ACCESS_KEY_ID", None, "no usable credentials for S3"),
+    ],
+)
+def test_wrong_or_missing_credentials_are_refused_before_ray_is_asked(
+    s3_bucket: S3Bucket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str | None,
+    said: str,
+) -> None:
+    if value is None:
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    else:
+        monkeypatch.setenv(name, value)
+    ended = orchestrator(write_tiny_job(tmp_path, storage(s3_bucket)), "run", NO_RAY)
+    assert ended.returncode == 2, ended.stderr
+    assert said in ended.stderr
+    assert "AWS_ACCESS_KEY_ID" in ended.stderr  # the remedy
+    assert SECRET_KEY not in ended.stderr
+
+
+def test_a_bucket_that_does_not_exist_is_refused_before_ray_is_asked(s3_bucket: S3Bucket, tmp_path: Path) -> None:
+    job = write_tiny_job(tmp_path, storage(s3_bucket, url="s3://no-such-bucket/runs"))
+    ended = orchestrator(job, "run", NO_RAY)
+    assert ended.returncode == 2, ended.stderr
+    assert "the bucket 'no-such-bucket' does not exist" in ended.stderr
+
+
+def test_a_server_that_is_down_is_worth_a_retry_and_told_within_a_minute(s3_credentials: None, tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        job = write_tiny_job(tmp_path, {"url": "s3://bucket/runs", "endpoint_url": endpoint, "region": REGION})
+        began = time.monotonic()
+        ended = orchestrator(job, "run", NO_RAY)
+    assert ended.returncode == 75, ended.stderr
+    assert "S3 is out of reach" in ended.stderr
+    assert time.monotonic() - began < 60
+
+
+def test_a_ray_that_was_started_without_the_credentials_is_named_as_the_cause(
+    s3_bucket: S3Bucket, tmp_path: Path
+) -> None:
+    write_tiny_job(tmp_path, storage(s3_bucket))
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-c", IN_A_NOTEBOOK]
+    ended = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    assert "exit code 2: " in ended.stderr
+    assert "no usable credentials for S3" in ended.stderr
+    assert "workers have the environment in which Ray was started" in ended.stderr

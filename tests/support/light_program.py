@@ -1,0 +1,57 @@
+"""A worker's program without TensorFlow: it tells the same events as the real one, and what it sees of its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from orchestrator.planning import commands as cmd
+from orchestrator.planning import events as ev
+from orchestrator.training.data import Dataset
+from orchestrator.training.program import WorkerSetup
+
+BATCH_S = 0.02
+
+
+class LightProgram:
+    """Takes the place of `training.program.Program`; an epoch is one short wait.
+
+    The logs of its epochs tell what a test wants to know of the worker: `gpu` (the device that Ray gave it, −1 for
+    none) and, for the training inputs that it received, whether they are `owned` copies and `writeable`.
+    """
+
+    def __init__(self, setup: WorkerSetup, emit: Callable[[ev.Event], None], on_batch: Callable[[], None]) -> None:
+        self._setup = setup
+        self._emit = emit
+        self._on_batch = on_batch
+
+    def start(self) -> None:
+        """Nothing to get ready."""
+
+    def handle(self, command: cmd.WorkerCommand, dataset: Dataset) -> None:
+        """Tell what the real program would tell of such a command."""
+        import threading
+
+        name = self._setup.worker
+        match command:
+            case cmd.Preflight():
+                self._emit(ev.PreflightPassed(name, "multiclass", "cpu", True, {}, {}))
+            case cmd.TrainPack(pack=pack):
+                epochs = self._setup.job.train.epochs
+                for epoch in range(1, epochs + 1):
+                    threading.Event().wait(BATCH_S)
+                    self._on_batch()
+                    self._emit(ev.EpochEnded(name, pack, epoch, epochs, _seen(dataset)))
+                self._emit(ev.MemberTrained(name, pack))
+            case cmd.Predict(member=member):
+                self._emit(ev.MemberPredicted(name, member, {}))
+        self._emit(ev.WorkerIdle(name))
+
+
+def _seen(dataset: Dataset) -> dict[str, float]:
+    flags = dataset.train.x.flags  # type: ignore[union-attr]  # one array in these tests
+    return {
+        "gpu": float(os.environ.get("CUDA_VISIBLE_DEVICES") or -1),
+        "owned": float(flags.owndata),
+        "writeable": float(flags.writeable),
+    }
