@@ -172,6 +172,7 @@ def run(
     request = planned.request
     store = _open(request.job)
     try:
+        store.list(request.layout.control)  # first contact, without the log's patience: a wrong address is told soon
         log = Log.open(store, request.layout.coord_log)
         done = read_run(log.records()).done
         _keep_spec(store, planned, must_exist=done is not None)

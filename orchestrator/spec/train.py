@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from orchestrator.spec.base import (
     BY_SHAPE,
@@ -14,8 +14,10 @@ from orchestrator.spec.base import (
     OFF_BY_FALSE,
     Mode,
     NameOrObject,
+    Problem,
     Spec,
     Verbosity,
+    refuse,
 )
 
 _MONITOR = "Quantity to watch; by default `val_loss`, or `loss` where there is no validation set."
@@ -78,5 +80,13 @@ class TrainSpec(Spec):
     jit_compile: AutoOrBool = Field(default="auto", description="Compile with XLA; `auto` as Keras does.")
     deterministic: bool | None = Field(
         default=None,
-        description="The same job gives the same weights, bit for bit; by default true on CPU and false on GPU.",
+        description="The same job gives the same weights, bit for bit; by default true on CPU and false on GPU and "
+        "with `jit_compile: true`.",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainSpec:
+        if self.jit_compile is True and self.deterministic:
+            what = "stands beside `deterministic: true`, and Keras does not use XLA then: give up one of them"
+            refuse([Problem(("jit_compile",), what)])
+        return self

@@ -88,7 +88,11 @@ class Program:
         root = self._setup.code_root or str(Path.cwd())
         if root not in sys.path:
             sys.path.insert(0, root)
-        self._device = start_tensorflow(self._setup.num_cpus, self._setup.job.train.deterministic)
+        train = self._setup.job.train
+        deterministic = train.deterministic
+        if train.jit_compile is True and deterministic is None:  # Keras compiles nothing with XLA in that mode
+            deterministic = False
+        self._device = start_tensorflow(self._setup.num_cpus, deterministic)
 
     def handle(self, command: cmd.WorkerCommand, dataset: Dataset) -> None:
         """Carry out one command. Every outcome is an event; nothing is raised but `Fenced`, after its event.

@@ -107,7 +107,7 @@ def train_solo(
     stopped = stopped_epoch(early_stopping)
     if checkpoint.save_best_only:
         best_epoch = kept.epoch
-    elif early_stopping is not None and stopped is not None and early_stopping.restore_best_weights:
+    elif early_stopping is not None and early_stopping.restore_best_weights:  # at the end of fit, stopped or not
         best_epoch = int(early_stopping.best_epoch) + 1
     else:
         best_epoch = len(history)
