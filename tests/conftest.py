@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from orchestrator.training.device import Device, prepare_environment, start_tensorflow
 from tests.support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server, client, start_s3_server
-
 
 OPT_IN = ("lowest", "bench", "soak")
 
@@ -66,3 +66,20 @@ def s3_bucket(s3_server: S3Server, s3_credentials: None) -> S3Bucket:
     bucket = S3Bucket(f"test-{secrets.token_hex(6)}", s3_server.endpoint_url)
     client(bucket.endpoint_url).mkdir(bucket.name)
     return bucket
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray for all tests that start none of their own: `orchestrator.api.run` uses it and leaves it up."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def device() -> Device:
+    """TensorFlow in this process, set up as in a worker with one CPU and `train.deterministic` by default."""
+    prepare_environment(num_cpus=1, num_gpus=0)
+    return start_tensorflow(num_cpus=1, deterministic=None)

@@ -94,7 +94,7 @@ def _with_exit_code(command: Callable[..., Returned]) -> Callable[..., Returned]
 
 def _leave_error(path: Path, error: OrchestratorError) -> None:
     try:
-        write_result_file(path, json_line(error_json(error)).encode())
+        write_result_file(path, f"{json_line(error_json(error))}\n".encode())
     except OSError as unwritable:
         tell(f"could not write {path}: {unwritable.strerror}")
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import keras
 
 
-def run_first_batch(model: keras.Model, x: Any, y: Any, where: str) -> tuple[Any, list[str]]:
+def run_first_batch(model: keras.Model, x: Any, y: Any, where: str) -> list[str]:
     """Run a batch forward and through loss and metrics, and leave no trace of it in the metrics.
 
     Afterwards everything that a model makes on its first batch exists: weights, metrics' and optimizer's variables.
@@ -23,17 +23,21 @@ def run_first_batch(model: keras.Model, x: Any, y: Any, where: str) -> tuple[Any
         where: names the model in messages.
 
     Returns:
-        What the model returned, and the names of loss and metrics.
+        The names of loss and metrics.
 
     Raises:
         InvalidData: the model does not take x, or its loss and metrics do not take y.
         InvalidModel: the optimizer does not take the model's weights.
     """
+    return score_first_batch(model, x, y, call_first_batch(model, x, where), where)
+
+
+def call_first_batch(model: keras.Model, x: Any, where: str) -> Any:
+    """What the model returns for the batch: the first half of `run_first_batch`."""
     import keras
 
     try:
-        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
-        outputs = model(inputs, training=False)
+        return model(keras.tree.map_structure(keras.ops.convert_to_tensor, x), training=False)
     except Exception as error:
         shapes = {name: array.shape for name, array in x.items()} if isinstance(x, dict) else x.shape
         raise InvalidData(
@@ -41,7 +45,14 @@ def run_first_batch(model: keras.Model, x: Any, y: Any, where: str) -> tuple[Any
             where=where,
             hint="the model's Input must have the shape of one row",
         ) from error
+
+
+def score_first_batch(model: keras.Model, x: Any, y: Any, outputs: Any, where: str) -> list[str]:
+    """Names of loss and metrics, once they have taken the batch: the second half of `run_first_batch`."""
+    import keras
+
     try:
+        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
         labels = keras.ops.convert_to_tensor(y)
         model.compute_loss(x=inputs, y=labels, y_pred=outputs, training=False)
         names = sorted({"loss", *model.compute_metrics(inputs, labels, outputs)})
@@ -57,7 +68,7 @@ def run_first_batch(model: keras.Model, x: Any, y: Any, where: str) -> tuple[Any
             model.optimizer.build(model.trainable_variables)
     except Exception as error:
         raise InvalidModel(f"the optimizer cannot be set up: {first_line(error)}", where=where) from error
-    return outputs, names
+    return names
 
 
 def first_line(error: Exception) -> str:

@@ -170,7 +170,7 @@ def _splits_of(returned: Any, where: str) -> dict[str, Split]:
 
 def _array(value: Any, name: str, where: str) -> Array:
     try:
-        return np.asarray(value)
+        return np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
     except Exception as error:  # rows of different lengths, or an object that refuses
         raise InvalidData(
             f"{name} cannot be made an array: {error}", where=where, hint="every row needs the same shape"

@@ -13,7 +13,7 @@ import numpy as np
 from orchestrator.ensemble.metrics import TaskKind, infer_task
 from orchestrator.errors import InvalidData, InvalidJob, InvalidModel
 from orchestrator.models.build import build_member
-from orchestrator.models.first_batch import first_line, run_first_batch
+from orchestrator.models.first_batch import call_first_batch, first_line, score_first_batch
 from orchestrator.models.predict import probabilities, uses_logits
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec import Job
@@ -39,11 +39,12 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         model = build_member(member.builder, member.kwargs, member.seed, job.train)
         where = f"{member.builder} (member {member.index})"
         batch = dataset.train.take(slice(0, job.train.batch_size))
-        raw, names = run_first_batch(model, batch.x, batch.y, where)
+        raw = call_first_batch(model, batch.x, where)
         outputs = probabilities(
             keras.ops.convert_to_numpy(raw) if hasattr(raw, "shape") else raw, from_logits=uses_logits(model)
         )
-        task = _check_labels(dataset, outputs, where)
+        task = _check_labels(dataset, outputs, where)  # before the loss, which says less of a wrong label
+        names = score_first_batch(model, batch.x, batch.y, raw, where)
         _check_monitors(job, names, has_validation=dataset.validation is not None)
         shapes.setdefault(outputs.shape[1:], where)
         if len(shapes) > 1:

@@ -30,8 +30,13 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     command = [sys.executable, "-m", "tests.support.cluster_cases", str(folder)]
     log = folder / "output.log"
     with log.open("wb") as output:
-        ended = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, timeout=CASES_S, check=False)
-    assert ended.returncode == 0, log.read_text(encoding="utf-8", errors="replace")[-3000:]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+        try:
+            process.wait(CASES_S)
+        finally:
+            process.terminate()  # it ends its nodes; nothing happens where it has ended
+            process.wait(30)
+    assert process.returncode == 0, log.read_text(encoding="utf-8", errors="replace")[-3000:]
     seen: Seen = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return seen
 

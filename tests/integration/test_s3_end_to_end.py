@@ -9,15 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import S3Bucket
+from tests.support.cli_job import orchestrator, write_tiny_job
 from tests.support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server, client
-from tests.support.tiny_job import orchestrator, write_tiny_job
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +43,7 @@ def storage(bucket: S3Bucket, **changes: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def finished(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def finished(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A finished run: its job file, its result as printed, and the bucket it is in."""
     name = f"test-{secrets.token_hex(6)}"
     files = client(s3_server.endpoint_url)
@@ -55,7 +54,7 @@ def finished(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> I
     environ |= {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "NO_PROXY": "127.0.0.1"}
     ended = orchestrator(job, "run", "--json", environ=environ)
     assert ended.returncode == 0, ended.stderr
-    yield {"job": job, "printed": ended.stdout, "result": json.loads(ended.stdout), "bucket": bucket, "files": files}
+    return {"job": job, "printed": ended.stdout, "result": json.loads(ended.stdout), "bucket": bucket, "files": files}
 
 
 def body(finished: dict[str, Any], key: str) -> bytes:
@@ -133,7 +132,7 @@ def test_a_bucket_that_does_not_exist_is_refused_before_ray_is_asked(s3_bucket: 
     assert "the bucket 'no-such-bucket' does not exist" in ended.stderr
 
 
-def test_a_server_that_is_down_is_worth_a_retry_and_told_within_a_minute(s3_credentials: None, tmp_path: Path) -> None:
+def test_a_server_that_is_down_is_worth_a_retry_and_told_soon(s3_credentials: None, tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -142,7 +141,7 @@ def test_a_server_that_is_down_is_worth_a_retry_and_told_within_a_minute(s3_cred
         ended = orchestrator(job, "run", NO_RAY)
     assert ended.returncode == 75, ended.stderr
     assert "S3 is out of reach" in ended.stderr
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 45  # one call's deadline, and Python's start
 
 
 def test_a_ray_that_was_started_without_the_credentials_is_named_as_the_cause(

@@ -276,6 +276,7 @@ def _turns(until: float) -> Iterator[None]:
 
 def main(folder: Path) -> None:
     """Run all cases on one cluster and write `results.json`; a case that raises leaves its traceback there."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))  # in order, so that the nodes end too
     began = time.monotonic()
     cases = Cases(folder)
     seen: dict[str, Any] = {"timing": {"start": time.monotonic() - began}}

@@ -1,0 +1,90 @@
+"""`orchestrator submit` from a user's folder to a real head with its job server, and back with the true exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cli_job import orchestrator, write_tiny_job
+from tests.support.ray_head import RayHead, ray_head
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
+    with ray_head(tmp_path_factory.mktemp("head")) as started:
+        yield started
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return folder
+
+
+def submit(head: RayHead, job: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    arguments = (*overrides, "--address", head.address, "--wait", "--json")
+    return orchestrator(job, "submit", *arguments, environ=head.environ)
+
+
+def only_result(storage: Path) -> dict[str, Any]:
+    (path,) = storage.glob("tiny/*/result.json")
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result
+
+
+def test_a_submitted_job_runs_from_its_shipped_code_and_again_gives_the_recorded_result(
+    head: RayHead, project: Path, tmp_path: Path
+) -> None:
+    diary = tmp_path / "diary"
+    job = write_tiny_job(project, {"url": str(tmp_path / "store")}, diary=diary)
+    first = submit(head, job)
+    assert first.returncode == 0, first.stderr
+    answer = json.loads(first.stdout)
+    assert answer["exit_code"] == 0
+    result = only_result(tmp_path / "store")
+    assert (result["status"], len(result["members"])) == ("succeeded", 2)
+    assert answer["submission_id"] == f"{result['run_key']}-1"
+    folders = set(diary.read_text(encoding="utf-8").splitlines())
+    assert len(folders) == 1
+    assert not Path(folders.pop()).is_relative_to(tmp_path)
+    assert "[member 1] epoch 2/2" in first.stderr
+
+    builds = len(diary.read_text(encoding="utf-8").splitlines())
+    second = submit(head, job)
+    assert second.returncode == 0, second.stderr
+    assert json.loads(second.stdout)["submission_id"] == f"{result['run_key']}-2"
+    assert "is finished: this is its recorded result" in second.stderr
+    assert len(diary.read_text(encoding="utf-8").splitlines()) == builds
+
+
+def test_a_missed_gate_comes_back_as_the_drivers_own_3(head: RayHead, project: Path, tmp_path: Path) -> None:
+    gate = {"metric": "accuracy", "of": "ensemble", "on": "validation", "min": 1.0}
+    job = write_tiny_job(project, {"url": str(tmp_path / "store")}, ensemble={"gate": gate})
+    ended = submit(head, job)
+    assert ended.returncode == 3, ended.stderr
+    assert json.loads(ended.stdout)["exit_code"] == 3
+    assert only_result(tmp_path / "store")["status"] == "gate_failed"
+
+
+def test_a_demand_that_the_cluster_cannot_meet_comes_back_as_75(head: RayHead, project: Path, tmp_path: Path) -> None:
+    job = write_tiny_job(project, {"url": str(tmp_path / "store")})
+    ended = submit(head, job, "resources.num_gpus=8", "faults.node_wait_s=1")
+    assert ended.returncode == 75, ended.stderr
+    assert "no node has what `resources` asks for" in ended.stderr
+    assert json.loads(ended.stdout)["exit_code"] == 75
+
+
+def test_a_relative_storage_folder_is_refused_before_anything_is_sent(project: Path) -> None:
+    job = write_tiny_job(project, {"url": "runs"})
+    ended = orchestrator(job, "submit", "--address", "http://127.0.0.1:1", "--wait", "--json")
+    assert ended.returncode == 2, ended.stderr
+    assert "storage.url" in ended.stderr
+    assert "absolute path" in ended.stderr

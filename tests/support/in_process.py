@@ -1,0 +1,105 @@
+"""The whole flow with real Keras in this process: all but Ray is the product's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator import api
+from orchestrator.controller import Controller
+from orchestrator.errors import OrchestratorError
+from orchestrator.models.build import import_function
+from orchestrator.planning import commands as cmd
+from orchestrator.planning import events as ev
+from orchestrator.planning.placement import ClusterShape, NodeShape
+from orchestrator.planning.seeds import split_seed
+from orchestrator.reporting.progress import SilentProgress
+from orchestrator.reporting.result import Result
+from orchestrator.spec import Job
+from orchestrator.storage.log import Log
+from orchestrator.storage.open import open_store
+from orchestrator.storage.probe import probe
+from orchestrator.training.data import Dataset, load_dataset
+from orchestrator.training.program import Program, WorkerSetup
+
+
+def load(job: Job) -> Dataset:
+    """The job's data, loaded as the cluster's data task does."""
+    source = job.data.source
+    return load_dataset(
+        import_function(source), source, validation_split=job.data.validation_split, seed=split_seed(job.seed)
+    )
+
+
+class InProcessCluster:
+    """The `Cluster` port with one worker at a time, whose program runs in `send`."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self._events: list[ev.Event] = []
+        self._dataset: Dataset | None = None
+        try:
+            self._dataset = load(setup.job)
+            rows = {name: split.num_rows for name, split in self._dataset.splits()}
+            self._events.append(ev.DataLoaded(self._dataset.fingerprint, rows))
+        except OrchestratorError as error:
+            self._events.append(ev.DataFailed(error))
+        self._setup = setup
+        self._program: Program | None = None
+
+    def shape(self) -> ClusterShape:
+        return ClusterShape((NodeShape(num_cpus=1, num_gpus=0),), can_grow=False)
+
+    def send(self, commands: Iterable[cmd.WorkerCommand]) -> None:
+        for command in commands:
+            if isinstance(command, cmd.StartWorker):
+                setup = replace(self._setup, worker=command.worker)
+                self._program = Program(setup, lambda event: self._events.append(event), lambda: None)
+                self._program.start()
+                self._events.append(ev.WorkerReady(command.worker, node="here", pid=1))
+            elif not isinstance(command, cmd.KillWorker) and self._program and self._dataset:
+                self._program.handle(command, self._dataset)
+
+    def poll(self, timeout_s: float) -> Sequence[ev.Event]:
+        happened, self._events = self._events, []
+        return happened
+
+    def close(self) -> None:
+        self._program = None
+
+
+def run_in_process(
+    job: Job,
+    root: Path,
+    *,
+    run_id: str | None = None,
+    progress: SilentProgress | None = None,
+    interruption: Callable[[], OrchestratorError | None] = lambda: None,
+) -> Result:
+    """What `orchestrator.api.run` does, with an `InProcessCluster` in the place of Ray."""
+    planned = api.plan(job, root=str(root), run_id=run_id)
+    request = planned.request
+    store = open_store(request.job.storage.url)
+    log = Log.open(store, request.layout.coord_log)
+    probe(store, request.layout.probe)
+    setup = WorkerSetup(
+        worker="",
+        job=request.job,
+        plan=request.plan,
+        layout=request.layout,
+        coord_term=log.claim(run_id=request.run_id),
+        code_root=planned.root,
+        num_cpus=1,
+        num_gpus=0,
+    )
+    controller = Controller(
+        request,
+        store=store,
+        log=log,
+        cluster=InProcessCluster(setup),
+        clock=api.SystemClock(),
+        progress=progress or SilentProgress(),
+        num_workers=1,
+        interruption=interruption,
+    )
+    return controller.run()
