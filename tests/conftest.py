@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,6 +81,13 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def device() -> Device:
-    """TensorFlow in this process, set up as in a worker with one CPU and `train.deterministic` by default."""
+    """TensorFlow in this process, set up as in a worker with one CPU and `train.deterministic` by default.
+
+    The environment is put back: processes that later tests start must not inherit a worker's view of the GPUs.
+    """
+    before = dict(os.environ)
     prepare_environment(num_cpus=1, num_gpus=0)
-    return start_tensorflow(num_cpus=1, deterministic=None)
+    started = start_tensorflow(num_cpus=1, deterministic=None)
+    os.environ.clear()
+    os.environ.update(before)
+    return started
