@@ -39,7 +39,7 @@ from orchestrator.storage.open import open_store
 from orchestrator.storage.probe import probe
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.ray_cluster import Session
+    from orchestrator.cluster.session import Session
 
 
 class SystemClock:
@@ -193,7 +193,8 @@ def _run_on_ray(
     progress: Progress,
     interruption: Callable[[], OrchestratorError | None],
 ) -> Result:
-    from orchestrator.cluster.ray_cluster import RayCluster, connect
+    from orchestrator.cluster.ray_cluster import RayCluster
+    from orchestrator.cluster.session import connect
     from orchestrator.training.program import WorkerSetup
 
     request = planned.request

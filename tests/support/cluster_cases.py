@@ -21,7 +21,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from orchestrator import api
-from orchestrator.cluster.ray_cluster import RayCluster, connect
+from orchestrator.cluster.ray_cluster import RayCluster
+from orchestrator.cluster.session import connect
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
