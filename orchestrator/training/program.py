@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from orchestrator.storage.records import BlobRef
 from orchestrator.storage.tables import history_to_parquet, labels_to_parquet, predictions_to_parquet
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device, prepare_environment, start_tensorflow
+from orchestrator.training.scratch import scratch_folder, sweep_scratch
 
 if TYPE_CHECKING:
     import keras
@@ -84,6 +83,7 @@ class Program:
 
     def start(self) -> None:
         """Import TensorFlow and set it up: the one slow thing, done while the run is still being prepared."""
+        sweep_scratch()
         prepare_environment(self._setup.num_cpus, self._setup.num_gpus)
         root = self._setup.code_root or str(Path.cwd())
         if root not in sys.path:
@@ -150,26 +150,26 @@ class Program:
 
         setup, name = self._setup, self._setup.worker
         log = self._claim(member.index)
-        folder = Path(tempfile.mkdtemp(prefix=f"orchestrator-{setup.layout.run_key}-{member.index}-"))
         began = time.monotonic()
 
         def tell(epoch: int, logs: Any) -> None:
             self._emit(ev.EpochEnded(name, member.index, epoch, setup.job.train.epochs, logs))
 
         try:
-            trained = train_solo(member, setup.job.train, dataset, folder, self._started(), tell, self._on_batch)
-            log.append(
-                "final",
-                model=put_blob_file(self._store, setup.layout, str(trained.path)).to_json(),
-                history=put_blob(self._store, setup.layout, history_to_parquet(trained.history)).to_json(),
-                epochs=len(trained.history),
-                best_epoch=trained.best_epoch,
-                stopped_epoch=trained.stopped_epoch,
-                at_best=_finite(trained.history[trained.best_epoch - 1]),
-                weights_sha256=weights_digest(trained.model),
-                engine="solo",
-                train_s=round(time.monotonic() - began, 3),
-            )
+            with scratch_folder() as folder:
+                trained = train_solo(member, setup.job.train, dataset, folder, self._started(), tell, self._on_batch)
+                log.append(
+                    "final",
+                    model=put_blob_file(self._store, setup.layout, str(trained.path)).to_json(),
+                    history=put_blob(self._store, setup.layout, history_to_parquet(trained.history)).to_json(),
+                    epochs=len(trained.history),
+                    best_epoch=trained.best_epoch,
+                    stopped_epoch=trained.stopped_epoch,
+                    at_best=_finite(trained.history[trained.best_epoch - 1]),
+                    weights_sha256=weights_digest(trained.model),
+                    engine="solo",
+                    train_s=round(time.monotonic() - began, 3),
+                )
         except Diverged as diverged:
             log.append("failed", status="diverged", message=str(diverged))
             self._emit(ev.MemberDiverged(name, member.index, str(diverged)))
@@ -178,8 +178,6 @@ class Program:
         else:
             self._warm = (member.index, trained.model)
             self._emit(ev.MemberTrained(name, member.index))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _fail(self, log: Log, member: int, error: Exception) -> None:
         """Sort an error of training into the member's own fault (an attempt failed) or somebody else's (raised)."""
@@ -207,8 +205,8 @@ class Program:
             else:
                 model = build_member(member.builder, member.kwargs, member.seed, self._setup.job.train)
             self._warm = None
-            with tempfile.TemporaryDirectory(prefix="orchestrator-") as folder:
-                path = str(Path(folder) / "best.keras")
+            with scratch_folder() as folder:
+                path = str(folder / "best.keras")
                 get_blob_file(self._store, reference, path)
                 load_published(model, path, reference.key)
             blobs = {}
