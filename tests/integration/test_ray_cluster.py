@@ -29,8 +29,11 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     folder = tmp_path_factory.mktemp("cluster")
     command = [sys.executable, "-m", "tests.support.cluster_cases", str(folder)]
     log = folder / "output.log"
+    # Programs that run in the process of the tests set these for it; a node must not take them for its own.
+    theirs = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "KERAS_BACKEND")
+    environ = {name: value for name, value in os.environ.items() if name not in theirs and not name.startswith("RAY_")}
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output)
         try:
             process.wait(CASES_S)
         finally:
