@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.attach import Start, become_coordinator
 from orchestrator.controller import Controller, RunRequest
 from orchestrator.errors import ClusterUnavailable, IdentityChanged, InvalidJob, OrchestratorError
 from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
@@ -21,7 +22,6 @@ from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import read_run
 from orchestrator.reporting.progress import Progress, SilentProgress
-from orchestrator.reporting.publish import finished_result
 from orchestrator.reporting.result import Result
 from orchestrator.reporting.status import RunStatus, find_layouts, find_run, status_of
 from orchestrator.spec import (
@@ -33,6 +33,7 @@ from orchestrator.spec import (
     identity,
     identity_digest,
 )
+from orchestrator.storage.beat import Beat
 from orchestrator.storage.layout import RunLayout, new_nonce, run_key
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
@@ -40,6 +41,10 @@ from orchestrator.storage.probe import probe
 
 if TYPE_CHECKING:
     from orchestrator.cluster.session import Session
+
+
+BEAT_EVERY_S = 5.0
+"""How often a coordinator shows that it lives, unless its job asks for quicker take-overs."""
 
 
 class SystemClock:
@@ -142,6 +147,8 @@ def run(
     *,
     run_id: str | None = None,
     fresh: bool = False,
+    attach: bool = True,
+    accept_code_change: bool = False,
     timeout_s: float | None = None,
     root: str | None = None,
     progress: Progress | None = None,
@@ -149,13 +156,16 @@ def run(
 ) -> Result:
     """Train the ensemble that a job describes, and return its result.
 
-    A run that is finished returns its recorded result without asking for a worker; one that ended without a result
-    goes on: members that are published are not trained again.
+    The run id is the key: a run that is finished returns its recorded result without asking for a worker; one with a
+    live coordinator is attached to until it has one; one whose coordinator died, froze or ended without a result goes
+    on from what is stored.
 
     Args:
         job: from `load_job` or `parse_job`.
         run_id: names the run; default `<name>-<12 hex digits of its identity>`.
         fresh: start a new run of the same job.
+        attach: whether to wait for the result of a live coordinator; else `RunHeld`.
+        accept_code_change: go on with a run although the job's own code, and nothing else, has changed since.
         timeout_s: give up after that many seconds.
         root: folder from which the job's own modules are imported; default the working directory.
         progress: what people see; default nothing.
@@ -164,23 +174,43 @@ def run(
     Raises:
         InvalidInput: the job, model, data, storage or credentials are wrong (exit code 2).
         QuorumMissed: too few members (4).
-        TryAgain: storage or cluster out of reach, or the run taken over (75).
+        TryAgain: storage or cluster out of reach, the run taken over, or held with `attach` off (75).
         TimedOut, Interrupted: as asked (124, 130, 143).
     """
     progress = progress or SilentProgress()
+    clock = SystemClock()
+    give_up_at = None if timeout_s is None else clock.monotonic() + timeout_s
     planned = plan(job, run_id=run_id, fresh=fresh, root=root)
     request = planned.request
+    faults = request.job.faults
     store = _open(request.job)
     try:
         store.list(request.layout.control)  # first contact, without the log's patience: a wrong address is told soon
         log = Log.open(store, request.layout.coord_log)
-        done = read_run(log.records()).done
-        _keep_spec(store, planned, must_exist=done is not None)
-        if done is not None:
-            progress.note(f"run {request.run_id} is finished: this is its recorded result")
-            return finished_result(store, request.layout, done)
-        probe(store, request.layout.probe)
-        return _run_on_ray(planned, store, log, timeout_s, progress, interruption)
+        must_exist = log.last is not None and log.last.kind == "done"
+        _keep_spec(store, planned, must_exist=must_exist, accept_code_change=accept_code_change)
+        start = Start(
+            store,
+            request.layout,
+            request.run_id,
+            faults.takeover_s,
+            attach,
+            claim={"code_digest": request.code_digest},
+        )
+        held = become_coordinator(
+            start,
+            log,
+            clock=clock,
+            progress=progress,
+            before_claim=lambda: probe(store, request.layout.probe),
+            interruption=interruption,
+            give_up_at=give_up_at,
+        )
+        if isinstance(held, Result):
+            return held
+        every_s = min(BEAT_EVERY_S, faults.takeover_s / 3)
+        with Beat(store, request.layout.beat, term=held, every_s=every_s, epoch=clock.epoch):
+            return _run_on_ray(planned, store, log, give_up_at, progress, interruption)
     finally:
         progress.close()
 
@@ -189,7 +219,7 @@ def _run_on_ray(
     planned: RunPlan,
     store: Store,
     log: Log,
-    timeout_s: float | None,
+    give_up_at: float | None,
     progress: Progress,
     interruption: Callable[[], OrchestratorError | None],
 ) -> Result:
@@ -210,7 +240,7 @@ def _run_on_ray(
             job=request.job,
             plan=request.plan,
             layout=request.layout,
-            coord_term=log.claim(run_id=request.run_id),
+            coord_term=log.term,
             code_root=session.code_root,
             num_cpus=placement.num_cpus,
             num_gpus=placement.num_gpus,
@@ -228,7 +258,7 @@ def _run_on_ray(
             clock=SystemClock(),
             progress=progress,
             num_workers=placement.num_workers,
-            timeout_s=timeout_s,
+            give_up_at=give_up_at,
             interruption=interruption,
         )
         return controller.run()
@@ -253,8 +283,11 @@ def _place(session: Session, request: RunRequest, progress: Progress) -> Placeme
     return Placement(wanted, placement.num_cpus, placement.num_gpus, placement.reason)
 
 
-def _keep_spec(store: Store, planned: RunPlan, *, must_exist: bool) -> None:
-    """Create the run's `spec.json`, or compare with the one that is there: a run id stands for one identity."""
+def _keep_spec(store: Store, planned: RunPlan, *, must_exist: bool, accept_code_change: bool) -> None:
+    """Create the run's `spec.json`, or compare with the one that is there: a run id stands for one identity.
+
+    A change of the job's own code may be accepted; the claim says with which code each coordinator came.
+    """
     request = planned.request
     spec = {
         "run_id": request.run_id,
@@ -268,11 +301,16 @@ def _keep_spec(store: Store, planned: RunPlan, *, must_exist: bool) -> None:
     known = json.loads(store.get(request.layout.spec))
     if known["identity_digest"] == request.spec_digest:
         return
-    changes = difference(known["identity"], json.loads(json.dumps(planned.identity)))
+    asked = json.loads(json.dumps(planned.identity))
+    code_alone = {**known["identity"], "code": asked["code"]} == asked
+    if code_alone and accept_code_change:
+        return
+    changes = difference(known["identity"], asked)
     raise IdentityChanged(
         "this run id stands for another job:\n  " + "\n  ".join(changes),
         where=f"run {request.run_id}",
-        hint="use another --run-id, --fresh, or undo the change",
+        hint="use another --run-id, --fresh, or undo the change"
+        + ("; --accept-code-change goes on with the changed code, and the result says so" if code_alone else ""),
     )
 
 

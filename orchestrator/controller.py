@@ -8,6 +8,8 @@ from typing import Any
 
 from orchestrator.ensemble.metrics import TaskKind
 from orchestrator.errors import (
+    AccessDenied,
+    CredentialsExpired,
     Fenced,
     IdentityChanged,
     Interrupted,
@@ -26,7 +28,7 @@ from orchestrator.reporting.progress import Progress
 from orchestrator.reporting.publish import finish, finished_result
 from orchestrator.reporting.result import Result
 from orchestrator.reporting.selection import MemberFacts, RunFacts, make_selection
-from orchestrator.spec import Job
+from orchestrator.spec import Job, deadline_at
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
@@ -59,8 +61,8 @@ class Controller:
         clock: the time.
         progress: what people see.
         num_workers: how many workers train side by side.
-        timeout_s: end with `TimedOut` after that long; None: no limit.
-        interruption: asked at each turn; an error that it returns ends the run (signals).
+        give_up_at: monotonic second at which to end with `TimedOut`; None: never.
+        interruption: asked at each turn; an error that it returns ends the run (signals). It returns each one once.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Controller:
         clock: Clock,
         progress: Progress,
         num_workers: int,
-        timeout_s: float | None = None,
+        give_up_at: float | None = None,
         interruption: Callable[[], OrchestratorError | None] = lambda: None,
     ) -> None:
         self._request = request
@@ -83,20 +85,12 @@ class Controller:
         self._clock = clock
         self._progress = progress
         self._interruption = interruption
-        self._began = clock.monotonic()
-        job = request.job
-        self._settings = Settings(
-            plan=request.plan,
-            num_workers=num_workers,
-            faults=job.faults,
-            quorum=job.ensemble.quorum,
-            seed=job.seed,
-            deadline=None if timeout_s is None else self._began + timeout_s,
-        )
+        self._num_workers = num_workers
+        self._give_up_at = give_up_at
         self._opened: Mapping[str, Any] = {}
         self._retried: set[int] = set()
         self._unheard: list[ev.Event] = []
-        self._old_stops: set[str] = set()
+        self._known_stops: set[str] = set()
         self._next_control = 0.0
 
     def run(self) -> Result:
@@ -105,7 +99,7 @@ class Controller:
         Raises:
             OrchestratorError: with the exit code that design and documentation promise; what is recorded stands.
         """
-        self._old_stops = set(self._store.list(self._request.layout.control))
+        self._known_stops = set(self._store.list(self._request.layout.control))
         memory = read_run(self._log.records())
         if memory.done is not None:  # finished by another while this coordinator was starting
             return finished_result(self._store, self._request.layout, memory.done)
@@ -121,13 +115,16 @@ class Controller:
             self._record_end(error)
             raise error from None
         except OrchestratorError as error:
-            self._record_end(error)
-            raise
+            expired = self._in_mid_run(error)
+            self._record_end(expired or error)
+            if expired is None:
+                raise
+            raise expired from error
 
     def _train_and_finish(self, memory: RunMemory) -> Result:
         members = self._read_members()
         state, commands = begin(
-            self._settings,
+            self._make_settings(memory),
             self._clock.monotonic(),
             memory,
             trained=[i for i, member in members.items() if member.final is not None],
@@ -141,6 +138,37 @@ class Controller:
                 state, commands = step(state, event, self._clock.monotonic())
                 selected = self._carry_out(commands) or selected
         return self._select(state, memory)
+
+    def _make_settings(self, memory: RunMemory) -> Settings:
+        job = self._request.job
+        return Settings(
+            plan=self._request.plan,
+            num_workers=self._num_workers,
+            faults=job.faults,
+            quorum=job.ensemble.quorum,
+            seed=job.seed,
+            deadline=self._give_up_at,
+            cutoff=self._cutoff(memory),
+        )
+
+    def _cutoff(self, memory: RunMemory) -> float | None:
+        """The job's deadline on this process' monotonic clock: every coordinator of the run counts from its start."""
+        deadline = self._request.job.ensemble.deadline
+        if deadline is None:
+            return None
+        now = self._clock.epoch()
+        began = now if memory.first_claim_at is None else memory.first_claim_at
+        return self._clock.monotonic() + deadline_at(deadline, began) - now
+
+    def _in_mid_run(self, error: OrchestratorError) -> CredentialsExpired | None:
+        """What was granted at the start and is refused now has expired: worth a retry, unlike wrong credentials."""
+        if not isinstance(error, AccessDenied) or not self._opened:
+            return None
+        return CredentialsExpired(
+            f"storage refuses in mid-run: {error.what}",
+            where=error.where,
+            hint="renew the credentials and start again to resume",
+        )
 
     def _happened(self) -> Iterable[ev.Event]:
         events = [*self._unheard, *self._cluster.poll(POLL_S)]
@@ -158,10 +186,11 @@ class Controller:
             return None
         self._next_control = now + CONTROL_EVERY_S
         try:
-            new = set(self._store.list(self._request.layout.control)) - self._old_stops
+            new = set(self._store.list(self._request.layout.control)) - self._known_stops
         except StoreUnavailable as error:
             self._progress.note(f"cannot look for requests to stop: {error.what}")
             return None
+        self._known_stops |= new  # each is told once
         return Interrupted("stopped on request", where=sorted(new)[0], hint="start again to resume") if new else None
 
     def _carry_out(self, commands: Sequence[cmd.Command]) -> cmd.Select | None:
@@ -178,6 +207,11 @@ class Controller:
                         at=self._clock.epoch(),
                     )
                     self._retried.add(command.member)
+                case cmd.Void(member=member, reason=reason):
+                    self._claim_member(member).append("void", reason=reason[:2000], at=self._clock.epoch())
+                case cmd.RecordFailed(member=member, cause=cause, message=message):
+                    log = self._claim_member(member)
+                    log.append("failed", status="failed", cause=cause.value, message=message[:2000])
                 case cmd.Note(text=text):
                     self._progress.note(text)
                 case cmd.Select():
@@ -191,6 +225,12 @@ class Controller:
                     self._cluster.send([command])
         return selected
 
+    def _claim_member(self, index: int) -> Log:
+        """Take a member's log from whoever holds it: a lost worker that wakes up finds itself fenced."""
+        log = Log.open(self._store, self._request.layout.member_log(index))
+        log.claim(coord_term=self._log.term, run_id=self._request.run_id)
+        return log
+
     def _settled(self, command: cmd.TrainPack) -> list[ev.Event]:
         """What a lost worker had published before it could say so; empty when there is something to train.
 
@@ -200,7 +240,7 @@ class Controller:
         for index in self._request.plan.packs[command.pack].members:
             memory = self._read_member(index) if index in self._retried else MemberMemory()
             if memory.final is not None:
-                events.append(ev.MemberTrained(command.worker, index))
+                events.append(ev.MemberTrained(command.worker, index, late=bool(memory.final.get("late"))))
             elif memory.diverged is not None:
                 events.append(ev.MemberDiverged(command.worker, index, memory.diverged))
             else:
@@ -214,14 +254,16 @@ class Controller:
                 self._open(event, memory)
             case ev.EpochEnded():
                 self._progress.epoch(event.member, event.epoch, event.epochs, event.logs)
-            case ev.MemberTrained(member=member):
-                self._progress.member(member, "trained")
+            case ev.MemberTrained(member=member, late=late):
+                self._progress.member(member, "trained", "its best so far: the deadline has come" if late else None)
             case ev.MemberPredicted(member=member):
                 self._progress.member(member, "succeeded")
             case ev.MemberDiverged(member=member, message=message):
                 self._progress.member(member, "diverged", message)
             case ev.AttemptFailed(member=member, message=message):
                 self._progress.member(member, "failed", message)
+            case ev.ModelLost(member=member, message=message):
+                self._progress.member(member, "waiting", message)
             case ev.WorkerFenced() | ev.WorkerFailed():
                 self._check_still_ours()
 
@@ -269,7 +311,7 @@ class Controller:
         return read_member(Log.open(self._store, self._request.layout.member_log(index)).records())
 
     def _tell_plan(self, state: State) -> None:
-        self._progress.planned(len(state.members), self._settings.num_workers, self._request.run_id)
+        self._progress.planned(len(state.members), self._num_workers, self._request.run_id)
         for index, member in state.members.items():
             if member.status != "waiting":
                 self._progress.member(index, member.status, "from an earlier start of this run")
@@ -297,7 +339,7 @@ class Controller:
             code_digest=request.code_digest,
             data_fingerprint=str(self._opened["data_fingerprint"]),
             versions=passed.versions,
-            notes=_notes(passed),
+            notes=(*_notes(passed), *_code_notes(memory)),
         )
         selection = make_selection(request.job, run, members, lambda ref: get_blob(self._store, ref))
         record = self._log.append("selection", **selection)
@@ -317,7 +359,7 @@ class Controller:
 def _member_facts(plan: MemberPlan, state: MemberState, memory: MemberMemory) -> MemberFacts:
     return MemberFacts(
         plan=plan,
-        status="succeeded" if state.status == "done" else state.status,
+        status=("late" if state.late else "succeeded") if state.status == "done" else state.status,
         attempts=state.attempts + (state.status != "failed"),  # counted are those that ended in an error
         preemptions=state.preemptions,
         message=state.message,
@@ -325,6 +367,14 @@ def _member_facts(plan: MemberPlan, state: MemberState, memory: MemberMemory) ->
         final_seq=memory.final_seq,
         predictions=state.predictions,
     )
+
+
+def _code_notes(memory: RunMemory) -> tuple[str, ...]:
+    codes = memory.code_digests
+    if len(codes) < 2:
+        return ()
+    told = " → ".join(code[:12] for code in codes)
+    return (f"the job's own code changed during the run, which was accepted by --accept-code-change: {told}",)
 
 
 def _notes(passed: ev.PreflightPassed) -> tuple[str, ...]:

@@ -13,6 +13,9 @@
     ├── TryAgain                      exit 75   the scheduler may retry
     │   ├── StoreUnavailable                    storage out of reach, or a write whose outcome is unknown
     │   ├── ClusterUnavailable                  Ray out of reach, or no node that fits the demand
+    │   ├── CredentialsExpired                  storage refuses in mid-run what it granted at the start
+    │   ├── RunHeld                             the run has a live coordinator, and `--no-attach` was given
+    │   ├── RunEnded                            the run that was attached to ended so; exit code as recorded
     │   └── Fenced                              a successor holds the log: this writer must end
     ├── TimedOut                      exit 124  `--timeout`
     ├── Interrupted                   exit 130 / 143   SIGINT / SIGTERM
@@ -113,6 +116,18 @@ class StoreUnavailable(TryAgain):
 
 class ClusterUnavailable(TryAgain):
     """Ray is out of reach, or no node fits the demand within the time allowed."""
+
+
+class CredentialsExpired(TryAgain):
+    """Storage refuses in mid-run what it granted at the start of the run."""
+
+
+class RunHeld(TryAgain):
+    """The run has a live coordinator, and this start was asked not to attach to it."""
+
+
+class RunEnded(TryAgain):
+    """The coordinator that this start was attached to ended the run without a result; its exit code is taken over."""
 
 
 class Fenced(TryAgain):

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.training.device import Device, prepare_environment, start_tensorflow
 from tests.support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server, client, start_s3_server
 
-OPT_IN = ("lowest", "bench", "soak")
+OPT_IN = ("lowest", "bench", "soak", "ceph")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -163,19 +163,32 @@ def run(
     overrides: Overrides = None,
     run_id: RunId = None,
     fresh: Fresh = False,
+    attach: Annotated[
+        bool, typer.Option(help="Wait for the result of a run that has a live coordinator, or exit with 75.")
+    ] = True,
+    accept_code_change: Annotated[
+        bool, typer.Option(help="Go on with a run although the job's own code has changed since it began.")
+    ] = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
     result_file: ResultFile = None,
     output_dir: OutputDir = None,
 ) -> None:
-    """Train the ensemble and show its result. The same command again resumes, or shows the result."""
+    """Train the ensemble and show its result. The same command again attaches, resumes, or shows the result."""
     check_writable(result_file, "--result-file")
     check_writable(output_dir, "--output-dir")
     loaded: Job = load_job(job, overrides or [])
     progress = make_progress(sys.stderr, sys.stderr.isatty(), os.environ, api.SystemClock())
     with _Signals() as signals:
         result = api.run(
-            loaded, run_id=run_id, fresh=fresh, timeout_s=timeout, progress=progress, interruption=signals.interruption
+            loaded,
+            run_id=run_id,
+            fresh=fresh,
+            attach=attach,
+            accept_code_change=accept_code_change,
+            timeout_s=timeout,
+            progress=progress,
+            interruption=signals.interruption,
         )
     if result_file is not None:
         write_result_file(result_file, to_json(result))
@@ -194,7 +207,10 @@ def _show(result: Result, *, as_json: bool) -> None:
 
 
 class _Signals:
-    """Turns the first SIGTERM or SIGINT into an orderly end; a second SIGINT ends at once."""
+    """Turns SIGTERM and SIGINT into an orderly end: the first lets workers save, another does not wait for that.
+
+    A second SIGINT ends even a process that is waiting for something else.
+    """
 
     def __init__(self) -> None:
         self._received: int | None = None
@@ -214,10 +230,11 @@ class _Signals:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interruption(self) -> OrchestratorError | None:
-        if self._received is None:
+        number, self._received = self._received, None
+        if number is None:
             return None
-        name = signal.Signals(self._received).name
-        return Interrupted(f"{name}: the run ends here", hint="start again to resume", signal_number=self._received)
+        name = signal.Signals(number).name
+        return Interrupted(f"{name}: the run ends here", hint="start again to resume", signal_number=number)
 
 
 @app.command()

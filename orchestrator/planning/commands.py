@@ -31,6 +31,25 @@ class TrainPack:
 
 
 @dataclass(frozen=True)
+class SaveNow:
+    """Publish the newest finished epoch as a checkpoint at once; unlike other commands it waits for nothing.
+
+    The worker answers `Saved`. `stop`: it then gives up what it trains, at the next batch, and becomes idle.
+    """
+
+    worker: str
+    stop: bool = False
+
+
+@dataclass(frozen=True)
+class PublishLate:
+    """Claim the member and publish the best epoch of its newest verified checkpoint: the deadline has come."""
+
+    worker: str
+    member: int
+
+
+@dataclass(frozen=True)
 class Predict:
     """Reload the member's published best model and store its predictions."""
 
@@ -51,6 +70,23 @@ class RecordEnded:
 
     member: int
     attempt: int
+    cause: Cause
+    message: str
+
+
+@dataclass(frozen=True)
+class Void:
+    """Claim the member's log and take its `final` back: its bytes are gone, and it is trained again."""
+
+    member: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class RecordFailed:
+    """Claim the log of a member that is given up and record it: a lost worker of it is fenced for good."""
+
+    member: int
     cause: Cause
     message: str
 
@@ -77,5 +113,5 @@ class Abort:
     error: OrchestratorError
 
 
-WorkerCommand = StartWorker | Preflight | TrainPack | Predict | KillWorker
-Command = WorkerCommand | RecordEnded | Note | Select | Abort
+WorkerCommand = StartWorker | Preflight | TrainPack | SaveNow | PublishLate | Predict | KillWorker
+Command = WorkerCommand | RecordEnded | Void | RecordFailed | Note | Select | Abort

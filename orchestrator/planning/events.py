@@ -18,6 +18,8 @@ class Cause(StrEnum):
     STALL = "stall"
     PREEMPTED = "preempted"
     NODE_LOST = "node_lost"
+    DAMAGED = "damaged"
+    """What the member had published is gone or damaged: it is trained again."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,56 @@ class EpochEnded:
 
 
 @dataclass(frozen=True)
-class MemberTrained:
-    """The member's best model is published: its log holds a `final` record."""
+class Checkpointed:
+    """A checkpoint of the member is in storage: its log names it. What came before `epoch` (1-based) is not lost."""
 
     worker: str
     member: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The answer to `SaveNow`: the newest finished epoch of what the worker trains, if there is one, is in storage."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class NodeDraining:
+    """The worker's node will be taken away in `remaining_s` seconds; None: nobody says when."""
+
+    worker: str
+    remaining_s: float | None
+
+
+@dataclass(frozen=True)
+class MemberTrained:
+    """The member's best model is published: its log holds a `final` record.
+
+    `late`: it is the best so far of a member that the deadline cut short.
+    """
+
+    worker: str
+    member: int
+    late: bool = False
+
+
+@dataclass(frozen=True)
+class NothingToPublish:
+    """The answer to `PublishLate` when the member has no checkpoint that verifies."""
+
+    worker: str
+    member: int
+
+
+@dataclass(frozen=True)
+class ModelLost:
+    """The bytes of a published model are missing or damaged, in four reads."""
+
+    worker: str
+    member: int
+    message: str
 
 
 @dataclass(frozen=True)
@@ -179,7 +226,12 @@ Event = (
     | PreflightFailed
     | Progress
     | EpochEnded
+    | Checkpointed
+    | Saved
+    | NodeDraining
     | MemberTrained
+    | NothingToPublish
+    | ModelLost
     | MemberDiverged
     | AttemptFailed
     | MemberPredicted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from orchestrator.planning.events import Cause
@@ -31,6 +31,8 @@ class RunMemory:
         preemptions: of these, how many were no fault of the member, over all times.
         selection: body of the `selection` record, or None: whoever comes next must finish it.
         done: body of the `done` record, or None.
+        first_claim_at: when the run began, in UTC epoch seconds, or None: deadlines count from there.
+        code_digests: of the job's own code, in the order in which coordinators came with it; each once.
     """
 
     opened: Mapping[str, Any] | None = None
@@ -40,6 +42,8 @@ class RunMemory:
     preemptions: Mapping[int, int] = field(default_factory=dict)
     selection: Mapping[str, Any] | None = None
     done: Mapping[str, Any] | None = None
+    first_claim_at: float | None = None
+    code_digests: tuple[str, ...] = ()
 
 
 def read_run(records: Iterable[RecordLike]) -> RunMemory:
@@ -48,9 +52,14 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
     ended: dict[int, Counter[Cause]] = {}
     attempts: Counter[int] = Counter()
     preemptions: Counter[int] = Counter()
+    began: float | None = None
+    codes: dict[str, None] = {}
     for record in records:
         body = record.body
         match record.kind:
+            case "claim":
+                began = body.get("at") if began is None else began
+                codes |= {body["code_digest"]: None} if "code_digest" in body else {}
             case "opened":
                 opened = opened or body
             case "packed":
@@ -66,16 +75,25 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
                 selection = body
             case "done":
                 done = body
-    return RunMemory(opened, packed, ended, attempts, preemptions, selection, done)
+    return RunMemory(opened, packed, ended, attempts, preemptions, selection, done, began, tuple(codes))
 
 
 @dataclass(frozen=True)
 class MemberMemory:
-    """What a member's log says: its published model, or that it diverged (which training again would repeat)."""
+    """What a member's log says.
+
+    Attributes:
+        final: body of the `final` record that stands, or None.
+        final_seq: its place in the log.
+        diverged: why training ended without a model, which training again would repeat; or None.
+        checkpoints: bodies of the `checkpoint` records, newest first. They outlive a `void`: the best epoch of a voided
+            model may still be reached from them.
+    """
 
     final: Mapping[str, Any] | None = None
     final_seq: int | None = None
     diverged: str | None = None
+    checkpoints: tuple[Mapping[str, Any], ...] = ()
 
 
 def read_member(records: Iterable[RecordLike]) -> MemberMemory:
@@ -83,10 +101,13 @@ def read_member(records: Iterable[RecordLike]) -> MemberMemory:
     memory = MemberMemory()
     for seq, record in enumerate(records):
         match record.kind:
+            case "checkpoint":
+                memory = replace(memory, checkpoints=(record.body, *memory.checkpoints))
             case "final":
-                memory = MemberMemory(final=record.body, final_seq=seq)
+                memory = replace(memory, final=record.body, final_seq=seq, diverged=None)
             case "void":
-                memory = MemberMemory()
+                memory = replace(memory, final=None, final_seq=None, diverged=None)
             case "failed" if record.body.get("status") == "diverged":
-                memory = MemberMemory(diverged=str(record.body.get("message", "diverged")))
+                message = str(record.body.get("message", "diverged"))
+                memory = replace(memory, final=None, final_seq=None, diverged=message)
     return memory

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.errors import StoreUnavailable
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.result import Result, from_json, to_json
-from orchestrator.reporting.selection import COPIES, result_of
+from orchestrator.reporting.selection import COPIES, COUNTED, result_of
 from orchestrator.storage.blobs import get_blob, put_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
@@ -48,7 +48,7 @@ def finished_result(store: Store, layout: RunLayout, done: Mapping[str, Any]) ->
 
 def _copy_members(store: Store, layout: RunLayout, selection: Mapping[str, Any]) -> None:
     for member in selection["members"]:
-        if member["status"] != "succeeded":
+        if member["status"] not in COUNTED:
             continue
         for part, name in COPIES.items():
             ref = BlobRef.from_json(member["final"][part], where=f"member {member['index']}, {part}")

@@ -115,7 +115,11 @@ class GateResult(_Frozen):
 
 
 class Result(_Frozen):
-    """What a run found. `missing` are the members that the ensemble lacks; `timing` is in seconds."""
+    """What a run found. `timing` is in seconds.
+
+    `missing` are the members that the ensemble lacks, `late` those in it that the deadline cut short: they count with
+    their best epoch so far.
+    """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     run_id: str
@@ -129,6 +133,7 @@ class Result(_Frozen):
     weights: WeightsResult | None
     gate: GateResult | None
     missing: tuple[int, ...]
+    late: tuple[int, ...] = ()
     artifacts: Mapping[str, str]
     timing: Mapping[str, float]
     spec_digest: str

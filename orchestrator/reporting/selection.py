@@ -34,6 +34,9 @@ from orchestrator.storage.tables import labels_from_parquet, predictions_from_pa
 Read = Callable[[BlobRef], bytes]
 Json = Any
 
+COUNTED = ("succeeded", "late")
+"""Members of these statuses have a published model and make the ensemble."""
+
 _SCORED: tuple[SplitName, ...] = ("validation", "test")
 """Validation first: it chooses the best member, which test only names."""
 
@@ -76,7 +79,7 @@ def make_selection(job: Job, run: RunFacts, members: Sequence[MemberFacts], read
         run, members: what is known now.
         read: gives the verified bytes of a blob.
     """
-    chosen = [member for member in members if member.status == "succeeded"]
+    chosen = [member for member in members if member.status in COUNTED]
     weights = _fit_weights(job, run, chosen, read)
     facts = {key: value for key, value in asdict(run).items() if key not in ("task", "labels")}
     return {
@@ -136,7 +139,7 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
         read: gives the verified bytes of a blob.
     """
     task = TaskKind(selection["task"])
-    chosen = [member for member in selection["members"] if member["status"] == "succeeded"]
+    chosen = [member for member in selection["members"] if member["status"] in COUNTED]
     indices = [member["index"] for member in chosen]
     weights = None if selection["weights"] is None else _weights(selection["weights"])
     splits: dict[str, SplitScores] = {}
@@ -160,13 +163,14 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
         best = best if figure is None else figure.member
     gate = selection["gate"]
     judged = gate and judge_gate(**gate, validation=splits.get("validation"), test=splits.get("test"))
-    missing = tuple(member["index"] for member in selection["members"] if member["status"] != "succeeded")
+    missing = tuple(member["index"] for member in selection["members"] if member["status"] not in COUNTED)
+    late = tuple(member["index"] for member in selection["members"] if member["status"] == "late")
     failed_gate = judged is not None and not judged.passed
     return Result(
         run_id=selection["run_id"],
         run_key=layout.run_key,
         attempt=selection["attempt"],
-        status="gate_failed" if failed_gate else "partial" if missing else "succeeded",
+        status="gate_failed" if failed_gate else "partial" if missing or late else "succeeded",
         exit_code=3 if failed_gate else 0,
         validation=splits.get("validation"),
         test=splits.get("test"),
@@ -177,6 +181,7 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
         ),
         gate=judged,
         missing=missing,
+        late=late,
         artifacts={"result": layout.result, "spec": layout.spec, "members": layout.members},
         timing=selection["timing"],
         spec_digest=selection["spec_digest"],
@@ -199,7 +204,7 @@ def _member_result(
     files = {
         part: StoredFile(key=layout.member_copy(index, name), sha256=final[part]["sha256"], size=final[part]["size"])
         for part, name in COPIES.items()
-        if part in final and member["status"] == "succeeded"  # copies are made of the selected members alone
+        if part in final and member["status"] in COUNTED  # copies are made of the selected members alone
     }
     return MemberResult(
         index=index,

@@ -120,6 +120,9 @@ def _footer(result: Result) -> Iterable[str]:
     if result.missing:
         missing = ", ".join(map(str, result.missing))
         yield f"missing from the ensemble: {missing} ({len(result.missing)} of {len(result.members)} members)"
+    if result.late:
+        late = ", ".join(map(str, result.late))
+        yield f"late at the deadline, counted with their best epoch so far: {late}"
     for member in result.members:
         if member.message:
             yield f"member {member.index} {_spoken(member)}: {member.message}"

@@ -7,6 +7,7 @@ Nothing here imports Keras, TensorFlow, Ray or the user's code.
 
 from orchestrator.spec.base import KerasObject, Range
 from orchestrator.spec.check import CheckedJob, check_job
+from orchestrator.spec.deadline import deadline_at
 from orchestrator.spec.identity import (
     CodeDigest,
     code_digest,
@@ -56,6 +57,7 @@ __all__ = [
     "apply_overrides",
     "check_job",
     "code_digest",
+    "deadline_at",
     "default_run_id",
     "difference",
     "find_function",

@@ -57,13 +57,16 @@ def code_digest(job: Job, root: str) -> CodeDigest:
 
 
 def identity(job: Job, code: str) -> dict[str, Any]:
-    """What a run id stands for: name, seed, model, data, members, train, ensemble and code, defaults included.
+    """What a run id stands for: name, seed, model, data, members, train, ensemble (but its deadline) and code.
+
+    Defaults are included.
 
     Args:
         job: the job.
         code: `digest` of its `CodeDigest`.
     """
     dumped = job.model_dump(mode="json", include=set(_PARTS))
+    del dumped["ensemble"]["deadline"]  # it says how long to wait, not what to train: a run may be given more time
     return {**{part: dumped[part] for part in _PARTS}, "code": code}
 
 

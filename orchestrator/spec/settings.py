@@ -6,13 +6,24 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from orchestrator.spec.base import BY_SHAPE, IS_LIST, IS_TEXT, Problem, Spec, refuse
+from orchestrator.spec.base import BY_SHAPE, IS_LIST, IS_NUMBER, IS_TEXT, Problem, Spec, refuse
+from orchestrator.spec.deadline import deadline_problem
 from orchestrator.spec.urls import endpoint_problem, ray_address_problem, storage_problem
 
 Weight = Annotated[float, Field(ge=0)]
 Weights = Annotated[
     Annotated[Literal["accuracy"], IS_TEXT] | Annotated[tuple[Weight, ...], Field(min_length=1, strict=False), IS_LIST],
     BY_SHAPE,
+]
+
+
+def _checked_deadline(value: float | str) -> float | str:
+    _refuse_if(deadline_problem(value))
+    return value
+
+
+Deadline = Annotated[
+    Annotated[float, IS_NUMBER] | Annotated[str, IS_TEXT], BY_SHAPE, AfterValidator(_checked_deadline)
 ]
 
 
@@ -53,6 +64,11 @@ class EnsembleSpec(Spec):
         "by default `accuracy` where there is a validation set.",
     )
     quorum: int | None = Field(default=None, ge=1, description="Fewest members for a result; by default all of them.")
+    deadline: Deadline | None = Field(
+        default=None,
+        description="When training ends: seconds or a duration (`6h30m`) from the run's first start, or a time with "
+        "its zone (`2026-11-22T06:00:00+01:00`). Members that are late count with their best epoch so far.",
+    )
     gate: GateSpec | None = Field(default=None, description="Quality that the run must reach.")
 
     @model_validator(mode="after")
@@ -97,7 +113,23 @@ class FaultsSpec(Spec):
     backoff_max_s: float = Field(default=60.0, gt=0, description="Most seconds before a retry.")
     node_wait_s: float = Field(default=1800.0, gt=0, description="Seconds to wait for a usable node.")
     data_wait_s: float = Field(default=3600.0, gt=0, description="Seconds that loading the data may take.")
-    stall_s: float = Field(default=600.0, gt=0, description="Seconds without progress after which a worker is ended.")
+    stall_s: float = Field(
+        default=600.0,
+        gt=0,
+        description="Most seconds without progress before a worker is ended; sooner, once its pace is known.",
+    )
+    stop_grace_s: float = Field(
+        default=10.0, ge=0, description="Seconds that workers have to save their newest epoch when the run is stopped."
+    )
+    takeover_s: float = Field(
+        default=15.0, ge=1, description="Seconds without a sign of life after which a start takes a run over."
+    )
+    checkpoint_every_s: float = Field(
+        default=30.0, ge=0, description="Seconds between the checkpoints of a member, at least one epoch."
+    )
+    checkpoint_every_epochs: int | None = Field(
+        default=None, ge=1, description="Epochs between the checkpoints of a member, instead of seconds."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> FaultsSpec:

@@ -67,6 +67,11 @@ class TrainSpec(Spec):
     checkpoint: CheckpointSpec = Field(
         default=CheckpointSpec(), description="Keras' ModelCheckpoint, one for each member."
     )
+    callbacks: Annotated[tuple[NameOrObject, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Further callbacks, a fresh copy for each member: Keras' own by name (`ReduceLROnPlateau`, "
+        "`CSVLogger`, …) or yours as `module:Class`, with arguments as {class_name, config}.",
+    )
     optimizer: NameOrObject | None = Field(
         default=None, description="Optimizer, instead of the one the build function compiled with."
     )

@@ -45,7 +45,7 @@ class Log:
         store: Store,
         prefix: str,
         *,
-        deadline_s: float = 60.0,
+        deadline_s: float = 120.0,
         nonce: Callable[[], str] = new_nonce,
         sleep: Callable[[float], object] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
@@ -119,15 +119,32 @@ class Log:
         give_up_at = self._patience.monotonic() + self._patience.deadline_s
         while True:
             self.refresh()
-            self._check_coordinator(body.get("coord_term"))
-            claim = self._draft("claim", self.term + 1, body)
-            holder = self._settle(claim)
-            self._admit(holder)
-            if holder is claim:
-                self._own_term = claim.term
-                return claim.term
+            term = self.claim_if_unchanged(**body)
+            if term is not None:
+                return term
             if self._patience.monotonic() > give_up_at:
                 raise StoreUnavailable("other writers keep claiming this log", where=self._prefix, hint="start later")
+
+    def claim_if_unchanged(self, /, **body: JSON) -> int | None:
+        """Become the writer only if nothing was appended since this view last read the log.
+
+        For starts that would not take a run from a live coordinator: what they saw is what they decide on, and of
+        several that saw the same only one becomes the writer.
+
+        Returns:
+            The term, or None: a record of another stands in the next slot now, and is known to this view.
+
+        Raises:
+            Fenced, DamagedStore, StoreUnavailable: as `claim`.
+        """
+        self._check_coordinator(body.get("coord_term"))
+        claim = self._draft("claim", self.term + 1, body)
+        holder = self._settle(claim)
+        self._admit(holder)
+        if holder is not claim:
+            return None
+        self._own_term = claim.term
+        return claim.term
 
     def append(self, kind: str, /, **body: JSON) -> Record:
         """Append a record of the term that this writer claimed.

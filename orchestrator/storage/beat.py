@@ -1,0 +1,64 @@
+"""The coordinator's beat: one small object, overwritten every few seconds. For liveness only, never for safety."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from orchestrator.errors import MissingObject, OrchestratorError
+from orchestrator.planning.ports import Store
+
+
+class Beat:
+    """Writes the beat from a thread of its own, so that a long step of the coordinator does not look like its death.
+
+    A failed write is left out: the next one comes in a moment. A process that is frozen freezes its beat with it.
+
+    Args:
+        store, key: where the beat is.
+        term: of the coordinator.
+        every_s: seconds between two beats.
+        epoch: UTC epoch seconds, written for people to see.
+    """
+
+    def __init__(self, store: Store, key: str, *, term: int, every_s: float, epoch: Callable[[], float]) -> None:
+        self._store = store
+        self._key = key
+        self._term = term
+        self._every_s = every_s
+        self._epoch = epoch
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="beat", daemon=True)
+
+    def __enter__(self) -> Beat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=self._every_s)  # a write in flight has a deadline of its own, and does no harm
+
+    def _run(self) -> None:
+        n = 0
+        while True:
+            body = json.dumps({"term": self._term, "n": n, "at": round(self._epoch(), 3)}).encode()
+            with suppress(OrchestratorError):
+                self._store.put(self._key, body)
+            n += 1
+            if self._stop.wait(self._every_s):
+                return
+
+
+def read_beat(store: Store, key: str) -> tuple[int, int] | None:
+    """Term and count of the beat; None where there is none, or nothing that one could have written.
+
+    Raises:
+        StoreUnavailable, AccessDenied: it could not be read.
+    """
+    try:
+        content = json.loads(store.get(key))
+        return int(content["term"]), int(content["n"])
+    except (MissingObject, ValueError, KeyError, TypeError):
+        return None
