@@ -82,7 +82,7 @@ class Site:
             clock=self.clock,
             progress=self.notes,
             num_workers=num_workers,
-            timeout_s=timeout_s,
+            give_up_at=None if timeout_s is None else self.clock.monotonic() + timeout_s,
             interruption=interruption,
         )
         return controller.run()

@@ -1,0 +1,64 @@
+"""The coordinator's beat."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from orchestrator.errors import StoreUnavailable
+from orchestrator.storage.beat import Beat, read_beat
+from orchestrator.testing import MemoryStore
+
+KEY = "job/run/coord/beat.json"
+
+
+class CountingStore(MemoryStore):
+    """Tells when so many beats have been tried; the first `failures` of them are not written."""
+
+    def __init__(self, wanted: int, failures: int = 0) -> None:
+        super().__init__()
+        self.enough = threading.Event()
+        self._tries, self._wanted, self._failures = 0, wanted, failures
+
+    def put(self, key: str, body: bytes) -> None:
+        self._tries += 1
+        if self._tries <= self._failures:
+            raise StoreUnavailable("injected")
+        super().put(key, body)
+        if self._tries >= self._wanted:
+            self.enough.set()
+
+
+def test_the_beat_counts_up_under_its_term() -> None:
+    store = CountingStore(wanted=3)
+    with Beat(store, KEY, term=4, every_s=0.001, epoch=lambda: 1e9):
+        assert store.enough.wait(10)
+    term, n = read_beat(store, KEY) or (0, 0)
+    assert (term, n >= 2) == (4, True)
+    assert json.loads(store.get(KEY))["at"] == 1e9
+
+
+def test_a_beat_that_cannot_be_written_is_left_out_and_the_next_one_comes() -> None:
+    store = CountingStore(wanted=4, failures=3)
+    with Beat(store, KEY, term=1, every_s=0.001, epoch=lambda: 0.0):
+        assert store.enough.wait(10)
+    assert (read_beat(store, KEY) or (0, 0))[1] >= 3
+
+
+def test_nothing_is_written_after_the_end() -> None:
+    store = CountingStore(wanted=1)
+    with Beat(store, KEY, term=1, every_s=0.001, epoch=lambda: 0.0):
+        assert store.enough.wait(10)
+    last = store.get(KEY)
+    assert not [thread for thread in threading.enumerate() if thread.name == "beat" and thread.is_alive()]
+    assert store.get(KEY) == last
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"term": "x", "n": 1}', b"\xff"])
+def test_what_is_no_beat_counts_as_none(body: bytes) -> None:
+    store = MemoryStore()
+    assert read_beat(store, KEY) is None
+    store.put(KEY, body)
+    assert read_beat(store, KEY) is None
