@@ -368,6 +368,33 @@ def test_whoever_finishes_a_selection_publishes_the_same_bytes() -> None:
     assert to_json(twin.start()) == to_json(result)
 
 
+class FreezesBeforeDone(MemoryStore):
+    """The process that writes `done` is frozen right before it reaches the store; meanwhile `successor` works."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.successor: Callable[[], object] | None = None
+
+    def create(self, key: str, body: bytes) -> bool:
+        if key.startswith(LAYOUT.coord_log) and b'"kind":"done"' in body and self.successor is not None:
+            successor, self.successor = self.successor, None
+            successor()
+        return super().create(key, body)
+
+
+def test_a_coordinator_frozen_between_selection_and_done_thaws_after_its_successor_finished() -> None:
+    """The first story of the protocol."""
+    store = FreezesBeforeDone()
+    frozen, successor = Site(store=store), Site(store=store)
+    results: list[Result] = []
+    store.successor = lambda: results.append(successor.start())
+    with pytest.raises(Fenced):
+        frozen.start()
+    assert successor.cluster.sent == [], "the selection was made: nobody trains"
+    assert frozen.kinds()[-3:] == ["selection", "claim", "done"], "one selection, finished by the successor"
+    assert store.get(LAYOUT.result) == to_json(results[0])
+
+
 def test_a_finished_run_returns_its_recorded_result_and_appends_no_second_done() -> None:
     site = Site()
     first = site.start()
