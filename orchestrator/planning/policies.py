@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from orchestrator.planning.events import Cause
 from orchestrator.spec import FaultsSpec
 
+CRASHES = (Cause.CRASH, Cause.STALL, Cause.DAMAGED)
+"""These share one budget: a machine that writes damaged models is as bad as one that dies."""
+
 
 @dataclass(frozen=True)
 class RetryDecision:
@@ -28,7 +31,7 @@ def decide_retry(cause: Cause, ended: Mapping[Cause, int], faults: FaultsSpec, j
         jitter: in [0, 1); spreads the delay over its upper half, so that members do not come back in step.
 
     The user's own error has no budget: the same code gives the same error. Preemptions and lost nodes are nobody's
-    fault and unlimited in number. Crashes and stalls share a budget, with exponential backoff.
+    fault and unlimited in number. Crashes, stalls and damaged models share a budget, with exponential backoff.
     """
     match cause:
         case Cause.USER_ERROR:
@@ -37,8 +40,8 @@ def decide_retry(cause: Cause, ended: Mapping[Cause, int], faults: FaultsSpec, j
             return RetryDecision(True, 0.0, f"{cause.value.replace('_', ' ')}: not counted as a failure")
         case Cause.OUT_OF_MEMORY:
             used, budget, name = ended.get(cause, 0), faults.max_out_of_memory, "out of memory"
-        case Cause.CRASH | Cause.STALL:
-            used, budget, name = ended.get(Cause.CRASH, 0) + ended.get(Cause.STALL, 0), faults.max_crashes, "crashes"
+        case Cause.CRASH | Cause.STALL | Cause.DAMAGED:
+            used, budget, name = sum(ended.get(cause, 0) for cause in CRASHES), faults.max_crashes, "crashes"
     if used > budget:
         return RetryDecision(False, 0.0, f"{name}: {used} times, the budget is {budget} retries")
     bound = min(faults.backoff_max_s, faults.backoff_min_s * 2.0 ** min(used - 1, 60))  # a float holds no 2 ** 2000
@@ -67,8 +70,3 @@ def decide_quorum(num_good: int, num_members: int, quorum: int | None) -> Quorum
     if num_good >= max(1, needed):
         return QuorumDecision(True, partial, f"{num_good} of {num_members} members, {needed} needed")
     return QuorumDecision(False, partial, f"only {num_good} of {num_members} members, {needed} needed")
-
-
-def is_stalled(now: float, last_progress: float, stall_s: float) -> bool:
-    """Whether a busy worker has been silent for too long (seconds on the coordinator's own monotonic clock)."""
-    return now - last_progress > stall_s

@@ -26,7 +26,8 @@ class Store(Protocol):
         """Write `body` only if `key` does not exist yet, atomically, in one try.
 
         Returns:
-            True when this call created the object, False when it existed.
+            True when this call created the object. False when it existed: perhaps because something between here and the
+            store repeated this very call, so who must know compares a nonce in the body.
 
         Raises:
             StoreUnavailable: the outcome is unknown (timeout, reset, 5xx, 409): read the key to find out.
@@ -38,11 +39,19 @@ class Store(Protocol):
     def put_file(self, key: str, path: str) -> None:
         """Like `put`, from a local file, without reading all of it into memory. Raises StoreUnavailable."""
 
-    def get(self, key: str) -> bytes:
-        """The whole object. Raises MissingObject, StoreUnavailable."""
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        """The whole object.
 
-    def get_file(self, key: str, path: str) -> None:
-        """Download to a local file. Raises MissingObject, StoreUnavailable."""
+        Args:
+            max_bytes: the most that it may have: a larger one is refused before it fills the memory.
+
+        Raises:
+            MissingObject, StoreUnavailable.
+            DamagedStore: it is larger than `max_bytes`, or its bytes are not those of the store's own checksum.
+        """
+
+    def get_file(self, key: str, path: str, *, max_bytes: int | None = None) -> None:
+        """Download to a local file. Arguments and errors as `get`; StoreUnavailable too when the local disk is full."""
 
     def list(self, prefix: str) -> list[str]:
         """All keys below the folder `prefix` (any depth), sorted; empty when there are none. Never from a cache."""

@@ -2,112 +2,73 @@
 
 A member goes `waiting → running → trained → predicting → done`, or ends as `failed` or `diverged`; a worker goes
 `starting → idle → busy → idle …`. A trained member is predicted before the next pack starts, by the worker that
-trained it where it can be: its model is still built there.
+trained it where it can be: its model is still built there. After the job's deadline a member without a model goes
+`waiting → publishing → trained …`, or ends as `not_started`.
+
+What belongs to one subject alone stands beside this file: `assignment` (who does what next), `attempts` (counting,
+retrying, giving up), `stopping`, `draining`, `lateness`, `pace` (who is hung). What all of them know is in
+`schedule_state`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from orchestrator.errors import ClusterUnavailable, OrchestratorError, QuorumMissed, TimedOut
 from orchestrator.planning import events as ev
+from orchestrator.planning.assignment import assign
+from orchestrator.planning.attempts import end_attempt, requeue
 from orchestrator.planning.commands import (
-    Abort,
     Command,
     KillWorker,
     Note,
-    Predict,
-    Preflight,
-    RecordEnded,
     Select,
     StartWorker,
-    TrainPack,
 )
+from orchestrator.planning.draining import PREEMPTED, cause_of_loss, drain, end_drained
 from orchestrator.planning.events import Cause, Event
-from orchestrator.planning.plan import Plan
-from orchestrator.planning.policies import decide_quorum, decide_retry, exhausted, is_stalled
+from orchestrator.planning.lateness import NOTHING_IN_TIME, cut_off, end_overdue, put_back
+from orchestrator.planning.pace import Pace, alive, epoch_ended, is_stalled, longest_silence_s, moved_on
+from orchestrator.planning.policies import decide_quorum, exhausted
 from orchestrator.planning.recovery import RunMemory
-from orchestrator.planning.seeds import jitter
-from orchestrator.spec import FaultsSpec
+from orchestrator.planning.schedule_state import (
+    MemberState,
+    Settings,
+    State,
+    Stepped,
+    WorkerState,
+    abort,
+    change_worker,
+    release,
+    remove_worker,
+    set_member,
+    set_worker,
+)
+from orchestrator.planning.stopping import end_when_saved, request_stop
 
-MemberStatus = Literal["waiting", "running", "trained", "predicting", "done", "failed", "diverged"]
-WorkerTask = Literal["starting", "idle", "preflight", "training", "predicting"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What never changes during a run.
-
-    Attributes:
-        plan: members and packs.
-        num_workers: how many workers train side by side.
-        faults: budgets and time limits.
-        quorum: fewest members for a result; None: all.
-        seed: the job's seed, for the jitter of retries.
-        deadline: monotonic second at which the run ends in `TimedOut`; None: never.
-    """
-
-    plan: Plan
-    num_workers: int
-    faults: FaultsSpec
-    quorum: int | None = None
-    seed: int = 0
-    deadline: float | None = None
-
-
-@dataclass(frozen=True)
-class MemberState:
-    """Where a member stands. `attempts` counts those that ended; `ended` only those that count against budgets."""
-
-    status: MemberStatus = "waiting"
-    attempts: int = 0
-    preemptions: int = 0
-    ended: Mapping[Cause, int] = field(default_factory=dict)
-    epoch: int = 0
-    message: str | None = None
-    trained_by: str | None = None
-    predictions: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class WorkerState:
-    """What a worker does: its task, the member it works on, and when it last gave a sign of progress."""
-
-    task: WorkerTask
-    last_progress: float
-    member: int | None = None
-
-
-@dataclass(frozen=True)
-class State:
-    """All that the schedule knows. Queues hold what waits: packs to train, members to predict, members to retry."""
-
-    settings: Settings
-    members: Mapping[int, MemberState]
-    workers: Mapping[str, WorkerState] = field(default_factory=dict)
-    packs: tuple[int, ...] = ()
-    unpredicted: tuple[int, ...] = ()
-    delayed: Mapping[int, float] = field(default_factory=dict)
-    began: float = 0.0
-    data_loaded: bool = False
-    preflight: ev.PreflightPassed | None = None
-    num_started: int = 0
-    failed_starts: int = 0
-    without_worker_since: float | None = None
-    over: bool = False
-
-
-Stepped = tuple[State, list[Command]]
+__all__ = ["MemberState", "Settings", "State", "begin", "step"]
 
 
 def begin(
-    settings: Settings, now: float, memory: RunMemory, trained: Sequence[int], diverged: Mapping[int, str]
+    settings: Settings,
+    now: float,
+    memory: RunMemory,
+    trained: Sequence[int],
+    diverged: Mapping[int, str],
+    *,
+    late: Collection[int] = (),
 ) -> Stepped:
     """The first state, from what predecessors left.
 
     Members that are published are not trained again, and a member that has used up its budget gets no further attempt.
+
+    Args:
+        settings: what never changes.
+        now: monotonic seconds.
+        memory: what the coordinator's log says.
+        trained: members that are published; of these, `late` were cut short by the deadline.
+        diverged: why the members without a model have none.
     """
     members: dict[int, MemberState] = {}
     for plan in settings.plan.members:
@@ -123,7 +84,7 @@ def begin(
         elif spent is not None:
             known = replace(known, status="failed", message=f"{spent} (in an earlier start of this run)")
         elif i in trained:
-            known = replace(known, status="trained")
+            known = replace(known, status="trained", late=i in late)
         members[i] = known
     packs = tuple(p.index for p in settings.plan.packs if any(members[m].status == "waiting" for m in p.members))
     unpredicted = tuple(i for i, member in members.items() if member.status == "trained")
@@ -135,49 +96,9 @@ def step(state: State, event: Event, now: float) -> Stepped:
     """Take one event in; `now` is the coordinator's monotonic clock in seconds."""
     if state.over or _is_stale(state, event):
         return state, []
-    match event:
-        case ev.DataLoaded():
-            return _advance(replace(state, data_loaded=True), now, [])
-        case ev.WorkerReady():
-            return _advance(_on_ready(state, event, now), now, [])
-        case ev.WorkerIdle():
-            return _advance(_set_worker(state, event.worker, WorkerState("idle", now)), now, [])
-        case ev.WorkerLost():
-            state, commands = _on_lost(state, event, now)
-            return _advance(state, now, commands)
-        case ev.PreflightPassed():
-            return _advance(replace(state, preflight=event, failed_starts=0), now, [])
-        case ev.Progress():
-            return _touch(state, event.worker, now), []
-        case ev.EpochEnded():
-            return _touch(_set_member(state, event.member, epoch=event.epoch), event.worker, now), []
-        case ev.MemberTrained():
-            state = _set_member(
-                _release(state, event.worker, now),
-                event.member,
-                status="trained",
-                message=None,
-                trained_by=event.worker,
-            )
-            return replace(state, unpredicted=(*state.unpredicted, event.member)), []
-        case ev.MemberPredicted():
-            state = _release(state, event.worker, now)
-            return _set_member(state, event.member, status="done", message=None, predictions=event.blobs), []
-        case ev.MemberDiverged():
-            state = _set_member(
-                _release(state, event.worker, now), event.member, status="diverged", message=event.message
-            )
-            return state, [Note(f"member {event.member} diverged: {event.message}")]
-        case ev.AttemptFailed():
-            state = _release(state, event.worker, now)
-            return _on_attempt_failed(state, event.member, event.cause, event.message, now)
-        case ev.DataFailed() | ev.PreflightFailed() | ev.WorkerFailed() | ev.StopRequested():
-            return _abort(state, event.error)
-        case ev.WorkerFenced():
-            state, commands = _on_lost(state, ev.WorkerLost(event.worker, Cause.CRASH, event.message), now)
-            return _advance(state, now, [KillWorker(event.worker), *commands])
-        case ev.Tick():
-            return _on_tick(state, now)
+    state, commands = _take_in(state, event, now)
+    state, end = end_when_saved(state, now)
+    return state, [*commands, *end]
 
 
 def _is_stale(state: State, event: Event) -> bool:
@@ -186,30 +107,103 @@ def _is_stale(state: State, event: Event) -> bool:
     return worker is not None and worker not in state.workers
 
 
-def _on_ready(state: State, event: ev.WorkerReady, now: float) -> State:
-    state = replace(state, without_worker_since=None)
-    return _set_worker(state, event.worker, WorkerState("idle", now))
+def _take_in(state: State, event: Event, now: float) -> Stepped:
+    match event:
+        case ev.DataLoaded():
+            return _advance(replace(state, data_loaded=True), now, [])
+        case ev.PreflightPassed():
+            return _advance(replace(state, preflight=event, failed_starts=0), now, [])
+        case ev.DataFailed() | ev.PreflightFailed():
+            return abort(state, event.error)
+        case ev.WorkerFailed():
+            return _on_failed(state, event)
+        case ev.StopRequested():
+            return request_stop(state, event.error, now)
+        case ev.Tick():
+            return _on_tick(state, now)
+        case ev.Progress() | ev.EpochEnded() | ev.Checkpointed() | ev.Saved():
+            return _on_sign(state, event, now), []
+        case ev.WorkerReady() | ev.WorkerIdle() | ev.WorkerLost() | ev.WorkerFenced() | ev.NodeDraining():
+            state, commands = _on_worker(state, event, now)
+            return _advance(state, now, commands)
+        case _:
+            return _on_member(state, event, now)
+
+
+def _on_failed(state: State, event: ev.WorkerFailed) -> Stepped:
+    """It ends the run; one that is being stopped ends as it was asked to, and waits for nothing more of this worker."""
+    if state.stopping is None:
+        return abort(state, event.error)
+    note = Note(f"worker {event.worker} could not save: {event.error}")
+    return change_worker(state, event.worker, saved=True), [note]
+
+
+def _on_sign(state: State, event: ev.Progress | ev.EpochEnded | ev.Checkpointed | ev.Saved, now: float) -> State:
+    worker = state.workers[event.worker]
+    match event:
+        case ev.Progress():
+            return change_worker(state, event.worker, pace=moved_on(worker.pace, now))
+        case ev.EpochEnded(member=member, epoch=epoch):
+            state = set_member(state, member, epoch=epoch)
+            return change_worker(state, event.worker, pace=epoch_ended(worker.pace, now))
+        case ev.Checkpointed(member=member, epoch=epoch):
+            state = set_member(state, member, checkpoint_epoch=epoch)
+            return change_worker(state, event.worker, pace=alive(worker.pace, now))
+        case ev.Saved():
+            return change_worker(state, event.worker, pace=alive(worker.pace, now), saved=True)
+
+
+def _on_worker(
+    state: State,
+    event: ev.WorkerReady | ev.WorkerIdle | ev.WorkerLost | ev.WorkerFenced | ev.NodeDraining,
+    now: float,
+) -> Stepped:
+    match event:
+        case ev.WorkerReady(worker=worker):
+            state = replace(state, without_worker_since=None)
+            return change_worker(state, worker, task="idle", pace=Pace(now)), []
+        case ev.WorkerIdle(worker=worker):
+            return _on_idle(state, worker, now)
+        case ev.WorkerLost():
+            return _on_lost(state, event, now)
+        case ev.WorkerFenced(worker=worker, message=message):
+            state, commands = _on_lost(state, ev.WorkerLost(worker, Cause.CRASH, message), now)
+            return state, [KillWorker(worker), *commands]
+        case ev.NodeDraining(worker=worker):
+            return drain(state, worker)
+
+
+def _on_idle(state: State, name: str, now: float) -> Stepped:
+    worker = state.workers[name]
+    state = set_worker(state, name, WorkerState("idle", Pace(now), draining=worker.draining))
+    index = worker.member
+    if index is None:
+        return state, []
+    if worker.told_to_save and (state.stopping is not None or state.cut_at is not None):
+        return put_back(state, index), []
+    if worker.told_to_save:
+        return end_attempt(state, index, Cause.PREEMPTED, PREEMPTED, now)
+    return end_attempt(state, index, Cause.CRASH, "the worker gave it up without a word", now)
 
 
 def _on_lost(state: State, event: ev.WorkerLost, now: float) -> Stepped:
     worker = state.workers[event.worker]
-    workers = {name: w for name, w in state.workers.items() if name != event.worker}
-    state = replace(state, workers=workers)
-    alone = all(w.task == "starting" for w in workers.values())
-    if alone and state.without_worker_since is None:
-        state = replace(state, without_worker_since=now)
+    cause = cause_of_loss(worker, event.cause)
+    state = remove_worker(state, event.worker, now)
     if worker.member is not None:
-        return _on_attempt_failed(state, worker.member, event.cause, event.message, now)
-    commands: list[Command] = [Note(f"worker {event.worker} is gone ({event.cause.value}): {event.message}")]
-    if event.cause in (Cause.PREEMPTED, Cause.NODE_LOST):
+        claimed = worker.task in ("training", "publishing")
+        return end_attempt(state, worker.member, cause, event.message, now, claimed_by_lost=claimed)
+    commands: list[Command] = [Note(f"worker {event.worker} is gone ({cause.value}): {event.message}")]
+    if cause in (Cause.PREEMPTED, Cause.NODE_LOST):
         return state, commands
     state = replace(state, failed_starts=state.failed_starts + 1)
-    if _gives_up_starting(state) and (alone or state.preflight is None):
+    hopeless = state.without_worker_since is not None or state.preflight is None
+    if hopeless and _gives_up_starting(state) and state.stopping is None:
         error = ClusterUnavailable(
             f"{state.failed_starts} workers in a row ended before they did any work: {event.message}",
             hint="look into Ray's worker logs; the environment on the nodes must have this package and TensorFlow",
         )
-        return _abort(state, error)
+        return abort(state, error)
     return state, commands
 
 
@@ -217,145 +211,106 @@ def _gives_up_starting(state: State) -> bool:
     return state.failed_starts > state.settings.faults.max_crashes
 
 
-def _on_attempt_failed(state: State, index: int, cause: Cause, message: str, now: float) -> Stepped:
-    member = state.members[index]
-    ended = {**member.ended, cause: member.ended.get(cause, 0) + 1}
-    attempt = member.attempts + 1
-    commands: list[Command] = [RecordEnded(index, attempt, cause, message)]
-    decision = decide_retry(cause, ended, state.settings.faults, jitter(state.settings.seed, index, attempt))
-    preempted = cause in (Cause.PREEMPTED, Cause.NODE_LOST)
-    preemptions = member.preemptions + preempted
-    state = _set_member(
-        state, index, attempts=attempt, preemptions=preemptions, ended=ended, message=message, trained_by=None
-    )
-    commands.append(Note(f"member {index}, attempt {attempt}: {message} ({decision.reason})"))
-    if not decision.retry:
-        return _set_member(state, index, status="failed"), commands
-    predicting = member.status in ("trained", "predicting")
-    state = _set_member(state, index, status="trained" if predicting else "waiting")
-    return replace(state, delayed={**state.delayed, index: now + decision.delay_s}), commands
+def _on_member(
+    state: State,
+    event: ev.MemberTrained
+    | ev.MemberPredicted
+    | ev.MemberDiverged
+    | ev.NothingToPublish
+    | ev.ModelLost
+    | ev.AttemptFailed,
+    now: float,
+) -> Stepped:
+    """A worker settles its member; it says `idle` next."""
+    state, index = release(state, event.worker, now), event.member
+    match event:
+        case ev.MemberTrained(worker=worker, late=late):
+            state = set_member(state, index, status="trained", message=None, trained_by=worker, late=late)
+            return replace(state, unpredicted=(*state.unpredicted, index)), []
+        case ev.MemberPredicted(blobs=blobs):
+            return set_member(state, index, status="done", message=None, predictions=blobs), []
+        case ev.MemberDiverged(message=message):
+            state = set_member(state, index, status="diverged", message=message)
+            return state, [Note(f"member {index} diverged: {message}")]
+        case ev.NothingToPublish():
+            return set_member(state, index, status="not_started", message=NOTHING_IN_TIME), []
+        case ev.ModelLost(message=message):
+            return end_attempt(state, index, Cause.DAMAGED, message, now)
+        case ev.AttemptFailed(cause=cause, message=message):
+            return end_attempt(state, index, cause, message, now)
 
 
 def _on_tick(state: State, now: float) -> Stepped:
     settings = state.settings
+    if state.stopping is not None:
+        return state, []
     if settings.deadline is not None and now >= settings.deadline:
-        return _abort(state, TimedOut("the time given by --timeout is over", hint="start again to resume"))
-    since = state.without_worker_since
-    if since is not None and now - since > settings.faults.node_wait_s:
-        error = ClusterUnavailable(
-            f"no worker could be started for {settings.faults.node_wait_s:g} s",
-            hint="no node has what `resources` asks for: add nodes, ask for less, or raise faults.node_wait_s",
-        )
-        return _abort(state, error)
-    if not state.data_loaded and now - state.began > settings.faults.data_wait_s:
-        error = ClusterUnavailable(
-            f"the data was not loaded within {settings.faults.data_wait_s:g} s",
-            hint="make the data function faster, or raise faults.data_wait_s",
-        )
-        return _abort(state, error)
-    commands: list[Command] = []
+        error = TimedOut("the time given by --timeout is over", hint="start again to resume")
+        return request_stop(state, error, now)
+    waited_in_vain = _waited_in_vain(state, now)
+    if waited_in_vain is not None:
+        return abort(state, waited_in_vain)
+    state, commands = end_overdue(state, now)
     for name, worker in state.workers.items():
         busy = worker.task not in ("starting", "idle")
-        if busy and is_stalled(now, worker.last_progress, settings.faults.stall_s):
-            message = f"no progress for {settings.faults.stall_s:g} s"
+        if busy and is_stalled(worker.pace, settings.faults.stall_s, now):
+            message = f"no progress for {longest_silence_s(worker.pace, settings.faults.stall_s):g} s"
             state, lost = _on_lost(state, ev.WorkerLost(name, Cause.STALL, message), now)
             commands += [KillWorker(name), *lost]
-    due = [member for member, at in state.delayed.items() if at <= now]
-    for index in due:
-        state = _requeue(state, index)
+    for index in [member for member, at in state.delayed.items() if at <= now]:
+        state = requeue(state, index)
     return _advance(state, now, commands)
 
 
-def _requeue(state: State, index: int) -> State:
-    delayed = {member: at for member, at in state.delayed.items() if member != index}
-    state = replace(state, delayed=delayed)
-    if state.members[index].status == "trained":
-        return replace(state, unpredicted=(*state.unpredicted, index))
-    pack = next(p.index for p in state.settings.plan.packs if index in p.members)
-    return replace(state, packs=(*state.packs, pack))
+def _waited_in_vain(state: State, now: float) -> OrchestratorError | None:
+    faults, since = state.settings.faults, state.without_worker_since
+    if since is not None and now - since > faults.node_wait_s:
+        return ClusterUnavailable(
+            f"no worker could be started for {faults.node_wait_s:g} s",
+            hint="no node has what `resources` asks for: add nodes, ask for less, or raise faults.node_wait_s",
+        )
+    if not state.data_loaded and now - state.began > faults.data_wait_s:
+        return ClusterUnavailable(
+            f"the data was not loaded within {faults.data_wait_s:g} s",
+            hint="make the data function faster, or raise faults.data_wait_s",
+        )
+    return None
 
 
 def _advance(state: State, now: float, commands: list[Command]) -> Stepped:
     """Give idle workers something to do, start missing workers, and end the run when nothing is left."""
-    if state.over:
+    if state.over or state.stopping is not None:
         return state, commands
+    state, cut = cut_off(state, now)
+    state, ended = end_drained(state, now)
+    commands = [*commands, *cut, *ended]
     for name, worker in state.workers.items():
         if worker.task == "idle":
-            state, command = _assign(state, name, now)
+            state, command = assign(state, name, now)
             commands += command
-    if not (state.packs or state.unpredicted or state.delayed or _busy(state)):
+    waiting = len(state.packs) + len(state.unpublished) + len(state.unpredicted) + len(state.delayed)
+    work = waiting + sum(worker.task in ("training", "publishing", "predicting") for worker in state.workers.values())
+    if work == 0:
         return _finish(state, commands)
-    work = len(state.packs) + len(state.unpredicted) + len(state.delayed) + _busy(state)
     wanted = min(state.settings.num_workers, work)
     if _gives_up_starting(state):  # the workers that do work go on without more beside them
         wanted = 1
     while len(state.workers) < wanted:
         name = f"w{state.num_started}"
-        state = _set_worker(replace(state, num_started=state.num_started + 1), name, WorkerState("starting", now))
+        state = set_worker(replace(state, num_started=state.num_started + 1), name, WorkerState("starting", Pace(now)))
         commands.append(StartWorker(name))
     return state, commands
-
-
-def _assign(state: State, worker: str, now: float) -> Stepped:
-    if state.preflight is None:
-        if not state.data_loaded or any(w.task == "preflight" for w in state.workers.values()):
-            return state, []
-        return _set_worker(state, worker, WorkerState("preflight", now)), [Preflight(worker)]
-    member = _to_predict(state, worker)
-    if member is not None:
-        left = tuple(i for i in state.unpredicted if i != member)
-        state = _set_member(replace(state, unpredicted=left), member, status="predicting")
-        return _set_worker(state, worker, WorkerState("predicting", now, member)), [Predict(worker, member)]
-    if state.packs:
-        pack = state.packs[0]
-        member = state.settings.plan.packs[pack].members[0]
-        state = _set_member(replace(state, packs=state.packs[1:]), member, status="running", epoch=0)
-        return _set_worker(state, worker, WorkerState("training", now, member)), [TrainPack(worker, pack)]
-    return state, []
-
-
-def _to_predict(state: State, worker: str) -> int | None:
-    """A member that this worker trained, else one whose trainer is gone: whoever trained it has its model at hand."""
-    own = (i for i in state.unpredicted if state.members[i].trained_by == worker)
-    orphans = (i for i in state.unpredicted if state.members[i].trained_by not in state.workers)
-    return next(own, next(orphans, None))
-
-
-def _busy(state: State) -> int:
-    return sum(worker.task in ("training", "predicting") for worker in state.workers.values())
 
 
 def _finish(state: State, commands: list[Command]) -> Stepped:
     good = tuple(index for index, member in state.members.items() if member.status == "done")
     decision = decide_quorum(len(good), len(state.members), state.settings.quorum)
-    state = replace(state, over=True)
     if decision.enough:
-        return state, [*commands, Select(good, decision.reason)]
+        return replace(state, over=True), [*commands, Select(good, decision.reason)]
     why = [f"member {i}: {m.message}" for i, m in state.members.items() if m.status != "done"]
     error = QuorumMissed(
         f"{decision.reason}\n  " + "\n  ".join(why[:10]),
         hint="a later start trains the missing members again; `ensemble.quorum` accepts fewer",
     )
-    return state, [*commands, Abort(error)]
-
-
-def _abort(state: State, error: OrchestratorError) -> Stepped:
-    return replace(state, over=True), [Abort(error)]
-
-
-def _set_member(state: State, index: int, **changes: object) -> State:
-    return replace(state, members={**state.members, index: replace(state.members[index], **changes)})  # type: ignore[arg-type]  # fields by name
-
-
-def _set_worker(state: State, name: str, worker: WorkerState) -> State:
-    return replace(state, workers={**state.workers, name: worker})
-
-
-def _release(state: State, name: str, now: float) -> State:
-    """The worker's member is settled: should the worker die before it says `idle`, that is no attempt of the member."""
-    state = replace(state, failed_starts=0)
-    return _set_worker(state, name, replace(state.workers[name], member=None, last_progress=now))
-
-
-def _touch(state: State, name: str, now: float) -> State:
-    return _set_worker(state, name, replace(state.workers[name], last_progress=now))
+    state, ended = abort(state, error)
+    return state, [*commands, *ended]

@@ -6,7 +6,8 @@ FakeClock     the `Clock` port, moved by hand
 FakeCluster   the `Cluster` port without processes: a trainer without TensorFlow, with faults by script
 """
 
-from orchestrator.testing.cluster import FakeCluster, PredictFault, WorkerFault
+from orchestrator.testing.cluster import FakeCluster
+from orchestrator.testing.program import PredictFault, WorkerFault
 from orchestrator.testing.stores import FakeClock, Fault, FaultyStore, MemoryStore
 
 __all__ = ["FakeClock", "FakeCluster", "Fault", "FaultyStore", "MemoryStore", "PredictFault", "WorkerFault"]

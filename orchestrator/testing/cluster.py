@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
-import random
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.errors import Fenced, InvalidInput, OrchestratorError
+from orchestrator.errors import InvalidInput
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
-from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.placement import ClusterShape, NodeShape
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.ports import Store
-from orchestrator.planning.recovery import read_member
-from orchestrator.storage.blobs import get_blob, put_blob
 from orchestrator.storage.layout import RunLayout
-from orchestrator.storage.log import Log
-from orchestrator.storage.records import JSON, BlobRef
-from orchestrator.storage.tables import history_to_parquet, labels_to_parquet, predictions_to_parquet
+from orchestrator.testing.program import FakeProgram, PredictFault, Script, Silence, Step, WorkerFault
 from orchestrator.testing.stores import FakeClock
 
-PredictFault = Literal["crash", "preempted", "node_lost", "out_of_memory", "user_error", "stall"]
-WorkerFault = PredictFault | Literal["diverge", "fenced", "unheard"]
-"""How an attempt goes wrong in a `FakeCluster`. `unheard`: the worker publishes and dies before it can say so."""
-
 _ROWS: Mapping[str, int] = {"train": 40, "validation": 24, "test": 12}
-_START_S = _PREFLIGHT_S = 1.0
+_START_S = 1.0
 
 
 class FakeCluster:
     """The `Cluster` port without processes, Ray or TensorFlow: everything happens in `poll`, on a `FakeClock`.
 
-    Its workers do to the store what real ones do: they claim the member's log, append `final` and `failed` records,
-    write blobs (history, predictions and labels as real Parquet files), and tell the same events in the same order.
-    What a member predicts depends on its seed alone; how long it takes depends on `seed`, so another `seed` is another
-    order of finishing.
+    Its workers do to the store what real ones do: they claim the member's log, resume from its newest checkpoint,
+    append `checkpoint`, `final` and `failed` records, write blobs (history, predictions and labels as real Parquet
+    files), and tell the same events in the same order. A member's model depends on its seed (and on lateness) alone,
+    what it predicts on its seed; how long it takes depends on `seed`, so another `seed` is another order of finishing.
 
     Args:
         store: the store that the controller has.
@@ -49,11 +37,15 @@ class FakeCluster:
         plan: members and packs.
         coord_term: what the coordinator's claim returned.
         clock: moved on by `poll`, so that nothing waits.
-        faults: what goes wrong in training, by (member, term of its claim, from 1): after the last epoch, before the
-            model is published.
+        faults: what goes wrong in training or in publishing late, by (member, term of its claim, from 1): after the
+            last epoch, before its checkpoint.
+        fault_epochs: the epoch after which a fault strikes instead, by the same.
         predict_faults: what goes wrong in predicting, by (member, how often this cluster was asked for it, from 1).
+        drains: after which (member, epoch) its worker's node is announced to be taken away, and in how many seconds it
+            is (None: never). Once each.
         epochs: how many each member trains.
         epoch_s: seconds of one epoch, give or take half of it.
+        checkpoint_every: epochs from one checkpoint to the next.
         rows: rows by split; without `validation` there is no validation set.
         num_classes: of the labels.
         fingerprint: of the data.
@@ -61,7 +53,8 @@ class FakeCluster:
         seed: of the durations.
 
     Attributes:
-        fired: each fault that struck, as (member, which attempt, fault): a fault test asserts that its fault fired.
+        fired: each fault that struck, as (member, which attempt, fault), and (member, epoch, "drain") for each notice:
+            a fault test asserts that its fault fired.
         sent: all commands, in order.
         closed: whether `close` was called.
     """
@@ -75,9 +68,12 @@ class FakeCluster:
         coord_term: int,
         clock: FakeClock,
         faults: Mapping[tuple[int, int], WorkerFault] | None = None,
+        fault_epochs: Mapping[tuple[int, int], int] | None = None,
         predict_faults: Mapping[tuple[int, int], PredictFault] | None = None,
+        drains: Mapping[tuple[int, int], float | None] | None = None,
         epochs: int = 3,
         epoch_s: float = 1.0,
+        checkpoint_every: int = 1,
         rows: Mapping[str, int] = _ROWS,
         num_classes: int = 3,
         fingerprint: str = "f" * 64,
@@ -85,20 +81,29 @@ class FakeCluster:
         preflight_error: InvalidInput | None = None,
         seed: int = 0,
     ) -> None:
-        self.fired: list[tuple[int, int, WorkerFault]] = []
+        self._script = Script(
+            faults=dict(faults or {}),
+            fault_epochs=dict(fault_epochs or {}),
+            predict_faults=dict(predict_faults or {}),
+            drains=dict(drains or {}),
+            epochs=epochs,
+            epoch_s=epoch_s,
+            checkpoint_every=checkpoint_every,
+            rows=dict(rows),
+            num_classes=num_classes,
+            preflight_error=preflight_error,
+            seed=seed,
+        )
+        self._program = FakeProgram(store, layout, plan, coord_term, clock, self._script)
+        self.fired = self._program.fired
         self.sent: list[cmd.WorkerCommand] = []
         self.closed = False
-        self._store, self._layout, self._plan = store, layout, plan
-        self._coord_term, self._clock, self._seed = coord_term, clock, seed
-        self._faults, self._predict_faults = dict(faults or {}), dict(predict_faults or {})
-        self._epochs, self._epoch_s = epochs, epoch_s
-        self._rows, self._num_classes = dict(rows), num_classes
-        self._preflight_error = preflight_error
+        self._plan, self._clock = plan, clock
         self._alive: set[str] = set()
-        self._predictions: Counter[int] = Counter()
-        self._agenda: list[tuple[float, int, str | None, Iterator[float | ev.Event]]] = []
+        self._working: dict[str, Iterator[Step]] = {}
+        self._agenda: list[_Entry] = []
         self._num_planned = 0
-        loaded = ev.DataLoaded(fingerprint, self._rows) if data_error is None else ev.DataFailed(data_error)
+        loaded = ev.DataLoaded(fingerprint, self._script.rows) if data_error is None else ev.DataFailed(data_error)
         self._plan_next(0.0, None, iter([loaded]))
 
     def shape(self) -> ClusterShape:
@@ -113,26 +118,24 @@ class FakeCluster:
                     self._plan_next(_START_S, worker, iter([ev.WorkerReady(worker, node="node-0", pid=1)]))
                 case cmd.KillWorker(worker=worker):
                     self._alive.discard(worker)
+                case cmd.SaveNow(worker=worker, stop=stop) if worker in self._alive:
+                    self._plan_next(0.0, worker, self._save(worker, stop))
                 case _ if command.worker in self._alive:
-                    self._plan_next(0.0, command.worker, self._handle(command))
+                    self._working[command.worker] = self._program.handle(command)
+                    self._plan_next(0.0, command.worker, self._working[command.worker])
 
     def poll(self, timeout_s: float) -> Sequence[ev.Event]:
         """The next things to happen within `timeout_s` on the clock, which moves to the moment when they do."""
         until = self._clock.monotonic() + timeout_s
-        while self._agenda and self._agenda[0][0] <= until:
-            at, _, worker, steps = heapq.heappop(self._agenda)
-            if worker is not None and worker not in self._alive:
+        while self._agenda and self._agenda[0].at <= until:
+            entry = heapq.heappop(self._agenda)
+            if entry.worker is not None and entry.worker not in self._alive:
                 continue
-            self._clock.advance(max(0.0, at - self._clock.monotonic()))
-            happened: list[ev.Event] = []
-            for step in steps:
-                if isinstance(step, float):
-                    self._plan_next(step, worker, steps)
-                    break
-                happened.append(step)
+            self._clock.advance(max(0.0, entry.at - self._clock.monotonic()))
+            happened = self._happens(entry)
             if happened:
                 return happened
-        self._clock.advance(until - self._clock.monotonic())
+        self._clock.advance(max(0.0, until - self._clock.monotonic()))
         return ()
 
     def close(self) -> None:
@@ -141,127 +144,50 @@ class FakeCluster:
 
     def labels(self, split: str) -> npt.NDArray[np.int64]:
         """The split's labels [N]."""
-        return np.random.default_rng([len(split)]).integers(0, self._num_classes, self._rows[split])
+        return self._script.labels(split)
 
     def predictions(self, member: int, split: str) -> npt.NDArray[np.float32]:
-        """What a member predicts, [N, C] float32: noise of its own, leaning towards the labels."""
-        rng = np.random.default_rng([self._plan.members[member].seed, len(split)])
-        noise = rng.dirichlet(np.ones(self._num_classes), self._rows[split])
-        return (0.7 * noise + 0.3 * np.eye(self._num_classes)[self.labels(split)]).astype(np.float32)
+        """What a member predicts, [N, C] float32."""
+        return self._script.predictions(self._plan.members[member].seed, split)
 
-    def _plan_next(self, after_s: float, worker: str | None, steps: Iterator[float | ev.Event]) -> None:
-        self._num_planned += 1  # what falls on one moment happens in the order of planning
-        heapq.heappush(self._agenda, (self._clock.monotonic() + after_s, self._num_planned, worker, steps))
-
-    def _handle(self, command: cmd.WorkerCommand) -> Iterator[float | ev.Event]:
-        """One command, as `training.program` handles it: a float lets seconds pass, an event is told."""
+    def _happens(self, entry: _Entry) -> list[ev.Event]:
+        """Take an entry's steps up to the next one that lets time pass."""
+        happened: list[ev.Event] = []
         try:
-            match command:
-                case cmd.Preflight():
-                    yield _PREFLIGHT_S
-                    yield self._preflight(command.worker)
-                case cmd.TrainPack(pack=pack):
-                    for member in self._plan.packs[pack].members:
-                        yield from self._train(command.worker, self._plan.members[member])
-                case cmd.Predict(member=index):
-                    yield from self._predict(command.worker, index)
-        except Fenced as fenced:
-            yield ev.WorkerFenced(command.worker, str(fenced))
-            return
-        except OrchestratorError as error:
-            yield ev.WorkerFailed(command.worker, error)
-        except _Silence:
-            return
-        yield ev.WorkerIdle(command.worker)
+            for step in entry.steps:
+                if isinstance(step, float):
+                    self._plan_next(step, entry.worker, entry.steps)
+                    break
+                happened.append(step)
+                if isinstance(step, ev.NodeDraining) and step.remaining_s is not None:
+                    self._plan_next(step.remaining_s, step.worker, _node_lost(step.worker))
+        except Silence:
+            self._alive.discard(entry.worker or "")
+        return happened
 
-    def _preflight(self, worker: str) -> ev.Event:
-        if self._preflight_error is not None:
-            return ev.PreflightFailed(worker, self._preflight_error)
-        scored = [split for split in self._rows if split != "train"]
-        return ev.PreflightPassed(
-            worker,
-            task="multiclass",
-            device="cpu",
-            deterministic=True,
-            versions={"fake": "1"},
-            labels={split: self._keep(labels_to_parquet(self.labels(split))) for split in scored},
-        )
+    def _save(self, worker: str, stop: bool) -> Iterator[Step]:
+        """`SaveNow` waits for nothing; with `stop`, what the worker trains is given up when it is saved."""
+        yield from self._program.save(worker)
+        if stop and self._program.training.pop(worker, None) is not None:
+            self._agenda = [entry for entry in self._agenda if entry.steps is not self._working[worker]]
+            heapq.heapify(self._agenda)
+            yield ev.WorkerIdle(worker)
 
-    def _train(self, worker: str, member: MemberPlan) -> Iterator[float | ev.Event]:
-        log = self._open(member.index)
-        term = log.claim(coord_term=self._coord_term, worker=worker)
-        began = self._clock.monotonic()
-        epoch_s = self._epoch_s * random.Random(f"{self._seed}/{member.index}/{term}").uniform(0.5, 1.5)
-        history: list[dict[str, float]] = []
-        for epoch in range(1, self._epochs + 1):
-            yield epoch_s
-            history.append({"epoch": epoch, "loss": 1 / epoch, "val_loss": 1.5 / epoch})
-            yield ev.EpochEnded(worker, member.index, epoch, self._epochs, dict(history[-1]))
-        fault = self._faults.get((member.index, term))
-        if fault is not None:
-            self.fired.append((member.index, term, fault))
-        if fault == "diverge":
-            log.append("failed", status="diverged", message="injected")
-            yield ev.MemberDiverged(worker, member.index, "injected")
-            return
-        if fault in ("user_error", "out_of_memory"):
-            log.append("failed", status="failed", cause=fault, message="injected")
-        if fault == "fenced":  # by a worker that took this one for dead
-            self._open(member.index).claim(coord_term=self._coord_term, worker="rival")
-        elif fault is not None and fault != "unheard":
-            yield from self._strike(worker, member.index, fault)
-            return
-        model = f"the best model of seed {member.seed}".encode()
-        log.append(
-            "final",
-            model=self._keep(model),
-            history=self._keep(history_to_parquet(history)),
-            epochs=self._epochs,
-            best_epoch=self._epochs,
-            stopped_epoch=None,
-            at_best=history[-1],
-            weights_sha256=hashlib.sha256(model).hexdigest(),
-            engine="solo",
-            train_s=round(self._clock.monotonic() - began, 3),
-        )
-        if fault == "unheard":
-            yield from self._strike(worker, member.index, "crash")
-        yield ev.MemberTrained(worker, member.index)
-
-    def _predict(self, worker: str, member: int) -> Iterator[float | ev.Event]:
-        yield self._epoch_s / 4
-        self._predictions[member] += 1
-        fault = self._predict_faults.get((member, self._predictions[member]))
-        if fault is not None:
-            self.fired.append((member, self._predictions[member], fault))
-            yield from self._strike(worker, member, fault)
-            return
-        final = read_member(self._open(member).records()).final
-        if final is None:
-            raise OrchestratorError("there is no published model to predict with", where=f"member {member}")
-        get_blob(self._store, BlobRef.from_json(final["model"], where=f"member {member}"))
-        scored = [split for split in self._rows if split != "train"]
-        blobs = {split: self._keep(predictions_to_parquet(self.predictions(member, split))) for split in scored}
-        yield ev.MemberPredicted(worker, member, blobs)
-
-    def _strike(self, worker: str, member: int, fault: PredictFault) -> Iterator[ev.Event]:
-        """What is heard of the worker when the fault strikes."""
-        if fault == "stall":
-            raise _Silence
-        if fault in ("user_error", "out_of_memory"):
-            yield ev.AttemptFailed(worker, member, ev.Cause(fault), "injected")
-            return
-        self._alive.discard(worker)
-        yield ev.WorkerLost(worker, ev.Cause(fault), "injected")
-        raise _Silence
-
-    def _open(self, member: int) -> Log:
-        prefix = self._layout.member_log(member)
-        return Log.open(self._store, prefix, sleep=self._clock.sleep, monotonic=self._clock.monotonic)
-
-    def _keep(self, body: bytes) -> dict[str, JSON]:
-        return put_blob(self._store, self._layout, body).to_json()
+    def _plan_next(self, after_s: float, worker: str | None, steps: Iterator[Step]) -> None:
+        self._num_planned += 1  # what falls on one moment happens in the order of planning
+        heapq.heappush(self._agenda, _Entry(self._clock.monotonic() + after_s, self._num_planned, worker, steps))
 
 
-class _Silence(Exception):
-    """The worker says nothing more: it hangs, or is gone."""
+@dataclass(frozen=True, order=True)
+class _Entry:
+    """Something that will happen: the next steps of a worker (None: of the data task)."""
+
+    at: float
+    order: int
+    worker: str | None = field(compare=False)
+    steps: Iterator[Step] = field(compare=False)
+
+
+def _node_lost(worker: str) -> Iterator[Step]:
+    yield ev.WorkerLost(worker, ev.Cause.NODE_LOST, "its node was taken away")
+    raise Silence

@@ -13,6 +13,7 @@ from typing import Literal
 from orchestrator.errors import MissingObject, OrchestratorError, StoreUnavailable
 from orchestrator.planning.ports import Store
 from orchestrator.storage.layout import check_key
+from orchestrator.storage.limits import check_size
 
 
 class MemoryStore:
@@ -45,15 +46,17 @@ class MemoryStore:
     def put_file(self, key: str, path: str) -> None:
         self.put(key, Path(path).read_bytes())
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         with self._lock:
             try:
-                return self._objects[check_key(key)]
+                body = self._objects[check_key(key)]
             except KeyError:
                 raise MissingObject("no such object", where=f"{self.url}/{key}") from None
+        check_size(len(body), max_bytes, where=f"{self.url}/{key}")
+        return body
 
-    def get_file(self, key: str, path: str) -> None:
-        Path(path).write_bytes(self.get(key))
+    def get_file(self, key: str, path: str, *, max_bytes: int | None = None) -> None:
+        Path(path).write_bytes(self.get(key, max_bytes=max_bytes))
 
     def list(self, prefix: str) -> list[str]:
         folder = f"{check_key(prefix)}/" if prefix else ""
@@ -136,13 +139,13 @@ class FaultyStore:
         with _Effects(self, "put_file", key):
             self._inner.put_file(key, path)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         with _Effects(self, "get", key) as effects:
-            return effects.spoil(self._inner.get(key))
+            return effects.spoil(self._inner.get(key, max_bytes=max_bytes))
 
-    def get_file(self, key: str, path: str) -> None:
+    def get_file(self, key: str, path: str, *, max_bytes: int | None = None) -> None:
         with _Effects(self, "get_file", key) as effects:
-            self._inner.get_file(key, path)
+            self._inner.get_file(key, path, max_bytes=max_bytes)
             file = Path(path)
             file.write_bytes(effects.spoil(file.read_bytes()))
 

@@ -62,8 +62,9 @@ class Subject:
         raise AssertionError(f"not heard within {PATIENCE_S:g} s; heard {self.heard}")
 
     def of(self, worker: str) -> list[ev.Event]:
-        """What was heard of a worker, signs of life left out."""
-        return [e for e in self.heard if getattr(e, "worker", None) == worker and not isinstance(e, ev.Progress)]
+        """What was heard of a worker, signs of life and of checkpoints left out."""
+        quiet = (ev.Progress, ev.Checkpointed)
+        return [e for e in self.heard if getattr(e, "worker", None) == worker and not isinstance(e, quiet)]
 
     def start(self, worker: str) -> None:
         self.cluster.send([cmd.StartWorker(worker)])
@@ -205,6 +206,57 @@ def test_what_a_killed_worker_said_before_and_nobody_heard_is_dropped(subject: S
     subject.heard.clear()
     subject.until(is_a(ev.WorkerIdle, "w1"))
     assert subject.of("w0") == []
+
+
+# What follows needs a program that keeps checkpoints. The light one on Ray keeps none; the real one has its own tests.
+keeps_checkpoints = pytest.mark.parametrize("subject", ["fake"], indirect=True)
+
+
+@keeps_checkpoints
+def test_saving_now_waits_for_nothing_and_the_member_goes_on_where_it_was_saved(subject: Subject) -> None:
+    subject.start("w0")
+    subject.cluster.send([cmd.TrainPack("w0", 0)])
+    subject.until(is_a(ev.EpochEnded, "w0"), times=3)
+    subject.cluster.send([cmd.SaveNow("w0", stop=True)])
+    subject.until(is_a(ev.WorkerIdle, "w0"))
+    told = [type(event) for event in subject.of("w0")]
+    assert told[-2:] == [ev.Saved, ev.WorkerIdle]
+    assert ev.MemberTrained not in told
+    assert 3 <= told.count(ev.EpochEnded) < EPOCHS
+    subject.cluster.send([cmd.TrainPack("w0", 0)])
+    subject.until(is_a(ev.MemberTrained, "w0"))
+    epochs = [event.epoch for event in subject.of("w0") if isinstance(event, ev.EpochEnded)]
+    assert epochs == list(range(1, EPOCHS + 1)), "no epoch twice, none left out"
+
+
+@keeps_checkpoints
+def test_saving_without_a_stop_lets_the_member_train_on(subject: Subject) -> None:
+    subject.start("w0")
+    subject.cluster.send([cmd.TrainPack("w0", 0)])
+    subject.until(is_a(ev.EpochEnded, "w0"))
+    subject.cluster.send([cmd.SaveNow("w0")])
+    subject.until(is_a(ev.WorkerIdle, "w0"))
+    told = [type(event) for event in subject.of("w0")]
+    assert told.count(ev.Saved) == 1
+    assert told[-2:] == [ev.MemberTrained, ev.WorkerIdle]
+
+
+@keeps_checkpoints
+def test_a_late_member_is_published_from_its_newest_checkpoint_or_there_is_nothing_to_publish(subject: Subject) -> None:
+    subject.start("w0")
+    subject.cluster.send([cmd.TrainPack("w0", 0)])
+    subject.until(is_a(ev.Checkpointed, "w0"))
+    subject.cluster.send([cmd.SaveNow("w0", stop=True)])
+    subject.until(is_a(ev.WorkerIdle, "w0"))
+    for member, answer in ((0, ev.MemberTrained("w0", 0, late=True)), (1, ev.NothingToPublish("w0", 1))):
+        subject.heard.clear()
+        subject.cluster.send([cmd.PublishLate("w0", member)])
+        subject.until(is_a(ev.WorkerIdle, "w0"))
+        assert subject.of("w0") == [answer, ev.WorkerIdle("w0")]
+    subject.heard.clear()
+    subject.cluster.send([cmd.PublishLate("w0", 0)])
+    subject.until(is_a(ev.WorkerIdle, "w0"))
+    assert subject.of("w0")[0] == ev.MemberTrained("w0", 0, late=True), "what is published is not claimed again"
 
 
 def test_commands_for_workers_that_are_gone_or_never_were_change_nothing(subject: Subject) -> None:

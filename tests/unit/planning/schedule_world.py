@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
+from typing import TypeVar
 
 from planning_examples import plan
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.events import Cause
@@ -19,21 +22,31 @@ from orchestrator.planning.recovery import RunMemory
 from orchestrator.planning.schedule import Settings, begin, step
 from orchestrator.spec import FaultsSpec
 
+Kind = TypeVar("Kind", bound=cmd.Command)
+
 
 @dataclass
 class Busy:
-    """What a worker of the world does: `settled` when it has only `WorkerIdle` left to say."""
+    """What a worker of the world does.
+
+    Attributes:
+        task, member: what, and on whom.
+        settled: it has only `WorkerIdle` left to say.
+        told: it was told to save and to give up; `saved`: it did.
+    """
 
     task: str
     member: int | None = None
     settled: bool = False
+    told: bool = False
+    saved: bool = False
 
 
 class World:
     """Workers, and what has been seen of them.
 
     Args:
-        num_members, num_workers, quorum, faults, deadline: of the run.
+        num_members, num_workers, quorum, faults, deadline, cutoff: of the run.
         memory, trained, diverged: what predecessors left.
     """
 
@@ -45,11 +58,15 @@ class World:
         quorum: int | None = None,
         faults: FaultsSpec | None = None,
         deadline: float | None = None,
+        cutoff: float | None = None,
         memory: RunMemory | None = None,
         trained: Sequence[int] = (),
         diverged: Mapping[int, str] | None = None,
     ) -> None:
-        self.settings = Settings(plan(num_members), num_workers, faults or FaultsSpec(), quorum, deadline=deadline)
+        self.settings = Settings(
+            plan(num_members), num_workers, faults or FaultsSpec(), quorum, deadline=deadline, cutoff=cutoff
+        )
+        self.cutoff = cutoff
         self.now = 0.0
         self.workers: dict[str, Busy] = {}
         self.gone: list[str] = []
@@ -61,6 +78,9 @@ class World:
         )
         self.attempts: Counter[int] = Counter(memory.attempts)
         self.published = set(trained)
+        self.late: set[int] = set()
+        self.drained: set[str] = set()
+        self.stop_requested = False
         self.settled = set(diverged or {})
         self.data_loaded = self.preflight_passed = False
         self.state, commands = begin(self.settings, 0.0, memory, trained, diverged or {})
@@ -103,8 +123,15 @@ class World:
                 events.append(ev.WorkerIdle(name))
             elif busy.task == "preflight":
                 events.append(passed(name))
+            elif busy.saved:
+                events.append(ev.WorkerIdle(name))
+            elif busy.told:
+                events.append(ev.Saved(name))
             elif busy.task == "train" and busy.member is not None:
-                events += [ev.EpochEnded(name, busy.member, 1, 2, {}), ev.MemberTrained(name, busy.member)]
+                events += [ev.EpochEnded(name, busy.member, 1, 2, {}), ev.Checkpointed(name, busy.member, 1)]
+                events += [ev.Progress(name), ev.MemberTrained(name, busy.member)]
+            elif busy.task == "publish" and busy.member is not None:
+                events += [ev.MemberTrained(name, busy.member, late=True), ev.NothingToPublish(name, busy.member)]
             elif busy.task == "predict" and busy.member is not None:
                 events.append(ev.MemberPredicted(name, busy.member, {}))
         return events
@@ -119,11 +146,14 @@ class World:
     def _mishaps(self, name: str, busy: Busy) -> list[ev.Event]:
         deaths = (Cause.CRASH, Cause.PREEMPTED, Cause.NODE_LOST, Cause.OUT_OF_MEMORY)
         events: list[ev.Event] = [ev.WorkerLost(name, cause, "gone") for cause in deaths]
+        events.append(ev.NodeDraining(name, 30.0))
         if busy.member is not None and not busy.settled:
             errors = (Cause.USER_ERROR, Cause.OUT_OF_MEMORY)
             events += [ev.AttemptFailed(name, busy.member, cause, "error") for cause in errors]
             if busy.task == "train":
-                events.append(ev.MemberDiverged(name, busy.member, "NaN"))
+                events += [ev.MemberDiverged(name, busy.member, "NaN"), ev.MemberTrained(name, busy.member)]
+            if busy.task == "predict":
+                events.append(ev.ModelLost(name, busy.member, "damaged"))
             events.append(ev.WorkerFenced(name, "superseded"))
         return events
 
@@ -142,14 +172,25 @@ class World:
             case ev.PreflightPassed():
                 self.preflight_passed = True
                 self.workers[event.worker].settled = True
-            case ev.MemberTrained(member=member):
+            case ev.MemberTrained(member=member, late=late):
                 self.published.add(member)
+                self.late |= {member} if late else set()
                 self.workers[event.worker].settled = True
-            case ev.MemberPredicted(member=member) | ev.MemberDiverged(member=member):
+            case (
+                ev.MemberPredicted(member=member)
+                | ev.MemberDiverged(member=member)
+                | ev.NothingToPublish(member=member)
+            ):
                 self.settled.add(member)
                 self.workers[event.worker].settled = True
-            case ev.AttemptFailed():
+            case ev.AttemptFailed() | ev.ModelLost():
                 self.workers[event.worker].settled = True
+            case ev.Saved():
+                self.workers[event.worker].saved = True
+            case ev.NodeDraining():
+                self.drained.add(event.worker)
+            case ev.StopRequested():
+                self.stop_requested = True
 
     def _bury(self, worker: str) -> None:
         del self.workers[worker]
@@ -159,6 +200,8 @@ class World:
         for command in commands:
             assert self.end is None, f"{command} after the end"
             self.sent.append(command)
+            if self.stop_requested:
+                assert not isinstance(command, cmd.StartWorker | cmd.TrainPack | cmd.PublishLate | cmd.Predict)
             match command:
                 case cmd.StartWorker(worker=worker):
                     assert worker not in self.workers
@@ -175,7 +218,26 @@ class World:
                     assert self.data_loaded
                     assert self.preflight_passed, "training before the preflight passed"
                     assert pack not in self.published, "a published member is trained again"
+                    assert self.cutoff is None or self.now < self.cutoff, "training after the deadline"
                     self._assign(worker, Busy("train", pack))
+                case cmd.SaveNow(worker=worker, stop=stop):
+                    busy = self.workers[worker]
+                    assert stop
+                    assert busy.task == "train", "nothing to save"
+                    assert not busy.told, "told twice"
+                    busy.told = True
+                case cmd.PublishLate(worker=worker, member=member):
+                    assert self.preflight_passed
+                    assert self.cutoff is not None
+                    assert self.now >= self.cutoff, "late before the deadline"
+                    assert member not in self.published, "a published member is published again"
+                    self._assign(worker, Busy("publish", member))
+                case cmd.Void(member=member):
+                    self.published.remove(member)
+                    self.late.discard(member)
+                case cmd.RecordFailed(member=member):
+                    assert all(busy.member != member or busy.settled for busy in self.workers.values())
+                    assert member not in self.published, "a claim after `final`"
                 case cmd.Predict(worker=worker, member=member):
                     assert member in self.published, "nothing to predict with"
                     self._assign(worker, Busy("predict", member))
@@ -188,6 +250,7 @@ class World:
 
     def _assign(self, worker: str, task: Busy) -> None:
         assert self.workers[worker].task == "idle", f"{worker} is busy"
+        assert worker not in self.drained, "work for a node that is being taken away"
         if task.member is not None:
             assert task.member not in self.settled, "a settled member gets more work"
             at_work = [busy.member for busy in self.workers.values() if not busy.settled]
@@ -198,18 +261,52 @@ class World:
         assert len(self.workers) <= self.settings.num_workers
         assert set(self.state.workers) == set(self.workers)
         faults = self.settings.faults
+        assert {index for index, member in self.state.members.items() if member.late} <= self.late
         for index, member in self.state.members.items():
             count = {cause: self.ended[index, cause] for cause in Cause}
             assert count[Cause.USER_ERROR] <= 1
             assert count[Cause.OUT_OF_MEMORY] <= faults.max_out_of_memory + 1
-            assert count[Cause.CRASH] + count[Cause.STALL] <= faults.max_crashes + 1
+            crashes = count[Cause.CRASH] + count[Cause.STALL] + count[Cause.DAMAGED]
+            assert crashes <= faults.max_crashes + 1
             spent = (
                 count[Cause.USER_ERROR] > 0
                 or count[Cause.OUT_OF_MEMORY] > faults.max_out_of_memory
-                or count[Cause.CRASH] + count[Cause.STALL] > faults.max_crashes
+                or crashes > faults.max_crashes
             )
             assert (member.status == "failed") == spent, "a member fails exactly when a budget is gone"
 
 
 def passed(worker: str) -> ev.PreflightPassed:
     return ev.PreflightPassed(worker, task="multiclass", device="cpu", deterministic=True, versions={}, labels={})
+
+
+def walk(world: World, rnd: Random, mishaps: int, *, steps: int = 2_000) -> Counter[str]:
+    """Let random things happen until the run ends, at most so many steps; returns the mishaps that were met."""
+    met: Counter[str] = Counter()
+    for _ in range(steps):
+        if world.end is not None:
+            break
+        wrong = world.mishaps() if mishaps > 0 and rnd.random() < 0.3 else []
+        events = wrong or world.possible()
+        if not events or rnd.random() < 0.1:
+            world.tick(rnd.choice([1.0, 70.0]) if events else 601.0)
+            continue
+        event = rnd.choice(events)
+        if wrong:
+            mishaps -= 1
+            late = getattr(event, "worker", None) not in world.workers
+            met["late" if late else type(event).__name__] += 1
+        world.step(event)
+    assert world.end is not None or steps < 2_000, "the run does not end"
+    return met
+
+
+def error_of(world: World) -> OrchestratorError:
+    """The error in which the run ended."""
+    assert isinstance(world.end, cmd.Abort), f"the run ended in {world.end}"
+    return world.end.error
+
+
+def commands_of(commands: list[cmd.Command], kind: type[Kind]) -> list[Kind]:
+    """Those of one kind."""
+    return [command for command in commands if isinstance(command, kind)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.planning.events import Cause
-from orchestrator.planning.policies import decide_quorum, decide_retry, exhausted, is_stalled
+from orchestrator.planning.policies import decide_quorum, decide_retry, exhausted
 from orchestrator.spec import FaultsSpec
 
 FAULTS = FaultsSpec()
@@ -22,6 +22,8 @@ FAULTS = FaultsSpec()
         (Cause.CRASH, {Cause.CRASH: 4}, False, "crashes: 4 times, the budget is 3 retries"),
         (Cause.STALL, {Cause.CRASH: 2, Cause.STALL: 1}, True, "crashes: retry 3 of 3"),
         (Cause.STALL, {Cause.CRASH: 2, Cause.STALL: 2}, False, "crashes: 4 times, the budget is 3 retries"),
+        (Cause.DAMAGED, {Cause.DAMAGED: 2, Cause.CRASH: 1}, True, "crashes: retry 3 of 3"),
+        (Cause.DAMAGED, {Cause.DAMAGED: 2, Cause.STALL: 2}, False, "crashes: 4 times, the budget is 3 retries"),
         (Cause.PREEMPTED, {Cause.PREEMPTED: 10_000}, True, "preempted: not counted as a failure"),
         (Cause.NODE_LOST, {Cause.NODE_LOST: 10_000}, True, "node lost: not counted as a failure"),
     ],
@@ -57,6 +59,7 @@ def test_preemption_costs_no_delay() -> None:
         ({}, False),
         ({Cause.CRASH: 3, Cause.OUT_OF_MEMORY: 2, Cause.PREEMPTED: 99}, False),
         ({Cause.CRASH: 3, Cause.STALL: 1}, True),
+        ({Cause.CRASH: 2, Cause.DAMAGED: 2}, True),
         ({Cause.OUT_OF_MEMORY: 3}, True),
         ({Cause.USER_ERROR: 1}, True),
         ({Cause.USER_ERROR: 0}, False),
@@ -79,8 +82,3 @@ def test_a_member_is_exhausted_when_any_of_its_budgets_is(ended: dict[Cause, int
 def test_quorum(good: int, members: int, quorum: int | None, enough: bool, partial: bool, reason: str) -> None:
     decision = decide_quorum(good, members, quorum)
     assert (decision.enough, decision.partial, decision.reason) == (enough, partial, reason)
-
-
-def test_a_worker_is_stalled_only_after_the_whole_time() -> None:
-    assert not is_stalled(now=700.0, last_progress=100.0, stall_s=600.0)
-    assert is_stalled(now=700.1, last_progress=100.0, stall_s=600.0)

@@ -8,14 +8,13 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from schedule_world import World, passed
+from schedule_world import World, commands_of, error_of, passed, walk
 
 from orchestrator.errors import (
     ClusterUnavailable,
     Interrupted,
     InvalidData,
     InvalidModel,
-    OrchestratorError,
     QuorumMissed,
     StoreUnavailable,
     TimedOut,
@@ -30,43 +29,11 @@ from orchestrator.planning.seeds import jitter
 from orchestrator.spec import FaultsSpec
 
 seeds = st.integers(0, 2**32 - 1)
-TERMINAL = {"done", "failed", "diverged"}
-
-
-def error_of(world: World) -> OrchestratorError:
-    assert isinstance(world.end, cmd.Abort), f"the run ended in {world.end}"
-    return world.end.error
-
-
-def commands_of(commands: list[cmd.Command], kind: type) -> list[cmd.Command]:
-    return [command for command in commands if isinstance(command, kind)]
-
-
-met: Counter[str] = Counter()
-"""What the random walks met: walks that meet no fault prove nothing."""
-
-
-def walk(world: World, rnd: Random, mishaps: int) -> None:
-    """Let random things happen until the run ends."""
-    for _ in range(2_000):
-        if world.end is not None:
-            break
-        wrong = world.mishaps() if mishaps > 0 and rnd.random() < 0.3 else []
-        events = wrong or world.possible()
-        if not events or rnd.random() < 0.1:
-            world.tick(rnd.choice([1.0, 70.0]) if events else 601.0)
-            continue
-        event = rnd.choice(events)
-        if wrong:
-            mishaps -= 1
-            late = getattr(event, "worker", None) not in world.workers
-            met["late" if late else type(event).__name__] += 1
-        world.step(event)
-    assert world.end is not None, "the run does not end"
+TERMINAL = {"done", "failed", "diverged", "not_started"}
 
 
 def test_random_deaths_in_random_order_keep_every_promise() -> None:
-    met.clear()
+    met: Counter[str] = Counter()  # walks that meet no fault prove nothing
 
     @settings(max_examples=250, deadline=None)
     @given(
@@ -75,15 +42,22 @@ def test_random_deaths_in_random_order_keep_every_promise() -> None:
         num_workers=st.integers(1, 4),
         quorum=st.none() | st.integers(1, 6),
         mishaps=st.integers(0, 40),
+        cutoff=st.none() | st.floats(0, 200),
     )
-    def check(seed: int, num_members: int, num_workers: int, quorum: int | None, mishaps: int) -> None:
-        world = World(num_members, num_workers, quorum=None if quorum is None else min(quorum, num_members))
-        walk(world, Random(seed), mishaps)
+    def check(
+        seed: int, num_members: int, num_workers: int, quorum: int | None, mishaps: int, cutoff: float | None
+    ) -> None:
+        quorum = None if quorum is None else min(quorum, num_members)
+        world = World(num_members, num_workers, quorum=quorum, cutoff=cutoff)
+        met.update(walk(world, Random(seed), mishaps))
         statuses = {index: member.status for index, member in world.state.members.items()}
         met[type(world.end).__name__] += 1
         if isinstance(world.end, cmd.Select):
             assert set(statuses.values()) <= TERMINAL
             assert world.end.members == tuple(index for index in statuses if statuses[index] == "done")
+            late = {index for index in world.end.members if world.state.members[index].late}
+            assert late == world.late & set(world.end.members)
+            met["late member"] += len(late)
         elif isinstance(error_of(world), QuorumMissed):
             assert set(statuses.values()) <= TERMINAL
         else:
@@ -92,8 +66,9 @@ def test_random_deaths_in_random_order_keep_every_promise() -> None:
             assert step(world.state, event, world.now + 10_000) == (world.state, []), "something happened after the end"
 
     check()
-    expected = {"WorkerLost", "AttemptFailed", "MemberDiverged", "WorkerFenced", "late", "Select", "Abort"}
-    assert expected <= set(met), f"the walks never met {expected - set(met)}"
+    expected = {"WorkerLost", "AttemptFailed", "MemberDiverged", "WorkerFenced", "ModelLost", "NodeDraining"}
+    expected |= {"MemberTrained", "late", "late member", "Select", "Abort"}
+    assert expected <= set(+met), f"the walks never met {expected - set(+met)}"
 
 
 @settings(max_examples=100, deadline=None)
