@@ -1,9 +1,10 @@
-"""The solo engine: one member, trained by Keras' own `fit`."""
+"""The solo engine: one member, trained by Keras' own `fit`, from its beginning or from a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,21 @@ from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import run_first_batch
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec import TrainSpec
+from orchestrator.training.callback_state import take_states
 from orchestrator.training.callbacks import (
+    KeepStates,
+    MemberCheckpoint,
     SeedEachEpoch,
     StopOnDivergence,
     TellEpochs,
+    Watch,
+    copies,
+    make_callbacks,
     make_checkpoint,
     make_early_stopping,
     stopped_epoch,
 )
+from orchestrator.training.checkpoint import Array, Best, Snapshot
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device
 from orchestrator.training.feed import Feed, choose_steps_per_execution
@@ -56,21 +64,31 @@ def train_solo(
     device: Device,
     on_epoch: Callable[[int, Mapping[str, float]], None],
     on_batch: Callable[[], None],
+    *,
+    start_from: Snapshot | None = None,
+    keep: Callable[[Snapshot], None] = lambda snapshot: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Trained:
-    """Train one member and leave its best model in `folder`.
+    """Train one member, or go on with it, and leave its best model in `folder`.
+
+    A member that goes on ends with the same bits as one that was never interrupted, on a CPU in deterministic mode:
+    each epoch starts from (member seed, epoch) and from what the snapshot holds.
 
     Args:
         member: which one.
         train: the job's `train:` settings.
         dataset: the rows; shared and read-only.
-        folder: empty local scratch.
+        folder: empty local scratch; callbacks write below `files`.
         device: what is trained on.
         on_epoch: called after each epoch with its 1-based number and logs.
         on_batch: called for each batch, as a sign of life.
+        start_from: the state after an earlier epoch; None: the beginning.
+        keep: gets the state after each epoch, in arrays of its own.
+        check: called between batches; what it raises ends the training and reaches the caller unchanged.
 
     Raises:
         Diverged: the loss became NaN or infinite.
-        InvalidModel: the build function fails, or `ModelCheckpoint` kept no model.
+        InvalidModel: the build function fails, the snapshot does not fit, or `ModelCheckpoint` kept no model.
     """
     model = build_member(member.builder, member.kwargs, member.seed, train)
     feed = Feed(dataset.train, train.batch_size, member.seed, on_batch)
@@ -80,17 +98,44 @@ def train_solo(
     has_validation = dataset.validation is not None
     checkpoint = make_checkpoint(train, folder, has_validation=has_validation)
     early_stopping = make_early_stopping(train, has_validation=has_validation)
-    history: list[Mapping[str, float]] = []
-    kept = _KeptEpoch(checkpoint)
+    history = keras.callbacks.History()
+    rows: list[Mapping[str, float]] = []
 
     def tell(epoch: int, logs: dict[str, float]) -> None:
-        history.append({"epoch": epoch, **logs})
-        kept.look(epoch)
+        rows.append({"epoch": epoch, **logs})
         on_epoch(epoch, logs)
+
+    stateful = [
+        checkpoint,
+        *([early_stopping] if early_stopping else []),
+        *make_callbacks(train, folder / "files"),
+        history,
+    ]
+    done = 0
+    if start_from is not None:
+        restore_variables(model, start_from, where=f"member {member.index}")
+        checkpoint.best_model = start_from.best
+        rows += start_from.history
+        done = train.epochs if start_from.stopped else min(start_from.epoch, train.epochs)
+
+    def snapshot(epoch: int, logs: Mapping[str, float]) -> Snapshot:
+        return Snapshot(
+            member=member.index,
+            seed=member.seed,
+            epoch=epoch,
+            variables=copies(model.variables),
+            optimizer=copies(model.optimizer.variables),
+            callbacks=take_states(stateful),
+            history=tuple(rows),
+            logs=dict(logs),
+            stopped=bool(model.stop_training),
+            best=checkpoint.best_model,
+        )
 
     model.fit(
         feed,
         epochs=train.epochs,
+        initial_epoch=done,
         validation_data=_validation_arrays(dataset),
         validation_batch_size=VALIDATION_BATCH if has_validation else None,
         shuffle=False,  # the feed has its own order
@@ -98,34 +143,31 @@ def train_solo(
         callbacks=[
             SeedEachEpoch(feed, member.seed),
             StopOnDivergence(),
-            checkpoint,
-            *([early_stopping] if early_stopping else []),
+            *stateful,
             TellEpochs(tell),
+            Watch(check, on_batch),
+            KeepStates(stateful, start_from, lambda epoch, logs: keep(snapshot(epoch, logs))),
         ],
     )
-    path = _best_model(model, train, checkpoint, folder)
-    stopped = stopped_epoch(early_stopping)
-    if checkpoint.save_best_only:
-        best_epoch = kept.epoch
+    best = checkpoint.best_model
+    path = _publish(model, train, checkpoint, best, folder)
+    if checkpoint.save_best_only and best is not None:
+        best_epoch = best.epoch
     elif early_stopping is not None and early_stopping.restore_best_weights:  # at the end of fit, stopped or not
         best_epoch = int(early_stopping.best_epoch) + 1
     else:
-        best_epoch = len(history)
-    return Trained(model, path, tuple(history), best_epoch, stopped)
+        best_epoch = len(rows)
+    return Trained(model, path, tuple(rows), best_epoch, stopped_epoch(early_stopping))
 
 
-class _KeptEpoch:
-    """The epoch that `ModelCheckpoint` last found to be the best."""
-
-    def __init__(self, checkpoint: keras.callbacks.ModelCheckpoint) -> None:
-        self._checkpoint = checkpoint
-        self._best = checkpoint.best
-        self.epoch = 1
-
-    def look(self, epoch: int) -> None:
-        if self._checkpoint.best != self._best:
-            self._best = self._checkpoint.best
-            self.epoch = epoch
+def make_late(
+    member: MemberPlan, train: TrainSpec, dataset: Dataset, snapshot: Snapshot, folder: Path, device: Device
+) -> Trained:
+    """The best model so far of a member that will train no more: what `fit` would end with, had it ended there."""
+    stopped = replace(snapshot, stopped=True)
+    return train_solo(
+        member, train, dataset, folder, device, lambda epoch, logs: None, lambda: None, start_from=stopped
+    )
 
 
 def _tune(model: keras.Model, train: TrainSpec, device: Device, num_steps: int) -> None:
@@ -147,23 +189,48 @@ def _validation_arrays(dataset: Dataset) -> tuple[Any, ...] | None:
     return (split.x, split.y) if split.w is None else (split.x, split.y, split.w)
 
 
-def _best_model(
-    model: keras.Model, train: TrainSpec, checkpoint: keras.callbacks.ModelCheckpoint, folder: Path
-) -> Path:
-    """One `.keras` file: what `ModelCheckpoint` kept if `save_best_only`, else the weights after fit."""
-    kept = Path(checkpoint.filepath)
-    published = folder / "best.keras"
-    if not train.checkpoint.save_best_only:
-        model.save(published)
-        return published
-    if not kept.exists():
+def restore_variables(model: keras.Model, snapshot: Snapshot, where: str) -> None:
+    """Set all variables of a built model and of its optimizer to those of a snapshot.
+
+    Raises:
+        InvalidModel: they do not fit: the job's code builds another model now.
+    """
+    assign(model.variables, snapshot.variables, where=where)
+    assign(model.optimizer.variables, snapshot.optimizer, where=f"{where}, optimizer")
+
+
+def assign(variables: Sequence[Any], arrays: Sequence[Array], *, where: str) -> None:
+    """Set variables to arrays, all or none. Raises InvalidModel when number or shapes differ."""
+    have, stored = [tuple(variable.shape) for variable in variables], [array.shape for array in arrays]
+    if have != stored:
         raise InvalidModel(
-            f"ModelCheckpoint kept no model: {checkpoint.monitor} never went beyond initial_value_threshold "
-            f"{train.checkpoint.initial_value_threshold}",
-            where="train.checkpoint",
-            hint="change initial_value_threshold, or train for more epochs",
+            f"the checkpoint has {len(stored)} variables, the model {len(have)}, or their shapes differ",
+            where=where,
+            hint="the build function must build the same model for the same arguments",
         )
-    model.load_weights(kept)
-    if train.checkpoint.save_weights_only:
-        model.save(published)
-    return published
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+
+
+def _publish(
+    model: keras.Model, train: TrainSpec, checkpoint: MemberCheckpoint, best: Best | None, folder: Path
+) -> Path:
+    """One `.keras` file: what `ModelCheckpoint` kept if `save_best_only`, else the weights after fit.
+
+    It appears under its name when it is complete: a full disk leaves no half of it.
+    """
+    if train.checkpoint.save_best_only:
+        if best is None:
+            raise InvalidModel(
+                f"ModelCheckpoint kept no model: {checkpoint.monitor} never went beyond initial_value_threshold "
+                f"{train.checkpoint.initial_value_threshold}",
+                where="train.checkpoint",
+                hint="change initial_value_threshold, or train for more epochs",
+            )
+        model.set_weights(best.weights)
+        assign(model.optimizer.variables, best.optimizer, where="the best model's optimizer")
+    unfinished, published = folder / "unfinished.keras", folder / "best.keras"
+    model.save(unfinished)
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    return unfinished.replace(published)
