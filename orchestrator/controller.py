@@ -129,6 +129,7 @@ class Controller:
             memory,
             trained=[i for i, member in members.items() if member.final is not None],
             diverged={i: member.diverged for i, member in members.items() if member.diverged is not None},
+            late=[i for i, member in members.items() if member.final is not None and member.final.get("late")],
         )
         self._tell_plan(state)
         selected = self._carry_out(commands)
@@ -219,7 +220,11 @@ class Controller:
                     selected = command
                 case cmd.Abort(error=error):
                     raise error
-                case cmd.TrainPack() if settled := self._settled(command):
+                case cmd.TrainPack(worker=worker, pack=pack) if settled := self._settled(
+                    worker, self._request.plan.packs[pack].members
+                ):
+                    self._unheard += settled
+                case cmd.PublishLate(worker=worker, member=member) if settled := self._settled(worker, [member]):
                     self._unheard += settled
                 case _:
                     self._cluster.send([command])
@@ -231,21 +236,21 @@ class Controller:
         log.claim(coord_term=self._log.term, run_id=self._request.run_id)
         return log
 
-    def _settled(self, command: cmd.TrainPack) -> list[ev.Event]:
-        """What a lost worker had published before it could say so; empty when there is something to train.
+    def _settled(self, worker: str, indices: Iterable[int]) -> list[ev.Event]:
+        """What a lost worker had published before it could say so; empty when there is something to do.
 
         A published member is not claimed again: only a `void` record takes its model back.
         """
         events: list[ev.Event] = []
-        for index in self._request.plan.packs[command.pack].members:
+        for index in indices:
             memory = self._read_member(index) if index in self._retried else MemberMemory()
             if memory.final is not None:
-                events.append(ev.MemberTrained(command.worker, index, late=bool(memory.final.get("late"))))
+                events.append(ev.MemberTrained(worker, index, late=bool(memory.final.get("late"))))
             elif memory.diverged is not None:
-                events.append(ev.MemberDiverged(command.worker, index, memory.diverged))
+                events.append(ev.MemberDiverged(worker, index, memory.diverged))
             else:
                 return []
-        return [*events, ev.WorkerIdle(command.worker)]
+        return [*events, ev.WorkerIdle(worker)]
 
     def _observe(self, event: ev.Event, memory: RunMemory) -> None:
         """Effects of what happened that are no decisions: progress for people, and the run's opening record."""

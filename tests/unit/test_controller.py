@@ -12,7 +12,9 @@ import pytest
 
 from orchestrator.controller import CONTROL_EVERY_S, Controller, RunRequest
 from orchestrator.errors import (
+    AccessDenied,
     ClusterUnavailable,
+    CredentialsExpired,
     Fenced,
     IdentityChanged,
     Interrupted,
@@ -73,7 +75,9 @@ class Site:
         plan = make_plan(job, {BUILDER: True})
         request = RunRequest(job, plan, LAYOUT, run_id="tuesday", spec_digest="5" * 64, code_digest="c" * 64)
         log = log or self.log()
-        self.cluster = FakeCluster(self.store, LAYOUT, plan, coord_term=log.claim(), clock=self.clock, **cluster)
+        self.cluster = FakeCluster(
+            self.store, LAYOUT, plan, coord_term=log.claim(at=self.clock.epoch()), clock=self.clock, **cluster
+        )
         controller = Controller(
             request,
             store=self.store,
@@ -159,7 +163,7 @@ def test_the_log_of_a_run_tells_its_story_in_order() -> None:
     site = Site()
     site.start()
     assert site.kinds() == ["claim", "opened", "packed", "selection", "done"]
-    assert [site.member_kinds(member) for member in range(3)] == [["claim", "final"]] * 3
+    assert [site.member_kinds(member) for member in range(3)] == [["claim", *["checkpoint"] * 3, "final"]] * 3
     assert site.body("packed") == {"packs": [{"members": [i], "engine": "solo"} for i in range(3)]}
 
 
@@ -288,7 +292,7 @@ def test_a_worker_that_published_and_died_before_saying_so_costs_no_training_and
     site = Site()
     result = site.start(faults={(1, 1): "unheard"})
     assert site.cluster.fired == [(1, 1, "unheard")]
-    assert site.member_kinds(1) == ["claim", "final"]
+    assert [kind for kind in site.member_kinds(1) if kind != "checkpoint"] == ["claim", "final"]
     assert sorted(site.trained()) == [0, 1, 2]
     assert result.status == "succeeded"
 
@@ -306,7 +310,7 @@ def test_the_budgets_of_a_killed_coordinator_are_its_successors() -> None:
 
 def test_a_recorded_end_renews_the_budgets() -> None:
     site = Site({"members": 1, "faults": {"max_crashes": 0}})
-    for term in (1, 2):
+    for term in (1, 3):  # 2 is the coordinator's, which recorded that the member is given up
         with pytest.raises(QuorumMissed):
             site.start(faults={(0, term): "crash"})
     result = site.start()
@@ -539,7 +543,7 @@ def test_bad_data_or_a_bad_model_ends_the_run_before_any_member_trains(what: dic
 
 def test_a_worker_that_cannot_reach_the_store_ends_the_run_with_75() -> None:
     """The blob with a model is out of reach when it is read back for predicting."""
-    site = Site(store=FaultyStore(MemoryStore(), [Fault("get", "before", key="blobs/")]))
+    site = Site(store=FaultyStore(MemoryStore(), [Fault("get", "before", key="blobs/", times=None)]))
     with pytest.raises(StoreUnavailable) as caught:
         site.start()
     assert caught.value.exit_code == 75
@@ -564,7 +568,97 @@ def test_the_record_of_a_member_is_the_one_that_the_selection_names() -> None:
     site = Site()
     site.start(faults={(1, 1): "crash"})
     selected = site.body("selection")["members"][1]
-    assert site.member_kinds(1) == ["claim", "claim", "final"]
-    assert selected["seq"] == 2
-    final = Log.open(site.store, LAYOUT.member_log(1)).records()[2].body
+    assert [kind for kind in site.member_kinds(1) if kind != "checkpoint"] == ["claim", "claim", "final"]
+    record = Log.open(site.store, LAYOUT.member_log(1)).records()[-1]
+    assert selected["seq"] == record.seq
+    final = record.body
     assert json.dumps(selected["final"], sort_keys=True) == json.dumps(final, sort_keys=True)
+
+
+def finals(site: Site, member: int) -> list[Any]:
+    records = Log.open(site.store, LAYOUT.member_log(member)).records()
+    return [record.body for record in records if record.kind == "final"]
+
+
+def test_at_the_deadline_members_count_with_their_best_epoch_so_far() -> None:
+    site = Site({"ensemble": {"deadline": 5.5, "quorum": 2}})
+    result = site.start(num_workers=2, epochs=100)
+    assert (result.status, result.exit_code) == ("partial", 0)
+    assert (result.late, result.missing) == ((0, 1), (2,))
+    assert [member.status for member in result.members] == ["late", "late", "not_started"]
+    assert all(0 < (member.epochs or 0) < 100 for member in result.members[:2])
+    assert site.clock.monotonic() < 60
+
+
+def test_a_successor_knows_which_members_were_late_and_counts_the_deadline_from_the_first_start() -> None:
+    site = Site({"ensemble": {"deadline": 5.5, "quorum": 2}})
+
+    def kill_when_one_is_published() -> None:
+        if any(finals(site, member) for member in range(3)):
+            raise Killed
+
+    with pytest.raises(Killed):
+        site.start(num_workers=2, epochs=100, interruption=kill_when_one_is_published)
+    late = [member for member in range(3) if finals(site, member)]
+    result = site.start(num_workers=2, epochs=100)
+    assert (result.late, result.missing) == ((0, 1), (2,))
+    assert all(finals(site, member)[0]["late"] for member in late)
+    assert not site.trained(), "the deadline was over before the second start"
+
+
+def test_more_time_brings_a_run_that_missed_its_quorum_at_the_deadline_to_its_end() -> None:
+    site = Site({"ensemble": {"deadline": 5.5}})
+    with pytest.raises(QuorumMissed):
+        site.start(num_workers=2, epochs=20)
+    site.job = {"ensemble": {"deadline": "1d"}}
+    result = site.start(num_workers=2, epochs=20)
+    assert result.members[2].status == "succeeded"
+
+
+def test_a_model_whose_bytes_are_gone_is_taken_back_and_trained_again() -> None:
+    class Losing(MemoryStore):
+        """Loses the first model as soon as a record has named it."""
+
+        lost: str | None = None
+
+        def create(self, key: str, body: bytes) -> bool:
+            created = super().create(key, body)
+            record = json.loads(body) if "/log/" in key else {}
+            if record.get("kind") == "final" and self.lost is None:
+                self.lost = record["body"]["model"]["key"]
+                self.delete(self.lost)
+            return created
+
+    store = Losing()
+    site = Site(store=store)
+    result = site.start()
+    assert store.lost is not None
+    assert result.status == "succeeded"
+    (member,) = (i for i in range(3) if "void" in site.member_kinds(i))
+    assert site.member_kinds(member).count("final") == 2
+    assert site.body("ended")["cause"] == "damaged"
+    twin = Site()
+    assert result.validation == twin.start().validation, "the same model came of it"
+
+
+def test_credentials_that_expire_in_mid_run_are_worth_a_retry() -> None:
+    rule = Fault("create", "before", key="members/1/log", nth=2, times=None, error=AccessDenied)
+    store = FaultyStore(MemoryStore(), [rule])
+    site = Site(store=store)
+    with pytest.raises(CredentialsExpired) as caught:
+        site.start()
+    assert store.fired[rule] > 0
+    assert caught.value.exit_code == 75
+    assert site.body("failed")["exit_code"] == 75
+
+
+def test_the_result_says_that_the_code_changed_on_the_way() -> None:
+    site = Site()
+    before, after = site.log(), site.log()
+    before.claim(code_digest="a" * 64)
+    with pytest.raises(Killed):
+        site.start(log=before, interruption=killed_at(site, 4))
+    after.refresh()
+    after.claim(code_digest="b" * 64)
+    result = site.start(log=after)
+    assert any("aaaaaaaaaaaa → bbbbbbbbbbbb" in note for note in result.notes)
