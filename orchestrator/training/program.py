@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.ensemble.metrics import to_class_indices
-from orchestrator.errors import Fenced, InvalidInput, InvalidJob, InvalidModel, OrchestratorError
+from orchestrator.errors import (
+    DamagedStore,
+    Fenced,
+    InvalidInput,
+    InvalidJob,
+    InvalidModel,
+    MissingObject,
+    OrchestratorError,
+)
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.recovery import read_member
 from orchestrator.spec import Job
-from orchestrator.storage.blobs import get_blob_file, put_blob, put_blob_file
+from orchestrator.storage.blobs import get_blob_file, put_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
 from orchestrator.storage.records import BlobRef
-from orchestrator.storage.tables import history_to_parquet, labels_to_parquet, predictions_to_parquet
+from orchestrator.storage.tables import labels_to_parquet, predictions_to_parquet
+from orchestrator.training.attempt import AttemptFiles, captured
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device, prepare_environment, start_tensorflow
+from orchestrator.training.publish import cause_of, publish_final
+from orchestrator.training.recover import newest_checkpoint
+from orchestrator.training.saver import Attempt, Saver, Stopped
 from orchestrator.training.scratch import scratch_folder, sweep_scratch
 
 if TYPE_CHECKING:
@@ -80,6 +93,9 @@ class Program:
         )
         self._device: Device | None = None
         self._warm: tuple[int, keras.Model] | None = None
+        self._lock = threading.Lock()
+        self._saver: Saver | None = None
+        self._stop_asked = False
 
     def start(self) -> None:
         """Import TensorFlow and set it up: the one slow thing, done while the run is still being prepared."""
@@ -101,6 +117,8 @@ class Program:
             Fenced: a successor owns the member: this worker must end.
         """
         name = self._setup.worker
+        with self._lock:
+            self._stop_asked = False
         try:
             match command:
                 case cmd.Preflight():
@@ -108,6 +126,8 @@ class Program:
                 case cmd.TrainPack(pack=pack):
                     for member in self._setup.plan.packs[pack].members:
                         self._train(self._setup.plan.members[member], dataset)
+                case cmd.PublishLate(member=member):
+                    self._publish_late(self._setup.plan.members[member], dataset)
                 case cmd.Predict(member=member):
                     self._predict(self._setup.plan.members[member], dataset)
         except Fenced as fenced:
@@ -120,6 +140,19 @@ class Program:
             bug = OrchestratorError(f"{type(error).__name__}: {error}", where=f"{name}, {command}")
             self._emit(ev.WorkerFailed(name, bug))
         self._emit(ev.WorkerIdle(name))
+
+    def interrupt(self, command: cmd.SaveNow) -> None:
+        """Have what is trained saved, and with `stop` given up at the next batch; `Saved` is told as an event.
+
+        Called from another thread while `handle` runs; returns at once.
+        """
+        with self._lock:
+            self._stop_asked = self._stop_asked or command.stop
+            saver = self._saver
+            if saver is not None:
+                saver.save_now(stop=command.stop)
+        if saver is None:  # nothing is being trained (yet): there is nothing to save
+            self._emit(ev.Saved(self._setup.worker))
 
     def _preflight(self, dataset: Dataset) -> None:
         from orchestrator.training.preflight import check_before_training
@@ -145,31 +178,50 @@ class Program:
         self._emit(passed)
 
     def _train(self, member: MemberPlan, dataset: Dataset) -> None:
+        """Claim the member, go on from its newest checkpoint, and publish its best model."""
         from orchestrator.training.callbacks import Diverged
         from orchestrator.training.solo import train_solo
 
         setup, name = self._setup, self._setup.worker
         log = self._claim(member.index)
+        memory = read_member(log.records())
+        if memory.final is not None:  # published by a worker that was lost before it could say so
+            self._emit(ev.MemberTrained(name, member.index, late=bool(memory.final.get("late"))))
+            return
         began = time.monotonic()
 
         def tell(epoch: int, logs: Any) -> None:
+            logger.info("epoch %s/%s %s", epoch, setup.job.train.epochs, {k: round(v, 4) for k, v in logs.items()})
             self._emit(ev.EpochEnded(name, member.index, epoch, setup.job.train.epochs, logs))
 
         try:
-            with scratch_folder() as folder:
-                trained = train_solo(member, setup.job.train, dataset, folder, self._started(), tell, self._on_batch)
-                log.append(
-                    "final",
-                    model=put_blob_file(self._store, setup.layout, str(trained.path)).to_json(),
-                    history=put_blob(self._store, setup.layout, history_to_parquet(trained.history)).to_json(),
-                    epochs=len(trained.history),
-                    best_epoch=trained.best_epoch,
-                    stopped_epoch=trained.stopped_epoch,
-                    at_best=_finite(trained.history[trained.best_epoch - 1]),
-                    weights_sha256=weights_digest(trained.model),
-                    engine="solo",
-                    train_s=round(time.monotonic() - began, 3),
-                )
+            with scratch_folder() as folder, self._attempt_files(member, log.term, folder) as files:
+                recovered = newest_checkpoint(self._store, memory.checkpoints, member.index, _versions(), folder)
+                logger.info("member %s, seed %s, term %s: %s", member.index, member.seed, log.term, recovered.reason)
+                attempt = Attempt(name, member.index, log, _versions(), recovered.checkpoints)
+                saver = Saver(self._store, setup.layout, attempt, setup.job.faults, folder, files, self._emit)
+                try:
+                    with self._interruptible(saver):
+                        trained = train_solo(
+                            member,
+                            setup.job.train,
+                            dataset,
+                            folder,
+                            self._started(),
+                            tell,
+                            self._on_batch,
+                            start_from=recovered.snapshot,
+                            keep=saver.keep,
+                            check=saver.check,
+                        )
+                except Exception as error:
+                    logger.error("%s", error, exc_info=not isinstance(error, Stopped | Diverged))
+                    raise
+                finally:
+                    saver.close()
+                publish_final(self._store, setup.layout, log, trained, began=began, resumed=recovered.snapshot)
+        except Stopped:
+            logger.info("member %s is given up, as asked", member.index)
         except Diverged as diverged:
             log.append("failed", status="diverged", message=str(diverged))
             self._emit(ev.MemberDiverged(name, member.index, str(diverged)))
@@ -179,13 +231,60 @@ class Program:
             self._warm = (member.index, trained.model)
             self._emit(ev.MemberTrained(name, member.index))
 
+    def _publish_late(self, member: MemberPlan, dataset: Dataset) -> None:
+        """Publish the best epoch of the newest verified checkpoint, if there is one."""
+        from orchestrator.training.solo import make_late
+
+        setup, name = self._setup, self._setup.worker
+        log = self._claim(member.index)
+        memory = read_member(log.records())
+        if memory.final is not None:
+            self._emit(ev.MemberTrained(name, member.index, late=bool(memory.final.get("late"))))
+            return
+        began = time.monotonic()
+        try:
+            with scratch_folder() as folder, self._attempt_files(member, log.term, folder):
+                found = newest_checkpoint(self._store, memory.checkpoints, member.index, _versions(), folder)
+                logger.info("member %s is published late: %s", member.index, found.reason)
+                if found.snapshot is None:
+                    self._emit(ev.NothingToPublish(name, member.index))
+                    return
+                trained = make_late(member, setup.job.train, dataset, found.snapshot, folder, self._started())
+                publish_final(self._store, setup.layout, log, trained, began=began, resumed=found.snapshot, late=True)
+        except Exception as error:
+            self._fail(log, member.index, error)
+        else:
+            self._warm = (member.index, trained.model)
+            self._emit(ev.MemberTrained(name, member.index, late=True))
+
+    @contextmanager
+    def _attempt_files(self, member: MemberPlan, term: int, folder: Path) -> Iterator[AttemptFiles]:
+        """The attempt's log, which gets what is printed and logged meanwhile, and its files."""
+        files = AttemptFiles(self._store, self._setup.layout.attempt_prefix(member.index, term), folder / "files")
+        with captured(files):
+            try:
+                yield files
+            finally:
+                files.flush()
+
+    @contextmanager
+    def _interruptible(self, saver: Saver) -> Iterator[None]:
+        """While the block runs, `interrupt` reaches the saver; what came before it did counts as well."""
+        with self._lock:
+            self._saver = saver
+            if self._stop_asked:
+                saver.save_now(stop=True)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._saver = None
+
     def _fail(self, log: Log, member: int, error: Exception) -> None:
         """Sort an error of training into the member's own fault (an attempt failed) or somebody else's (raised)."""
         if isinstance(error, OrchestratorError) and not isinstance(error, InvalidModel | InvalidJob):
             raise error
-        cause = ev.Cause.OUT_OF_MEMORY if is_out_of_memory(error) else ev.Cause.USER_ERROR
-        message = str(error) if isinstance(error, OrchestratorError) else f"{type(error).__name__}: {error}"
-        logger.exception("member %s failed", member)
+        cause, message = cause_of(error)
         log.append("failed", status="failed", cause=cause.value, message=message[:2000])
         self._emit(ev.AttemptFailed(self._setup.worker, member, cause, message))
 
@@ -195,6 +294,7 @@ class Program:
         from orchestrator.models.load import load_published
         from orchestrator.models.predict import predict
 
+        name = self._setup.worker
         memory = read_member(Log.open(self._store, self._setup.layout.member_log(member.index)).records())
         if memory.final is None:
             raise OrchestratorError("there is no published model to predict with", where=f"member {member.index}")
@@ -207,22 +307,24 @@ class Program:
             self._warm = None
             with scratch_folder() as folder:
                 path = str(folder / "best.keras")
-                get_blob_file(self._store, reference, path)
-                load_published(model, path, reference.key)
+                try:
+                    get_blob_file(self._store, reference, path)
+                    load_published(model, path, reference.key)
+                except (DamagedStore, MissingObject) as error:
+                    self._emit(ev.ModelLost(name, member.index, f"its published model cannot be used: {error}"))
+                    return
             blobs = {}
-            for name, split in dataset.splits():
-                if name != "train":
+            for split_name, split in dataset.splits():
+                if split_name != "train":
                     table = predictions_to_parquet(predict(model, split.x, self._on_batch))
-                    blobs[name] = put_blob(self._store, self._setup.layout, table).to_json()
-        except (InvalidModel, InvalidJob) as error:
-            self._emit(ev.AttemptFailed(self._setup.worker, member.index, ev.Cause.USER_ERROR, str(error)))
-            return
+                    blobs[split_name] = put_blob(self._store, self._setup.layout, table).to_json()
         except Exception as error:
-            if not is_out_of_memory(error):
+            if isinstance(error, OrchestratorError) and not isinstance(error, InvalidModel | InvalidJob):
                 raise
-            self._emit(ev.AttemptFailed(self._setup.worker, member.index, ev.Cause.OUT_OF_MEMORY, str(error)))
+            cause, message = cause_of(error)
+            self._emit(ev.AttemptFailed(name, member.index, cause, message))
             return
-        self._emit(ev.MemberPredicted(self._setup.worker, member.index, blobs))
+        self._emit(ev.MemberPredicted(name, member.index, blobs))
 
     def _claim(self, member: int) -> Log:
         """Claim the member's log. It refuses when a coordinator of a higher term has been here: then ours is dead."""
@@ -234,27 +336,6 @@ class Program:
         if self._device is None:
             raise OrchestratorError("the worker got a command before it was started", where=self._setup.worker)
         return self._device
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory, of the host or the device, was too small."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
-
-
-def weights_digest(model: keras.Model) -> str:
-    """sha256 over all weights in order: equal exactly when the weights are equal bit for bit.
-
-    (A `.keras` file is a zip with a date inside: two saves of one model differ.)
-    """
-    digest = hashlib.sha256()
-    for array in model.get_weights():
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _finite(logs: Any) -> dict[str, float]:
-    return {name: value for name, value in logs.items() if value == value and abs(value) != float("inf")}
 
 
 def _versions() -> dict[str, str]:

@@ -17,8 +17,8 @@ from orchestrator.spec import TrainSpec
 from orchestrator.training.checkpoint import Snapshot, read_best, read_checkpoint, write_best, write_checkpoint
 from orchestrator.training.data import Dataset, load_dataset
 from orchestrator.training.device import Device
-from orchestrator.training.program import weights_digest
-from orchestrator.training.solo import Trained, train_solo
+from orchestrator.training.publish import weights_digest
+from orchestrator.training.solo import Trained, make_late, train_solo
 
 pytestmark = pytest.mark.slow
 
@@ -252,3 +252,121 @@ def test_a_member_killed_anywhere_ends_with_the_same_bits(
         with pytest.raises(Killed):
             life.go_on(killed_at=step)
     assert facts(life.go_on()) == straight(model, spec())
+
+
+def test_a_member_killed_after_its_early_stop_only_publishes(
+    tmp_path: Path, device: Device, straight: Callable[[str, TrainSpec], Any]
+) -> None:
+    train = spec(epochs=30, callbacks=[], early_stopping={"patience": 1, "min_delta": 0.2})
+    expected = straight("mlp", train)
+    stopped = expected[-1]
+    assert stopped is not None, "this job has to stop early"
+    life = Life(tmp_path, "mlp", device, train)
+    life.go_on()
+    assert life.newest is not None
+    assert life.newest.stopped
+    epochs = life.trained_epochs
+    assert facts(life.go_on()) == expected
+    assert life.trained_epochs == epochs == stopped, "nothing was trained again, and nothing beyond the stop"
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_a_member_killed_while_it_uploads_goes_on_from_the_checkpoint_before(
+    model: str, tmp_path: Path, device: Device, straight: Callable[[str, TrainSpec], Any]
+) -> None:
+    life = Life(tmp_path, model, device, spec())
+    with pytest.raises(Killed):
+        life.go_on(killed_at=4 * STEPS + 1, lost=2)
+    assert life.newest is not None
+    assert life.newest.epoch == 2
+    assert facts(life.go_on()) == straight(model, spec())
+
+
+@pytest.mark.parametrize("save_best_only", [True, False])
+def test_a_worse_model_never_replaces_a_better_one(save_best_only: bool, tmp_path: Path, device: Device) -> None:
+    """The rate is far too high from the first epoch on: the first model is the best, whatever restarts."""
+    train = spec(
+        epochs=6,
+        callbacks=[],
+        early_stopping=None,
+        optimizer={"class_name": "SGD", "config": {"learning_rate": 8.0}},
+        checkpoint={"monitor": "val_accuracy", "mode": "max", "save_best_only": save_best_only},
+    )
+    life = Life(tmp_path, "mlp", device, train)
+    for step in (STEPS, STEPS, STEPS):
+        with pytest.raises(Killed):
+            life.go_on(killed_at=step)
+    trained = life.go_on()
+    scores = [row["val_accuracy"] for row in trained.history]
+    assert len(scores) == 6
+    loaded = keras.models.load_model(trained.path)
+    validation = life.dataset.validation
+    assert validation is not None
+    _, accuracy = loaded.evaluate(validation.x, validation.y, verbose=0)
+    expected = max(scores) if save_best_only else scores[-1]
+    assert accuracy == pytest.approx(expected, abs=1e-6)
+    assert trained.best_epoch == (int(np.argmax(scores)) + 1 if save_best_only else 6)
+
+
+def test_a_late_member_is_what_fit_would_have_ended_with(tmp_path: Path, device: Device) -> None:
+    """Cut short after four epochs: the same as a job of four epochs, but for what it says of stopping."""
+    life = Life(tmp_path / "cut", "mlp", device, spec(epochs=40, callbacks=[]))
+    with pytest.raises(Killed):
+        life.go_on(killed_at=4 * STEPS)
+    assert life.newest is not None
+    (tmp_path / "late").mkdir()
+    late = make_late(life.member, life.train, life.dataset, life.newest, tmp_path / "late", device)
+    short = Life(tmp_path / "short", "mlp", device, spec(epochs=4, callbacks=[])).go_on()
+    assert facts(late) == facts(short)
+
+
+def with_keras_own(life: Life, killed_at: int | None) -> tuple[Any, keras.callbacks.EarlyStopping]:
+    """The same member with `fit`, `BackupAndRestore`, `EarlyStopping` and `ModelCheckpoint` as Keras documents them."""
+    model = build_mlp()
+    steps = 0
+
+    class Kill(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            nonlocal steps
+            if steps == killed_at:
+                raise Killed
+            steps += 1
+
+    stopping = keras.callbacks.EarlyStopping(patience=2, min_delta=0.2)
+    callbacks = [
+        keras.callbacks.BackupAndRestore(str(life.folder / "backup"), delete_checkpoint=False),
+        keras.callbacks.ModelCheckpoint(str(life.folder / "best.keras"), save_best_only=True),
+        stopping,
+        Kill(),
+    ]
+    rows = life.dataset
+    assert rows.validation is not None
+    history = model.fit(
+        rows.train.x,
+        rows.train.y,
+        batch_size=BATCH,
+        epochs=9,
+        validation_data=(rows.validation.x, rows.validation.y),
+        callbacks=callbacks,
+        verbose=0,
+    )
+    return history, stopping
+
+
+def test_the_control_keras_own_backup_and_restore_fails_the_same_comparison(tmp_path: Path, device: Device) -> None:
+    """If this fails, Keras has learned to resume exactly, and this part of ours may go."""
+    for name in ("straight", "killed"):
+        (tmp_path / name).mkdir()
+    straight = Life(tmp_path / "straight", "mlp", device, spec())
+    keras.utils.set_random_seed(7)
+    history, stopping = with_keras_own(straight, killed_at=None)
+    assert stopping.stopped_epoch > 0
+    killed = Life(tmp_path / "killed", "mlp", device, spec())
+    keras.utils.set_random_seed(7)
+    with pytest.raises(Killed):
+        with_keras_own(killed, killed_at=2 * STEPS + 1)
+    keras.utils.set_random_seed(7)
+    resumed, resumed_stopping = with_keras_own(killed, killed_at=None)
+    assert len(resumed.history["loss"]) < len(resumed.epoch) + 2, "its history begins anew"
+    assert resumed.history["loss"] != history.history["loss"]
+    assert resumed_stopping.stopped_epoch != stopping.stopped_epoch, "it forgot how long it had waited"

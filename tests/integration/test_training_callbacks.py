@@ -32,7 +32,7 @@ class Outcome:
 
 
 def train(project: TinyProject, device: Device, *, member: int = 0, **parts: Any) -> Outcome:
-    from orchestrator.training.program import weights_digest
+    from orchestrator.training.publish import weights_digest
     from orchestrator.training.solo import train_solo
 
     job = project.job(**parts)

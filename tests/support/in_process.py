@@ -57,6 +57,8 @@ class InProcessCluster:
                 self._program = Program(setup, lambda event: self._events.append(event), lambda: None)
                 self._program.start()
                 self._events.append(ev.WorkerReady(command.worker, node="here", pid=1))
+            elif isinstance(command, cmd.SaveNow) and self._program:
+                self._program.interrupt(command)
             elif not isinstance(command, cmd.KillWorker) and self._program and self._dataset:
                 self._program.handle(command, self._dataset)
 

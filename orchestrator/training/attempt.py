@@ -1,0 +1,116 @@
+"""What an attempt leaves in storage besides its records: its log in chunks, and the files that callbacks write."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.planning.ports import Store
+from orchestrator.storage.redact import redact
+
+MAX_UNSENT_CHARS = 4 * 2**20
+"""What is kept while the store is out of reach; older text is dropped beyond that."""
+
+logger = logging.getLogger("orchestrator.worker")
+
+
+class AttemptFiles:
+    """The log and the files of one attempt. `flush` is for one thread, writing for any.
+
+    Nothing here stops training: a store that is out of reach gets everything at the next flush, or what came last.
+
+    Args:
+        store: where they go.
+        prefix: from `RunLayout.attempt_prefix`.
+        folder: local files below it are kept in storage as they change; it need not exist.
+    """
+
+    def __init__(self, store: Store, prefix: str, folder: Path) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._unsent: list[str] = []
+        self._num_chunks = 0
+        self._sent: dict[str, tuple[int, int]] = {}
+
+    def write(self, text: str) -> None:
+        """Add to the log."""
+        with self._lock:
+            self._unsent.append(text)
+
+    def flush(self) -> None:
+        """Send what is new: a chunk of the log, and files that have changed. Never raises what a store does."""
+        try:
+            self._send_log()
+            self._send_files()
+        except (OrchestratorError, OSError) as error:
+            logger.warning("the attempt's log and files are not in storage yet: %s", error)
+
+    def _send_log(self) -> None:
+        with self._lock:
+            text, self._unsent = "".join(self._unsent)[-MAX_UNSENT_CHARS:], []
+        if not text:
+            return
+        try:
+            body = redact(text, os.environ).encode("utf-8", "replace")
+            self._store.put(f"{self._prefix}/log-{self._num_chunks:05d}.txt", body)
+        except OrchestratorError:
+            with self._lock:
+                self._unsent.insert(0, text)
+            raise
+        self._num_chunks += 1
+
+    def _send_files(self) -> None:
+        for path in sorted(self._folder.rglob("*")):
+            if not path.is_file():
+                continue
+            name = path.relative_to(self._folder).as_posix()
+            status = path.stat()
+            version = (status.st_mtime_ns, status.st_size)
+            if self._sent.get(name) != version:
+                try:
+                    self._store.put_file(f"{self._prefix}/{name}", str(path))
+                except ValueError as error:  # a name that no key can have
+                    logger.warning("a file of a callback stays behind: %s", error)
+                self._sent[name] = version
+
+
+class _Tee:
+    """Writes to the stream that was there and to the attempt's log."""
+
+    def __init__(self, stream: TextIO, files: AttemptFiles) -> None:
+        self._stream = stream
+        self._files = files
+
+    def write(self, text: str) -> int:
+        self._files.write(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def captured(files: AttemptFiles) -> Iterator[None]:
+    """Copy what this process prints and logs to the attempt's log while the block runs."""
+    before = sys.stdout, sys.stderr
+    handler = logging.StreamHandler(files)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root, level = logging.getLogger("orchestrator"), logging.getLogger("orchestrator").level
+    root.addHandler(handler)
+    root.setLevel(min(logging.INFO, level or logging.INFO))
+    sys.stdout, sys.stderr = _Tee(before[0], files), _Tee(before[1], files)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        root.removeHandler(handler)
+        root.setLevel(level)

@@ -1,0 +1,97 @@
+"""What an attempt ends with: the `final` record and the files that it names, or the cause of its failure."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import OrchestratorError
+from orchestrator.planning.events import Cause
+from orchestrator.planning.ports import Store
+from orchestrator.storage.blobs import put_blob, put_blob_file
+from orchestrator.storage.layout import RunLayout
+from orchestrator.storage.log import Log
+from orchestrator.storage.tables import history_to_parquet
+
+if TYPE_CHECKING:
+    import keras
+
+    from orchestrator.training.checkpoint import Snapshot
+    from orchestrator.training.solo import Trained
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def publish_final(
+    store: Store,
+    layout: RunLayout,
+    log: Log,
+    trained: Trained,
+    *,
+    began: float,
+    resumed: Snapshot | None,
+    late: bool = False,
+) -> None:
+    """Publish a member's best model: files first, the record last.
+
+    Args:
+        store, layout: where to.
+        log: the member's log, claimed.
+        trained: what training gave.
+        began: monotonic second at which the attempt began.
+        resumed: what the attempt went on from.
+        late: the deadline cut the member short.
+
+    Raises:
+        Fenced: a successor has claimed the member; nothing is published.
+        StoreUnavailable: out of reach.
+    """
+    log.append(
+        "final",
+        model=put_blob_file(store, layout, str(trained.path)).to_json(),
+        history=put_blob(store, layout, history_to_parquet(trained.history)).to_json(),
+        epochs=len(trained.history),
+        best_epoch=trained.best_epoch,
+        stopped_epoch=trained.stopped_epoch,
+        at_best=_finite(trained.history[trained.best_epoch - 1]),
+        weights_sha256=weights_digest(trained.model),
+        engine="solo",
+        train_s=round(time.monotonic() - began, 3),
+        late=late,
+        resumed_from=None if resumed is None else resumed.epoch,
+        at=round(time.time(), 3),
+    )
+
+
+def weights_digest(model: keras.Model) -> str:
+    """sha256 over all weights in order: equal exactly when the weights are equal bit for bit.
+
+    (A `.keras` file is a zip with a date inside: two saves of one model differ.)
+    """
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def cause_of(error: Exception) -> tuple[Cause, str]:
+    """Which budget an error of an attempt is counted against, and what to say of it."""
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        where = f" ({error.filename})" if error.filename else ""
+        return Cause.CRASH, f"the worker's disk is full{where}: free space in {tempfile.gettempdir()}, or set TMPDIR"
+    message = str(error) if isinstance(error, OrchestratorError) else f"{type(error).__name__}: {error}"
+    return (Cause.OUT_OF_MEMORY if is_out_of_memory(error) else Cause.USER_ERROR), message
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory, of the host or the device, was too small."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+
+
+def _finite(logs: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in logs.items() if value == value and abs(value) != float("inf")}
