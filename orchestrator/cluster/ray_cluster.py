@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray import exceptions as rex
 
+from orchestrator.cluster.head import Head
 from orchestrator.cluster.session import Session, brief
 from orchestrator.cluster.worker import Worker, WorkerProgram
 from orchestrator.errors import AccessDenied, ClusterUnavailable, OrchestratorError
@@ -60,6 +61,7 @@ class RayCluster:
         setup: what each worker is told; its `worker` is filled in per worker.
         placement: CPUs and GPUs of one worker.
         program: what a worker does with its commands; importable on every node.
+        head: the cluster's head; default the one to which this process is connected.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class RayCluster:
         placement: Placement,
         *,
         program: Callable[..., WorkerProgram] = Program,
+        head: Head | None = None,
     ) -> None:
         self._session = session
+        self._head = head or Head()
         self._setup = setup
         self._program = program
         self._actor_class = ray.remote(Worker).options(
@@ -78,11 +82,12 @@ class RayCluster:
             num_gpus=placement.num_gpus,
             max_restarts=0,
             max_task_retries=0,
-            max_concurrency=2,  # one call waits for events while another brings a command
+            max_concurrency=3,  # one call waits for events while others bring a command and interrupt the work
             scheduling_strategy="SPREAD",
         )
         self._actors: dict[str, Any] = {}
         self._nodes: dict[str, str] = {}
+        self._warned: set[str] = set()
         self._waiting: dict[Any, str | None] = {}  # reference → worker; None: the data
         self._dataset: Any = None
         self._asked_for_data = False
@@ -101,7 +106,11 @@ class RayCluster:
                     self._nodes.pop(worker, None)
                     actor = self._actors.pop(worker, None)
                     if actor is not None:
-                        ray.kill(actor)
+                        self._head.kill(actor)
+                case cmd.SaveNow(worker=worker):
+                    actor = self._actors.get(worker)
+                    if actor is not None:
+                        self._waiting[actor.interrupt.remote(command)] = worker
                 case _:
                     self._ask_for_data()
                     actor = self._actors.get(command.worker)
@@ -109,7 +118,9 @@ class RayCluster:
                         self._waiting[actor.command.remote(command, self._dataset)] = command.worker
 
     def poll(self, timeout_s: float) -> Sequence[ev.Event]:
+        """Events since the last call. Raises ClusterUnavailable when the cluster's head is gone."""
         self._ask_for_data()
+        self._head.listen()
         if not self._waiting:
             time.sleep(timeout_s)
             return ()
@@ -120,11 +131,11 @@ class RayCluster:
         happened: list[ev.Event] = []
         for reference in ready:
             happened += self._take(reference)
-        return happened
+        return [*happened, *self._warnings()]
 
     def close(self) -> None:
         for actor in self._actors.values():
-            ray.kill(actor)
+            self._head.kill(actor)
         self._actors.clear()
         self._waiting.clear()
         self._asked_for_data = True
@@ -140,6 +151,14 @@ class RayCluster:
         load = _load_data.options(num_returns=2)
         self._dataset, loaded = load.remote(self._setup.job, self._setup.code_root)
         self._waiting[loaded] = None
+
+    def _warnings(self) -> Iterator[ev.Event]:
+        """Tell each worker's notice once: its node will be taken away."""
+        for worker, node in self._nodes.items():
+            if node in self._head.leaving and worker not in self._warned:
+                self._warned.add(worker)
+                at = self._head.leaving[node]
+                yield ev.NodeDraining(worker, None if at is None else max(0.0, at - time.time()))
 
     def _listen(self, worker: str) -> None:
         self._waiting[self._actors[worker].events.remote(EVENTS_TIMEOUT_S)] = worker
@@ -169,22 +188,31 @@ class RayCluster:
         actor = self._actors.pop(worker, None)
         if actor is None:  # killed by us, or told already
             return []
-        if isinstance(error, rex.ActorUnavailableError):  # it may live on beyond a broken network: free its place
-            ray.kill(actor)
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        self._head.kill(actor)  # it may live on, beyond a broken network or after an error of its own: free its place
         node = self._nodes.pop(worker, None)
-        cause = cause_of(error, node_alive=node is None or node in alive)
+        cause = cause_of(
+            error,
+            node_alive=node is None or self._head.is_alive(node),
+            node_leaving=node in self._head.leaving,
+        )
         return [ev.WorkerLost(worker, cause, brief(error))]
 
 
-def cause_of(error: BaseException, *, node_alive: bool) -> ev.Cause:
-    """Why a worker is gone, from the error that Ray gives in its place."""
+def cause_of(error: BaseException, *, node_alive: bool, node_leaving: bool) -> ev.Cause:
+    """Why a worker is gone, from the error that Ray gives in its place.
+
+    Args:
+        error: what Ray says.
+        node_alive: whether the worker's node lives.
+        node_leaving: whether that node is, or was, being taken away.
+    """
     if isinstance(error, rex.OutOfMemoryError):
         return ev.Cause.OUT_OF_MEMORY
-    if getattr(error, "preempted", False):
+    if node_leaving or getattr(error, "preempted", False):
         return ev.Cause.PREEMPTED
     # Ray tells at once of a process that died on a living node. Where it cannot tell, the node is cut off or gone; that
     # it says so takes a minute, for which no member should wait.
-    if not node_alive or isinstance(error, rex.NodeDiedError | rex.ActorUnavailableError):
+    cut_off = isinstance(error, rex.NodeDiedError | rex.ActorUnavailableError)
+    if not node_alive or cut_off or "its node has died" in str(error):  # the last: before we heard where it was
         return ev.Cause.NODE_LOST
     return ev.Cause.CRASH

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray import exceptions as rex
 
+from orchestrator.cluster.head import leaving_nodes
 from orchestrator.cluster.submission import read_excludes
 from orchestrator.errors import AccessDenied, ClusterUnavailable
 from orchestrator.planning.placement import ClusterShape, NodeShape
@@ -42,11 +43,12 @@ class Session:
     code_root: str | None
 
     def shape(self) -> ClusterShape:
-        """The nodes alive now."""
+        """The nodes alive now, but for those that are being taken away: Ray starts nothing on them."""
+        leaving = leaving_nodes()
         nodes = tuple(
             NodeShape(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
             for node in ray.nodes()
-            if node["Alive"]
+            if node["Alive"] and node["NodeID"] not in leaving
         )
         return ClusterShape(nodes, can_grow=self.can_grow)
 

@@ -51,10 +51,13 @@ def test_kills_and_freezes_of_driver_and_worker_cost_one_epoch_each_and_change_n
     wait_until(lambda: job.has_checkpoint(0, epoch=2), "the second checkpoint")
     first.signal(signal.SIGKILL)  # in the middle of epoch 3
     assert first.ends() == -signal.SIGKILL
+    orphan = job.trainer()
+    wait_until(lambda: not Path(f"/proc/{orphan}").exists(), "the end of the worker whose driver is dead")
 
     job.go(3)
     second = job.start()
     wait_until(lambda: job.has_checkpoint(0, epoch=3), "the third checkpoint")
+    second.wait_for("[member 0] epoch 3/5")
     assert epochs_told(second.told(), 0) == [3], "what the first had finished was trained again"
     second.signal(signal.SIGSTOP)
 

@@ -173,9 +173,13 @@ def test_why_a_worker_is_gone_follows_from_rays_error() -> None:
 
     from orchestrator.cluster.ray_cluster import cause_of
 
+    here: dict[str, bool] = {"node_alive": True, "node_leaving": False}
     died = rex.ActorDiedError()
-    assert cause_of(died, node_alive=True) is Cause.CRASH
-    assert cause_of(died, node_alive=False) is Cause.NODE_LOST
-    assert cause_of(rex.OutOfMemoryError("killed"), node_alive=True) is Cause.OUT_OF_MEMORY
+    assert cause_of(died, **here) is Cause.CRASH
+    assert cause_of(died, node_alive=False, node_leaving=False) is Cause.NODE_LOST
+    assert cause_of(died, node_alive=True, node_leaving=True) is Cause.PREEMPTED
+    assert cause_of(rex.OutOfMemoryError("killed"), node_alive=True, node_leaving=True) is Cause.OUT_OF_MEMORY
     # Before a lost node is declared dead, a minute long, its actors are only unavailable.
-    assert cause_of(rex.ActorUnavailableError("gone", b"0" * 16), node_alive=True) is Cause.NODE_LOST
+    assert cause_of(rex.ActorUnavailableError("gone", b"0" * 16), **here) is Cause.NODE_LOST
+    # Of a worker that was lost before it was heard of, Ray's words alone say where it was.
+    assert cause_of(rex.RayError("The actor died because its node has died."), **here) is Cause.NODE_LOST

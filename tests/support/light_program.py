@@ -28,6 +28,10 @@ class LightProgram:
     def start(self) -> None:
         """Nothing to get ready."""
 
+    def interrupt(self, command: cmd.SaveNow) -> None:
+        """There is nothing to save."""
+        self._emit(ev.Saved(self._setup.worker))
+
     def handle(self, command: cmd.WorkerCommand, dataset: Dataset) -> None:
         """Tell what the real program would tell of such a command."""
         import threading
