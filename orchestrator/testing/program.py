@@ -158,9 +158,11 @@ class FakeProgram:
 
     def _train(self, worker: str, member: MemberPlan) -> Iterator[Step]:
         script, index, log = self._script, member.index, self._open(member.index)
+        if (published := self._claim(log, worker, index)) is not None:
+            yield published
+            return
+        term, began = log.term, self._clock.monotonic()
         done = self._newest_epoch(read_member(log.records()))
-        term = log.claim(coord_term=self._coord_term, worker=worker)
-        began = self._clock.monotonic()
         training = self.training[worker] = Training(worker, member, log, done, done)
         epoch_s = script.epoch_s * random.Random(f"{script.seed}/{index}/{term}").uniform(0.5, 1.5)
         fault = script.faults.get((index, term))
@@ -184,15 +186,23 @@ class FakeProgram:
             yield from _heard(worker, index, fault)
         yield ev.MemberTrained(worker, index)
 
+    def _claim(self, log: Log, worker: str, index: int) -> ev.Event | None:
+        """Claim a member, unless a worker that was lost, or is superseded, published it before: then tell of that."""
+        for claimed in (False, True):
+            final = read_member(log.records()).final
+            if final is not None:
+                return ev.MemberTrained(worker, index, late=bool(final["late"]))
+            if not claimed:
+                log.claim(coord_term=self._coord_term, worker=worker)
+        return None
+
     def _publish_late(self, worker: str, member: MemberPlan) -> Iterator[Step]:
         yield self._script.epoch_s / 4
         index, log = member.index, self._open(member.index)
-        memory = read_member(log.records())
-        if memory.final is not None:  # by a worker that was lost before it could say so
-            yield ev.MemberTrained(worker, index, late=bool(memory.final["late"]))
+        if (published := self._claim(log, worker, index)) is not None:
+            yield published
             return
-        term = log.claim(coord_term=self._coord_term, worker=worker)
-        epoch = self._newest_epoch(memory)
+        term, epoch = log.term, self._newest_epoch(read_member(log.records()))
         training = Training(worker, member, log, epoch, epoch)
         if (index, term) in self._script.faults:
             yield from self._strike(training, term)

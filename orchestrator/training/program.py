@@ -26,7 +26,7 @@ from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.plan import Plan
-from orchestrator.planning.recovery import read_member
+from orchestrator.planning.recovery import MemberMemory, read_member
 from orchestrator.spec import Job
 from orchestrator.storage.blobs import get_blob_file, put_blob
 from orchestrator.storage.layout import RunLayout
@@ -183,11 +183,10 @@ class Program:
         from orchestrator.training.solo import train_solo
 
         setup, name = self._setup, self._setup.worker
-        log = self._claim(member.index)
-        memory = read_member(log.records())
-        if memory.final is not None:  # published by a worker that was lost before it could say so
-            self._emit(ev.MemberTrained(name, member.index, late=bool(memory.final.get("late"))))
+        claimed = self._claim(member.index)
+        if claimed is None:
             return
+        log, memory = claimed
         began = time.monotonic()
 
         def tell(epoch: int, logs: Any) -> None:
@@ -236,11 +235,10 @@ class Program:
         from orchestrator.training.solo import make_late
 
         setup, name = self._setup, self._setup.worker
-        log = self._claim(member.index)
-        memory = read_member(log.records())
-        if memory.final is not None:
-            self._emit(ev.MemberTrained(name, member.index, late=bool(memory.final.get("late"))))
+        claimed = self._claim(member.index)
+        if claimed is None:
             return
+        log, memory = claimed
         began = time.monotonic()
         try:
             with scratch_folder() as folder, self._attempt_files(member, log.term, folder):
@@ -326,11 +324,24 @@ class Program:
             return
         self._emit(ev.MemberPredicted(name, member.index, blobs))
 
-    def _claim(self, member: int) -> Log:
-        """Claim the member's log. It refuses when a coordinator of a higher term has been here: then ours is dead."""
+    def _claim(self, member: int) -> tuple[Log, MemberMemory] | None:
+        """Claim the member's log, unless the member is published already: then tell of that, and return None.
+
+        It may be published by a worker that was lost before it could say so, or by one of a superseded coordinator;
+        that may happen right before our claim, so the log is read again behind it.
+
+        Raises:
+            Fenced: a coordinator of a higher term has been here: then ours is dead.
+        """
         log = Log.open(self._store, self._setup.layout.member_log(member))
-        log.claim(coord_term=self._setup.coord_term, worker=self._setup.worker)
-        return log
+        memory = read_member(log.records())
+        if memory.final is None:
+            log.claim(coord_term=self._setup.coord_term, worker=self._setup.worker)
+            memory = read_member(log.records())
+        if memory.final is not None:
+            self._emit(ev.MemberTrained(self._setup.worker, member, late=bool(memory.final.get("late"))))
+            return None
+        return log, memory
 
     def _started(self) -> Device:
         if self._device is None:
