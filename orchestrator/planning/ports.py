@@ -26,7 +26,7 @@ class Store(Protocol):
         """Write `body` only if `key` does not exist yet, atomically, in one try.
 
         Returns:
-            True when this call created the object. False when it existed: perhaps because something between here and the
+            True when this call created the object. False when it existed: perhaps because something on the way to the
             store repeated this very call, so who must know compares a nonce in the body.
 
         Raises:

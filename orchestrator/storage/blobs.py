@@ -1,7 +1,8 @@
 """Blobs: immutable bytes under a key of their own. They mean nothing until a record names them.
 
-Every read is checked against the size and sha256 in the record that names the blob. A mismatch is read again three
-times, because it may have happened in transit; after that the stored bytes are damaged.
+Every read is checked against the size and sha256 in the record that names the blob; what is larger than recorded is
+refused before it is read. A mismatch is read again three times, because it may have happened in transit; after that the
+stored bytes are damaged. While the store is out of reach, reads and writes go on trying within one deadline.
 """
 
 from __future__ import annotations
@@ -14,66 +15,100 @@ from orchestrator.errors import DamagedStore
 from orchestrator.planning.ports import Store
 from orchestrator.storage.layout import RunLayout, new_nonce
 from orchestrator.storage.records import BlobRef
-from orchestrator.storage.retry import REREADS
+from orchestrator.storage.retry import REREADS, Patience
 
 _CHUNK_BYTES = 2**20
+_PATIENCE = Patience()
 
 
-def put_blob(store: Store, layout: RunLayout, body: bytes, *, nonce: Callable[[], str] = new_nonce) -> BlobRef:
-    """Store `body` under a fresh key.
+def put_blob(
+    store: Store,
+    layout: RunLayout,
+    body: bytes,
+    *,
+    nonce: Callable[[], str] = new_nonce,
+    patience: Patience = _PATIENCE,
+) -> BlobRef:
+    """Store `body` under a fresh key; each try takes another one, so that a late earlier try harms nothing.
+
+    Args:
+        store, layout: where to.
+        body: the bytes.
+        nonce: tells keys of the same bytes apart.
+        patience: how long to go on trying while the store is out of reach.
 
     Returns:
         The reference to put into a record; only that record publishes the blob.
 
     Raises:
-        StoreUnavailable: out of reach; call again: the next try takes another key, so a late first one harms nothing.
+        StoreUnavailable: out of reach until the end of the patience; orphans at most are left, which nothing names.
     """
-    ref = _ref(layout, hashlib.sha256(body).hexdigest(), len(body), nonce)
-    store.put(ref.key, body)
-    return ref
+    sha256 = hashlib.sha256(body).hexdigest()
+
+    def attempt() -> BlobRef:
+        ref = BlobRef(layout.blob(sha256, nonce()), sha256, len(body))
+        store.put(ref.key, body)
+        return ref
+
+    return patience.retry(attempt)
 
 
-def put_blob_file(store: Store, layout: RunLayout, path: str, *, nonce: Callable[[], str] = new_nonce) -> BlobRef:
+def put_blob_file(
+    store: Store,
+    layout: RunLayout,
+    path: str,
+    *,
+    nonce: Callable[[], str] = new_nonce,
+    patience: Patience = _PATIENCE,
+) -> BlobRef:
     """Like `put_blob`, from a local file that nobody writes any more. The sha256 is that of the local file."""
     sha256, size = _digest(Path(path))
-    ref = _ref(layout, sha256, size, nonce)
-    store.put_file(ref.key, path)
-    return ref
+
+    def attempt() -> BlobRef:
+        ref = BlobRef(layout.blob(sha256, nonce()), sha256, size)
+        store.put_file(ref.key, path)
+        return ref
+
+    return patience.retry(attempt)
 
 
-def get_blob(store: Store, ref: BlobRef) -> bytes:
+def get_blob(store: Store, ref: BlobRef, *, patience: Patience = _PATIENCE) -> bytes:
     """The bytes that `ref` names, verified.
 
     Raises:
         MissingObject: the blob is gone.
-        DamagedStore: its bytes are others than those recorded, in four reads.
-        StoreUnavailable: out of reach.
+        DamagedStore: it is larger than recorded, or its bytes were others than those recorded in four reads.
+        StoreUnavailable: out of reach until the end of the patience.
     """
-    for _ in range(1 + REREADS):
-        body = store.get(ref.key)
-        found = hashlib.sha256(body).hexdigest(), len(body)
-        if found == (ref.sha256, ref.size):
-            return body
-    raise _mismatch(ref, *found)
+
+    def attempt() -> bytes:
+        for _ in range(1 + REREADS):
+            body = store.get(ref.key, max_bytes=ref.size)
+            found = hashlib.sha256(body).hexdigest(), len(body)
+            if found == (ref.sha256, ref.size):
+                return body
+        raise _mismatch(ref, *found)
+
+    return patience.retry(attempt)
 
 
-def get_blob_file(store: Store, ref: BlobRef, path: str) -> None:
+def get_blob_file(store: Store, ref: BlobRef, path: str, *, patience: Patience = _PATIENCE) -> None:
     """Download the blob that `ref` names; `path` appears only when its bytes are verified. Raises like `get_blob`."""
     unverified = Path(f"{path}.unverified")
-    try:
+
+    def attempt() -> None:
         for _ in range(1 + REREADS):
-            store.get_file(ref.key, str(unverified))
+            store.get_file(ref.key, str(unverified), max_bytes=ref.size)
             found = _digest(unverified)
             if found == (ref.sha256, ref.size):
                 unverified.replace(path)
                 return
+        raise _mismatch(ref, *found)
+
+    try:
+        patience.retry(attempt)
     finally:
         unverified.unlink(missing_ok=True)
-    raise _mismatch(ref, *found)
-
-
-def _ref(layout: RunLayout, sha256: str, size: int, nonce: Callable[[], str]) -> BlobRef:
-    return BlobRef(layout.blob(sha256, nonce()), sha256, size)
 
 
 def _digest(path: Path) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from orchestrator.errors import AccessDenied, MissingObject, OrchestratorError, StoreUnavailable, UnsupportedStore
 from orchestrator.storage.layout import TEMPORARY_PREFIX, check_key, new_nonce
+from orchestrator.storage.limits import check_size
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
 _DENIED = {errno.EACCES, errno.EPERM}
@@ -42,7 +43,7 @@ class LocalStore:
 
     def create(self, key: str, body: bytes) -> bool:
         target = self._path(key)
-        with self._explained(key), self._finished_file(target, lambda file: _write(file, body)) as temporary:
+        with explained(str(target)), self._finished_file(target, lambda file: _write(file, body)) as temporary:
             try:
                 os.link(temporary, target)
             except FileExistsError:
@@ -65,24 +66,22 @@ class LocalStore:
         with Path(path).open("rb") as source:
             self._replace(key, lambda file: shutil.copyfileobj(source, file, 2**20))
 
-    def get(self, key: str) -> bytes:
-        with self._explained(key, reading=True):
-            return self._path(key).read_bytes()
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        with self._reading(key, max_bytes) as file:
+            return file.read()
 
-    def get_file(self, key: str, path: str) -> None:
-        with self._explained(key, reading=True):
-            source = self._path(key).open("rb")
-        with source, Path(path).open("wb") as target:
+    def get_file(self, key: str, path: str, *, max_bytes: int | None = None) -> None:
+        with self._reading(key, max_bytes) as source, explained(path), Path(path).open("wb") as target:
             shutil.copyfileobj(source, target, 2**20)
 
     def list(self, prefix: str) -> list[str]:
         folder = self._path(prefix) if prefix else self._root
-        with self._explained(prefix):
+        with explained(str(folder)):
             return sorted(path.relative_to(self._root).as_posix() for path in _files(folder))
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with self._explained(key):
+        with explained(str(path)):
             try:
                 path.unlink()
             except (FileNotFoundError, NotADirectoryError):
@@ -94,7 +93,7 @@ class LocalStore:
 
     def _replace(self, key: str, write: Callable[[BinaryIO], object]) -> None:
         target = self._path(key)
-        with self._explained(key), self._finished_file(target, write) as temporary:
+        with explained(str(target)), self._finished_file(target, write) as temporary:
             temporary.replace(target)
             _sync_folder(target.parent)
 
@@ -113,14 +112,26 @@ class LocalStore:
             temporary.unlink(missing_ok=True)
 
     @contextmanager
-    def _explained(self, key: str, *, reading: bool = False) -> Iterator[None]:
-        where = str(self._root / key)
-        try:
-            yield
-        except OSError as error:
-            if reading and isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-                raise MissingObject("no such object", where=where) from error
-            raise explain(error, where) from error
+    def _reading(self, key: str, max_bytes: int | None) -> Iterator[BinaryIO]:
+        """The open file of an object that is not too large."""
+        path = self._path(key)
+        with explained(str(path)):
+            try:
+                file = path.open("rb")
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+                raise MissingObject("no such object", where=str(path)) from error
+            with file:
+                check_size(os.fstat(file.fileno()).st_size, max_bytes, where=str(path))
+                yield file
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Turn the operating system's errors about the file or folder `where` into errors of this package."""
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, where) from error
 
 
 def explain(error: OSError, where: str) -> OrchestratorError:

@@ -11,9 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from orchestrator.errors import StoreUnavailable, UnsupportedStore
+from orchestrator.errors import DamagedStore, StoreUnavailable, UnsupportedStore
 from orchestrator.storage import s3_errors
 from orchestrator.storage.layout import check_key
+from orchestrator.storage.limits import check_size
+from orchestrator.storage.local import explained
+from orchestrator.storage.retry import REREADS
 
 T = TypeVar("T")
 
@@ -22,7 +25,7 @@ _PART_BYTES = 16 * 2**20
 _PARTS_AT_ONCE = 4
 _SLOWEST_BYTES_PER_S = 2**20
 _CHUNK_BYTES = 2**20
-_DOWNLOAD_TRIES = 3
+_DOWNLOAD_TRIES = 1 + REREADS
 _REQUEST_TRIES = 5
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}\Z")
 
@@ -33,9 +36,14 @@ class _Clients:
 
     pid: int
     once: Any
-    """Tries once: a library that repeats a create reports a refusal (412) for its own success."""
+    """Repeats no request that was answered or timed out. Below it, aiohttp still repeats one whose connection broke: a
+    refused create may then be its own success, which only the object itself can tell."""
     patient: Any
     """Repeats what may be repeated."""
+
+
+_INHERITED: list[_Clients] = []
+"""What a forked child was born with: letting go of it would close connections that the parent still uses."""
 
 
 class S3Store:
@@ -101,14 +109,14 @@ class S3Store:
             timeout_s=self._timeout_s + size / _SLOWEST_BYTES_PER_S,
         )
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         chunks: list[bytes] = []
-        self._download(key, restart=chunks.clear, write=chunks.append)
+        self._download(key, max_bytes, restart=chunks.clear, write=chunks.append)
         return b"".join(chunks)
 
-    def get_file(self, key: str, path: str) -> None:
-        with Path(path).open("wb") as file:
-            self._download(key, restart=partial(_empty, file), write=file.write)
+    def get_file(self, key: str, path: str, *, max_bytes: int | None = None) -> None:
+        with explained(path), Path(path).open("wb") as file:
+            self._download(key, max_bytes, restart=partial(_empty, file), write=file.write)
 
     def list(self, prefix: str) -> list[str]:
         folder = "/".join(filter(None, (self._prefix, check_key(prefix) if prefix else "")))
@@ -131,19 +139,29 @@ class S3Store:
         check_key(key)
         return f"{self._prefix}/{key}" if self._prefix else key
 
-    def _download(self, key: str, *, restart: Callable[[], object], write: Callable[[bytes], object]) -> None:
-        """Read an object to its end, from the start again when the connection breaks, within one deadline."""
+    def _download(
+        self, key: str, max_bytes: int | None, *, restart: Callable[[], object], write: Callable[[bytes], object]
+    ) -> None:
+        """Read an object to its end, within one deadline.
+
+        From the start again when the connection breaks, or when the bytes are not those of the store's own checksum.
+        """
         deadline = time.monotonic() + self._timeout_s
         for tries_left in reversed(range(_DOWNLOAD_TRIES)):
             restart()
             remaining = deadline - time.monotonic()
             answer = self._request("get_object", key, "s3:GetObject", timeout_s=remaining, Key=self._key(key))
-            allowance_s = answer.get("ContentLength", 0) / _SLOWEST_BYTES_PER_S
-            remaining = deadline - time.monotonic() + allowance_s
+            size = answer["ContentLength"]  # the client ends a body there, and fails when it ends before
+            try:
+                check_size(size, max_bytes, where=f"{self.url}/{key}")
+            except DamagedStore:
+                answer["Body"].close()
+                raise
+            remaining = deadline - time.monotonic() + size / _SLOWEST_BYTES_PER_S
             try:
                 self._call(_drain, answer["Body"], write, about=key, permission="s3:GetObject", timeout_s=remaining)
                 return
-            except StoreUnavailable:
+            except (StoreUnavailable, DamagedStore):
                 if not tries_left or time.monotonic() >= deadline:
                     raise
 
@@ -179,19 +197,27 @@ class S3Store:
     def _fs(self) -> _Clients:
         clients = self._clients
         if clients is None or clients.pid != os.getpid():
-            clients = self._clients = _Clients(os.getpid(), self._filesystem(1), self._filesystem(_REQUEST_TRIES))
+            if clients is not None:
+                _INHERITED.append(clients)
+            from aiobotocore.session import AioSession  # type: ignore[import-untyped]  # it ships no types
+
+            session = AioSession()  # shared: each would read S3's description of 0.2 s again
+            once, patient = self._filesystem(session, 1), self._filesystem(session, _REQUEST_TRIES)
+            clients = self._clients = _Clients(os.getpid(), once, patient)
         return clients
 
-    def _filesystem(self, tries: int) -> Any:
+    def _filesystem(self, session: Any, tries: int) -> Any:
         """An s3fs file system of this process; it connects on its first call.
 
         Args:
+            session: the library's, with the credentials that it finds.
             tries: how often botocore tries a request; s3fs' own loop above it is always switched off, because the two
                 multiply.
         """
         import s3fs
 
         filesystem = s3fs.S3FileSystem(
+            session=session,
             endpoint_url=self._endpoint_url,
             client_kwargs={"region_name": self._region} if self._region else {},
             config_kwargs={

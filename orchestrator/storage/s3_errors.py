@@ -9,6 +9,7 @@ import errno
 
 from orchestrator.errors import (
     AccessDenied,
+    DamagedStore,
     MissingObject,
     OrchestratorError,
     StoreUnavailable,
@@ -47,6 +48,8 @@ _TRY_LATER = {
     "BadDigest",  # these three: the bytes changed on their way
     "IncompleteBody",
     "XAmzContentSHA256Mismatch",
+    "NoSuchUpload",  # these two: an upload in parts is over, by a lifecycle rule or a first try whose answer was lost
+    "InvalidPart",
 }
 _WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 _CREDENTIALS_HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, an AWS profile, or a role on the machine"
@@ -74,6 +77,12 @@ def explain(error: Exception, *, where: str, bucket: str, permission: str) -> Ex
     if name in ("ParamValidationError", "InvalidRegionError", "UnknownEndpointError") or _is_bad_endpoint(error):
         return UnsupportedStore(
             f"bucket, endpoint or region is malformed ({name})", where=where, hint="check the storage URL and endpoint"
+        )
+    if name == "FlexibleChecksumError":
+        return DamagedStore(
+            "what was read is not what the store's own checksum says",
+            where=where,
+            hint="restore the object from a backup, or have its member trained again",
         )
     if isinstance(error, OSError) and error.errno in _LOCAL_TROUBLE:
         return error

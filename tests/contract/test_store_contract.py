@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator.errors import MissingObject, UnsupportedStore
+from orchestrator.errors import DamagedStore, MissingObject, UnsupportedStore
 from orchestrator.planning.ports import Store
 from orchestrator.storage.blobs import get_blob, get_blob_file, put_blob, put_blob_file
 from orchestrator.storage.layout import RunLayout
@@ -87,6 +87,22 @@ def test_files_come_back_as_they_were(store: Store, tmp_path: Path, size: int) -
     store.put_file("deep/file", str(source))
     store.get_file("deep/file", str(target))
     assert target.read_bytes() == source.read_bytes()
+
+
+def test_an_object_larger_than_it_may_be_is_refused_and_nothing_is_written(store: Store, tmp_path: Path) -> None:
+    store.put("k", b"12345")
+    with pytest.raises(DamagedStore, match="at most 4") as damage:
+        store.get("k", max_bytes=4)
+    with pytest.raises(DamagedStore):
+        store.get_file("k", str(tmp_path / "target"), max_bytes=4)
+    assert damage.value.where
+    assert damage.value.where.endswith("/k")
+    assert not (tmp_path / "target").exists() or (tmp_path / "target").stat().st_size == 0
+    assert store.get("k", max_bytes=5) == b"12345"
+    store.get_file("k", str(tmp_path / "target"), max_bytes=5)
+    assert (tmp_path / "target").read_bytes() == b"12345"
+    with pytest.raises(MissingObject):
+        store.get("missing", max_bytes=0)
 
 
 def test_a_missing_key_is_missing_object(store: Store, tmp_path: Path) -> None:

