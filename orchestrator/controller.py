@@ -32,6 +32,7 @@ from orchestrator.spec import Job, deadline_at
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
+from orchestrator.storage.members import claim_unpublished
 from orchestrator.storage.records import JSON
 
 POLL_S = 0.5
@@ -208,11 +209,10 @@ class Controller:
                         at=self._clock.epoch(),
                     )
                     self._retried.add(command.member)
-                case cmd.Void(member=member, reason=reason):
-                    self._claim_member(member).append("void", reason=reason[:2000], at=self._clock.epoch())
-                case cmd.RecordFailed(member=member, cause=cause, message=message):
-                    log = self._claim_member(member)
-                    log.append("failed", status="failed", cause=cause.value, message=message[:2000])
+                case cmd.Void():
+                    self._void(command)
+                case cmd.RecordFailed():
+                    self._record_failed(command)
                 case cmd.Note(text=text):
                     self._progress.note(text)
                 case cmd.Select():
@@ -230,11 +230,23 @@ class Controller:
                     self._cluster.send([command])
         return selected
 
-    def _claim_member(self, index: int) -> Log:
-        """Take a member's log from whoever holds it: a lost worker that wakes up finds itself fenced."""
-        log = Log.open(self._store, self._request.layout.member_log(index))
+    def _void(self, command: cmd.Void) -> None:
+        log = self._member_log(command.member)
         log.claim(coord_term=self._log.term, run_id=self._request.run_id)
-        return log
+        log.append("void", reason=command.reason[:2000], at=self._clock.epoch())
+
+    def _record_failed(self, command: cmd.RecordFailed) -> None:
+        """Take the log from the lost worker, which finds itself fenced should it wake up.
+
+        What it has published meanwhile stands; a later start will find it.
+        """
+        log = self._member_log(command.member)
+        memory = claim_unpublished(log, coord_term=self._log.term, run_id=self._request.run_id)
+        if memory.final is None:
+            log.append("failed", status="failed", cause=command.cause.value, message=command.message[:2000])
+
+    def _member_log(self, index: int) -> Log:
+        return Log.open(self._store, self._request.layout.member_log(index))
 
     def _settled(self, worker: str, indices: Iterable[int]) -> list[ev.Event]:
         """What a lost worker had published before it could say so; empty when there is something to do.
@@ -313,7 +325,7 @@ class Controller:
         }
 
     def _read_member(self, index: int) -> MemberMemory:
-        return read_member(Log.open(self._store, self._request.layout.member_log(index)).records())
+        return read_member(self._member_log(index).records())
 
     def _tell_plan(self, state: State) -> None:
         self._progress.planned(len(state.members), self._num_workers, self._request.run_id)

@@ -14,6 +14,7 @@ from orchestrator.storage.blobs import get_blob, put_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.records import BlobRef
+from orchestrator.storage.retry import Patience
 
 
 def finish(store: Store, layout: RunLayout, log: Log, selection: Mapping[str, Any]) -> Result:
@@ -52,7 +53,12 @@ def _copy_members(store: Store, layout: RunLayout, selection: Mapping[str, Any])
             continue
         for part, name in COPIES.items():
             ref = BlobRef.from_json(member["final"][part], where=f"member {member['index']}, {part}")
-            store.put(layout.member_copy(member["index"], name), get_blob(store, ref))
+            _copy(store, ref, layout.member_copy(member["index"], name))
         for split, stored in member["predictions"].items():
             ref = BlobRef.from_json(stored, where=f"member {member['index']}, predictions of {split}")
-            store.put(layout.member_copy(member["index"], f"{split}.parquet"), get_blob(store, ref))
+            _copy(store, ref, layout.member_copy(member["index"], f"{split}.parquet"))
+
+
+def _copy(store: Store, ref: BlobRef, key: str) -> None:
+    body = get_blob(store, ref)
+    Patience().retry(lambda: store.put(key, body))

@@ -17,7 +17,7 @@ from contextlib import suppress
 from orchestrator.errors import DamagedStore, Fenced, MissingObject, StoreUnavailable
 from orchestrator.planning.ports import Store
 from orchestrator.storage.layout import new_nonce, record_key, record_seq
-from orchestrator.storage.records import JSON, Record, decode, encode
+from orchestrator.storage.records import JSON, MAX_RECORD_BYTES, Record, decode, encode
 from orchestrator.storage.retry import REREADS, Patience
 
 _DAMAGE_HINT = "the log is not guessed at: restore the object from a backup, or start a new run with --fresh"
@@ -227,6 +227,12 @@ class Log:
 
     def _listed_end(self) -> int:
         """One past the last record that a listing shows; loud about anything that is no record and about gaps."""
+        for _ in range(REREADS):  # like any answer, a listing may be damaged on its way
+            with suppress(DamagedStore):
+                return self._listed_end_once()
+        return self._listed_end_once()
+
+    def _listed_end_once(self) -> int:
         seqs = set()
         for key in self._patience.retry(lambda: self._store.list(self._prefix)):
             seq = record_seq(self._prefix, key)
@@ -288,7 +294,7 @@ class Log:
     def _fetch_once(self, seq: int) -> Record | None:
         key = record_key(self._prefix, seq)
         try:
-            return decode(self._store.get(key), key=key, seq=seq)
+            return decode(self._store.get(key, max_bytes=MAX_RECORD_BYTES), key=key, seq=seq)
         except MissingObject:
             return None
 

@@ -22,6 +22,7 @@ from orchestrator.planning.recovery import MemberMemory, read_member
 from orchestrator.storage.blobs import get_blob, put_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
+from orchestrator.storage.members import claim_unpublished
 from orchestrator.storage.records import JSON, BlobRef
 from orchestrator.storage.retry import Patience
 from orchestrator.storage.tables import history_to_parquet, labels_to_parquet, predictions_to_parquet
@@ -188,13 +189,8 @@ class FakeProgram:
 
     def _claim(self, log: Log, worker: str, index: int) -> ev.Event | None:
         """Claim a member, unless a worker that was lost, or is superseded, published it before: then tell of that."""
-        for claimed in (False, True):
-            final = read_member(log.records()).final
-            if final is not None:
-                return ev.MemberTrained(worker, index, late=bool(final["late"]))
-            if not claimed:
-                log.claim(coord_term=self._coord_term, worker=worker)
-        return None
+        final = claim_unpublished(log, coord_term=self._coord_term, worker=worker).final
+        return None if final is None else ev.MemberTrained(worker, index, late=bool(final["late"]))
 
     def _publish_late(self, worker: str, member: MemberPlan) -> Iterator[Step]:
         yield self._script.epoch_s / 4

@@ -31,6 +31,7 @@ from orchestrator.spec import Job
 from orchestrator.storage.blobs import get_blob_file, put_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
+from orchestrator.storage.members import claim_unpublished
 from orchestrator.storage.open import open_store
 from orchestrator.storage.records import BlobRef
 from orchestrator.storage.tables import labels_to_parquet, predictions_to_parquet
@@ -327,19 +328,17 @@ class Program:
     def _claim(self, member: int) -> tuple[Log, MemberMemory] | None:
         """Claim the member's log, unless the member is published already: then tell of that, and return None.
 
-        It may be published by a worker that was lost before it could say so, or by one of a superseded coordinator;
-        that may happen right before our claim, so the log is read again behind it.
+        It may be published by a worker that was lost before it could say so, or by one of a superseded coordinator, at
+        any moment until our claim: so only the log that was seen without a model is claimed.
 
         Raises:
             Fenced: a coordinator of a higher term has been here: then ours is dead.
         """
-        log = Log.open(self._store, self._setup.layout.member_log(member))
-        memory = read_member(log.records())
-        if memory.final is None:
-            log.claim(coord_term=self._setup.coord_term, worker=self._setup.worker)
-            memory = read_member(log.records())
+        setup = self._setup
+        log = Log.open(self._store, setup.layout.member_log(member))
+        memory = claim_unpublished(log, coord_term=setup.coord_term, worker=setup.worker)
         if memory.final is not None:
-            self._emit(ev.MemberTrained(self._setup.worker, member, late=bool(memory.final.get("late"))))
+            self._emit(ev.MemberTrained(setup.worker, member, late=bool(memory.final.get("late"))))
             return None
         return log, memory
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.fault_proxy import FaultProxy
+from tests.support.fault_rules import Corrupt, LostResponse, Reset, Rule, Status
 from tests.support.held_job import HeldJob, held_job, wait_until, weights
+from tests.support.s3_server import REGION, SECRET_KEY, S3Server
 
 pytestmark = pytest.mark.slow
 
@@ -192,3 +195,47 @@ def test_a_missed_gate_stays_missed_and_a_missed_quorum_is_tried_again(tmp_path:
         again = job.start("train.epochs=2")
         assert again.ends() == 0, again.told()
         assert again.result()["members"][0]["attempts"] == 2
+
+
+TROUBLE = (
+    Rule(Status(503, "SlowDown"), probability=0.05),
+    Rule(Status(409, "ConditionalRequestConflict"), "PUT", "/log/", probability=0.1),
+    Rule(LostResponse(), "PUT", probability=0.1),
+    Rule(Reset(), probability=0.05),
+    Rule(Corrupt(), "GET", "/blobs/", probability=0.3),
+)
+OUTAGE = Rule(Status(503, "SlowDown"))
+EXPIRED = Rule(Status(403, "ExpiredToken"))
+
+
+def test_a_run_outlives_bad_storage_an_outage_and_expired_credentials_with_the_same_bits(
+    tmp_path: Path, fault_proxy: FaultProxy, s3_server: S3Server, s3_url: str, straight: Any
+) -> None:
+    """Faults 23, 26 to 29 and 34 around the whole product, on a real S3 server."""
+    storage = {"url": s3_url, "endpoint_url": fault_proxy.endpoint_url, "region": REGION}
+    with held_job(
+        tmp_path / "job", s3_url, looks_at=s3_server.endpoint_url, storage=storage, faults=EVERY_EPOCH
+    ) as job:
+        fault_proxy.set_rules(*TROUBLE)
+        job.go(2)
+        first = job.start()
+        wait_until(lambda: job.has_checkpoint(0, epoch=2), "the second checkpoint")
+        fault_proxy.set_rules(OUTAGE)
+        job.go(3)
+        fault_proxy.wait_until_fired(OUTAGE, times=12)
+        assert first.process.poll() is None, first.told()
+        fault_proxy.set_rules(*TROUBLE)
+        wait_until(lambda: job.has_checkpoint(0, epoch=3), "the checkpoint that the outage held up")
+        fault_proxy.set_rules(EXPIRED)
+        job.go(99)
+        assert first.ends() == 75, first.told()
+        assert SECRET_KEY not in first.told()
+
+        fault_proxy.set_rules(*TROUBLE)
+        second = job.start()
+        assert second.ends() == 0, second.told()
+        assert weights(second.result()) == weights(straight)
+        assert second.result()["validation"] == straight["validation"]
+        logs = "".join(job.store.get(key).decode() for key in job.store.list(f"{job.layout.root}/attempts"))
+        assert "goes on from the checkpoint of epoch" in logs
+        assert SECRET_KEY not in logs

@@ -135,6 +135,8 @@ class HeldJob:
     folder: Path
     storage: str
     settings: dict[str, Any] = field(default_factory=dict)
+    looks_at: str | None = None
+    """Endpoint at which the test itself looks into the store, where the job's own is a proxy with faults."""
     drivers: list[Driver] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -190,7 +192,7 @@ class HeldJob:
 
     @property
     def store(self) -> Store:
-        return open_store(self.storage)
+        return open_store(self.storage, endpoint_url=self.looks_at)
 
     @property
     def layout(self) -> RunLayout:
@@ -223,9 +225,9 @@ class HeldJob:
 
 
 @contextmanager
-def held_job(folder: Path, storage: str, **settings: Any) -> Iterator[HeldJob]:
+def held_job(folder: Path, url: str, *, looks_at: str | None = None, **settings: Any) -> Iterator[HeldJob]:
     """A held job whose processes end with the block."""
-    job = HeldJob(folder, storage, settings)
+    job = HeldJob(folder, url, settings, looks_at)
     try:
         yield job
     finally:

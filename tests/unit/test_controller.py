@@ -331,10 +331,10 @@ def test_a_killed_coordinator_loses_no_published_member() -> None:
 
 
 def leave_a_selection(site: Site) -> None:
-    """A coordinator that dies between `selection` and `done`: the store fails when it keeps the result."""
-    faulty = FaultyStore(site.store, [Fault("put", "before", key="best.keras")])
+    """A coordinator that dies between `selection` and `done`: the store refuses when it keeps the copies."""
+    faulty = FaultyStore(site.store, [Fault("put", "before", key="best.keras", error=AccessDenied)])
     whole, site.store = site.store, faulty
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(CredentialsExpired):
         site.start()
     site.store = whole
     assert faulty.fired.total() == 1

@@ -39,9 +39,9 @@ class CountingStore(MemoryStore):
         self.gets = 0
         self.listed = listed
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         self.gets += 1
-        return super().get(key)
+        return super().get(key, max_bytes=max_bytes)
 
     def list(self, prefix: str) -> list[str]:
         return super().list(prefix)[: self.listed]

@@ -1,0 +1,27 @@
+"""Claiming a member's log: a published model is not claimed away, only a `void` record takes it back."""
+
+from __future__ import annotations
+
+from orchestrator.planning.recovery import MemberMemory, read_member
+from orchestrator.storage.log import Log
+from orchestrator.storage.records import JSON
+
+
+def claim_unpublished(log: Log, /, **body: JSON) -> MemberMemory:
+    """Claim a member's log unless its model is published; of what happens meanwhile, nothing is overlooked.
+
+    Args:
+        log: the member's log, open.
+        body: what the claim says, as for `Log.claim`.
+
+    Returns:
+        What the log says: with `final`, nothing was claimed; else the caller is its writer, and this was said before
+        its claim.
+
+    Raises:
+        Fenced, DamagedStore, StoreUnavailable: as `Log.claim`.
+    """
+    while True:
+        memory = read_member(log.records())
+        if memory.final is not None or log.claim_if_unchanged(**body) is not None:
+            return memory
