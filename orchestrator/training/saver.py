@@ -1,8 +1,8 @@
 """Checkpoints in the background: training hands over each finished epoch and never waits for storage.
 
 Files first, record last: a blob means nothing until the member's log names it, so a worker that dies at any moment
-leaves the checkpoint before, whole. At most one upload of a member is under way; a store that is slower than the
-interval is skipped, not queued for.
+leaves the checkpoint before, whole. At most one upload of a member is under way, and nothing is queued behind it: when
+it is through, the newest epoch may be the next.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from orchestrator.storage.blobs import put_blob_file
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.records import JSON
+from orchestrator.storage.retry import Patience
 from orchestrator.training.attempt import AttemptFiles
 from orchestrator.training.checkpoint import Snapshot, write_best, write_checkpoint
 
@@ -35,6 +36,8 @@ CLOSE_S = 600.0
 
 KEPT = 2
 """How many checkpoints keep their blobs: the newest may turn out damaged."""
+
+_PATIENCE = Patience()
 
 logger = logging.getLogger("orchestrator.worker")
 
@@ -72,6 +75,7 @@ class Saver:
         files: the attempt's log and files, flushed by the same thread.
         emit: takes `Checkpointed` and `Saved`, from that thread.
         monotonic, epoch: the clocks; what they say decides about intervals and is shown, never about safety.
+        patience: how long to go on trying to upload one file.
     """
 
     def __init__(
@@ -86,10 +90,11 @@ class Saver:
         *,
         monotonic: Callable[[], float] = time.monotonic,
         epoch: Callable[[], float] = time.time,
+        patience: Patience = _PATIENCE,
     ) -> None:
         self._store, self._layout, self._attempt = store, layout, attempt
         self._faults, self._folder, self._files, self._emit = faults, folder, files, emit
-        self._monotonic, self._epoch = monotonic, epoch
+        self._monotonic, self._epoch, self._patience = monotonic, epoch, patience
         self._changed = threading.Condition()
         self._newest: Snapshot | None = None
         self._due = self._asked = self._stop = self._closing = self._uploading = False
@@ -98,6 +103,8 @@ class Saver:
         self._kept = list(attempt.checkpoints)
         self._saved_epoch = int(self._kept[0]["epoch"]) if self._kept else 0
         self._best: tuple[int, Mapping[str, JSON]] | None = None
+        if self._kept and self._kept[0]["best"] is not None:  # verified when the member was resumed
+            self._best = self._kept[0]["best_epoch"], self._kept[0]["best"]
         self._thread = threading.Thread(target=self._run, name="saver", daemon=True)
         self._thread.start()
 
@@ -105,16 +112,22 @@ class Saver:
         """Take over a finished epoch; it is uploaded when it is due, or when somebody asks for it."""
         with self._changed:
             self._newest = snapshot
-            decision = decide_checkpoint(
-                self._faults,
-                epoch=snapshot.epoch,
-                saved_epoch=self._saved_epoch,
-                since_last_s=self._monotonic() - self._began,
-                uploading=self._uploading or self._due,
-            )
-            if decision.save:
-                self._due = True
-                self._changed.notify_all()
+            self._decide()
+
+    def _decide(self) -> None:
+        """Have the newest epoch uploaded if it is due. Called with the lock held."""
+        if self._newest is None or self._newest.epoch <= self._saved_epoch:
+            return
+        decision = decide_checkpoint(
+            self._faults,
+            epoch=self._newest.epoch,
+            saved_epoch=self._saved_epoch,
+            since_last_s=self._monotonic() - self._began,
+            uploading=self._uploading or self._due,
+        )
+        if decision.save:
+            self._due = True
+            self._changed.notify_all()
 
     def check(self) -> None:
         """Called between batches by who trains.
@@ -159,15 +172,20 @@ class Saver:
                 if wanted is not None and (wanted.epoch <= self._saved_epoch or self._error is not None):
                     wanted = None
                 self._uploading = wanted is not None
-            if wanted is not None:
-                self._save(wanted)
-            self._files.flush()
+            try:
+                if wanted is not None:
+                    self._save(wanted)
+                self._files.flush()
+            except Exception as error:  # a thread that died in silence would leave every later epoch unsaved
+                self._error = self._error or error
             if asked:
                 self._emit(ev.Saved(self._attempt.worker))
             with self._changed:
                 self._uploading = False
                 if closing and not self._asked:
                     return
+                if wanted is not None and self._saved_epoch == wanted.epoch:
+                    self._decide()  # of the epochs that ended meanwhile, the newest may be due
 
     def _save(self, snapshot: Snapshot) -> None:
         self._began = self._monotonic()
@@ -175,9 +193,6 @@ class Saver:
             record = self._publish(snapshot)
         except (StoreUnavailable, OSError) as error:  # the next epoch tries again
             logger.warning("epoch %s could not be saved: %s", snapshot.epoch, error)
-            return
-        except Exception as error:
-            self._error = error
             return
         self._saved_epoch = snapshot.epoch
         self._emit(ev.Checkpointed(self._attempt.worker, self._attempt.member, snapshot.epoch))
@@ -189,13 +204,13 @@ class Saver:
         if best is not None and (self._best is None or self._best[0] != best.epoch):
             path = self._folder / "best.blob"
             write_best(best, path)
-            self._best = best.epoch, put_blob_file(self._store, self._layout, str(path)).to_json()
+            self._best = best.epoch, self._put(path)
         path = self._folder / "state.blob"
         write_checkpoint([snapshot], path)
         record = self._attempt.log.append(
             "checkpoint",
             epoch=snapshot.epoch,
-            state=put_blob_file(self._store, self._layout, str(path)).to_json(),
+            state=self._put(path),
             row=0,
             best=self._best[1] if best is not None and self._best is not None else None,
             best_epoch=None if best is None else best.epoch,
@@ -206,6 +221,9 @@ class Saver:
             at=round(self._epoch(), 3),
         )
         return record.body
+
+    def _put(self, path: Path) -> Mapping[str, JSON]:
+        return put_blob_file(self._store, self._layout, str(path), patience=self._patience).to_json()
 
     def _collect(self, newest: Mapping[str, Any]) -> None:
         """Delete what the newest checkpoints have superseded. What cannot be deleted is left for `prune`."""
