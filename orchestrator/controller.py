@@ -19,15 +19,15 @@ from orchestrator.errors import (
 )
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
-from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.ports import Clock, Cluster, Store
 from orchestrator.planning.recovery import MemberMemory, RunMemory, read_member, read_run
-from orchestrator.planning.schedule import MemberState, Settings, State, begin, step
+from orchestrator.planning.schedule import Settings, State, begin, step
+from orchestrator.reporting.facts import member_facts, notes_of
 from orchestrator.reporting.progress import Progress
 from orchestrator.reporting.publish import finish, finished_result
 from orchestrator.reporting.result import Result
-from orchestrator.reporting.selection import MemberFacts, RunFacts, make_selection
+from orchestrator.reporting.selection import RunFacts, make_selection
 from orchestrator.spec import Job, deadline_at
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
@@ -340,7 +340,7 @@ class Controller:
             raise OrchestratorError("members were selected before the preflight", where=request.run_id)
         published = self._read_members()
         members = [
-            _member_facts(plan, state.members[plan.index], published.get(plan.index, MemberMemory()))
+            member_facts(plan, state.members[plan.index], published.get(plan.index, MemberMemory()))
             for plan in request.plan.members
         ]
         run = RunFacts(
@@ -356,7 +356,7 @@ class Controller:
             code_digest=request.code_digest,
             data_fingerprint=str(self._opened["data_fingerprint"]),
             versions=passed.versions,
-            notes=(*_notes(passed), *_code_notes(memory)),
+            notes=notes_of(passed, memory),
         )
         selection = make_selection(request.job, run, members, lambda ref: get_blob(self._store, ref))
         record = self._log.append("selection", **selection)
@@ -371,31 +371,3 @@ class Controller:
             self._log.append(kind, exit_code=error.exit_code, message=str(error)[:4000], at=self._clock.epoch())
         except OrchestratorError as unrecorded:  # the first error is the one to report
             self._progress.note(f"could not record the end of the run: {unrecorded.what}")
-
-
-def _member_facts(plan: MemberPlan, state: MemberState, memory: MemberMemory) -> MemberFacts:
-    return MemberFacts(
-        plan=plan,
-        status=("late" if state.late else "succeeded") if state.status == "done" else state.status,
-        attempts=state.attempts + (state.status != "failed"),  # counted are those that ended in an error
-        preemptions=state.preemptions,
-        message=state.message,
-        final=memory.final,
-        final_seq=memory.final_seq,
-        predictions=state.predictions,
-    )
-
-
-def _code_notes(memory: RunMemory) -> tuple[str, ...]:
-    codes = memory.code_digests
-    if len(codes) < 2:
-        return ()
-    told = " → ".join(code[:12] for code in codes)
-    return (f"the job's own code changed during the run, which was accepted by --accept-code-change: {told}",)
-
-
-def _notes(passed: ev.PreflightPassed) -> tuple[str, ...]:
-    notes = [f"trained on {passed.device.upper()}, {'' if passed.deterministic else 'not '}deterministic"]
-    if "validation" not in passed.labels:
-        notes.append("there is no validation set, so there is no validation accuracy and no weighted ensemble")
-    return tuple(notes)
