@@ -6,7 +6,7 @@ Nothing here imports Keras, TensorFlow, Ray or the user's code.
 """
 
 from orchestrator.spec.base import KerasObject, Range
-from orchestrator.spec.check import CheckedJob, check_job
+from orchestrator.spec.check import CheckedJob, check_job, exactness
 from orchestrator.spec.deadline import deadline_at
 from orchestrator.spec.identity import (
     CodeDigest,
@@ -60,6 +60,7 @@ __all__ = [
     "deadline_at",
     "default_run_id",
     "difference",
+    "exactness",
     "find_function",
     "identity",
     "identity_digest",

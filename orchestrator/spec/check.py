@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from orchestrator.errors import InvalidJob
+from orchestrator.spec.base import KerasObject
+from orchestrator.spec.callbacks import callback_name
 from orchestrator.spec.job import Job
-from orchestrator.spec.members import MemberOverride
+from orchestrator.spec.members import MemberOverride, is_reference
 from orchestrator.spec.references import FoundFunction, find_function
 
 
@@ -21,11 +23,13 @@ class CheckedJob:
         data: the data function.
         builder_takes_dropout: by reference, whether its signature names `dropout`; None when that cannot be known
             without importing it.
+        callbacks: the user's own callback classes by reference.
     """
 
     builders: Mapping[str, FoundFunction]
     data: FoundFunction
     builder_takes_dropout: Mapping[str, bool | None]
+    callbacks: Mapping[str, FoundFunction] = field(default_factory=dict)
 
 
 def check_job(job: Job, root: str) -> CheckedJob:
@@ -47,7 +51,41 @@ def check_job(job: Job, root: str) -> CheckedJob:
     _check_data(data)
     _check_members(job, builders)
     takes_dropout = {ref: _takes_dropout(builder) for ref, builder in builders.items()}
-    return CheckedJob(builders, data, takes_dropout)
+    return CheckedJob(builders, data, takes_dropout, dict(_check_callbacks(job, root)))
+
+
+def exactness(job: Job, checked: CheckedJob) -> tuple[str, ...]:
+    """Why a member that is interrupted may end differently from one that is not, a sentence each; empty: it will not.
+
+    What decides where there is a GPU, or in the user's data function, is known only when it runs.
+    """
+    train = job.train
+    reasons = []
+    if train.deterministic is False:
+        reasons.append("train.deterministic is false")
+    elif train.deterministic is None and train.jit_compile is True:
+        reasons.append("train.jit_compile is true, and XLA is not deterministic")
+    elif train.deterministic is None and job.resources.num_gpus:
+        reasons.append("training on a GPU is not deterministic unless train.deterministic is true")
+    for ref, found in checked.callbacks.items():
+        if not {"get_state", "set_state"} <= (found.methods or frozenset()):
+            reasons.append(f"{ref} has no get_state and set_state that could be seen: what it remembers is lost")
+    return tuple(reasons)
+
+
+def _check_callbacks(job: Job, root: str) -> Iterator[tuple[str, FoundFunction]]:
+    for number, callback in enumerate(job.train.callbacks):
+        ref = callback_name(callback)
+        if is_reference(ref):
+            place = f"train.callbacks.{number}"
+            found = find_function(ref, root, where=f"{place}: {ref}", kind="class")
+            _check_call(found, _config_keys(callback, place), place, _CONSTRUCTOR)
+            yield ref, found
+
+
+def _config_keys(callback: str | KerasObject, place: str) -> dict[str, str]:
+    names = () if isinstance(callback, str) else tuple(callback.config)
+    return {name: f"{place}.config.{name}" for name in names}
 
 
 def _takes_dropout(builder: FoundFunction) -> bool | None:
@@ -88,24 +126,36 @@ def _own_keywords(override: MemberOverride, place: str) -> dict[str, str]:
     return own if override.dropout is None else own | {"dropout": f"{place}.dropout"}
 
 
-def _check_call(builder: FoundFunction, given: Mapping[str, str], place: str) -> None:
+@dataclass(frozen=True)
+class _Kind:
+    """What is called, in words; the key that gives its arguments; and what is passed without a word in the job."""
+
+    words: str
+    arguments: str
+    unasked: str
+
+
+_BUILDER = _Kind("build function", "model.kwargs", "dropout")  # by index, wherever the signature has it
+_CONSTRUCTOR = _Kind("constructor of", "config", "folder")
+
+
+def _check_call(called: FoundFunction, given: Mapping[str, str], place: str, kind: _Kind = _BUILDER) -> None:
     """Check one call; `given` maps each keyword to the key of the job that gives it."""
     for name, key in given.items():
-        if not builder.accepts(name):
-            close = difflib.get_close_matches(name, builder.parameters or (), n=1, cutoff=0.5)
-            takes = f"it takes {_listed(builder.parameters)}" if builder.parameters else "it takes no parameters"
+        if not called.accepts(name):
+            close = difflib.get_close_matches(name, called.parameters or (), n=1, cutoff=0.5)
+            takes = f"it takes {_listed(called.parameters)}" if called.parameters else "it takes no parameters"
             raise InvalidJob(
-                f"the build function {builder.name} ({builder.file}:{builder.line}) has no parameter {name}",
+                f"the {kind.words} {called.name} ({called.file}:{called.line}) has no parameter {name}",
                 where=key,
                 hint=f"did you mean {close[0]}?" if close else takes,
             )
-    # Without a word in the job, `dropout` is set by index wherever the signature has it.
-    missing = [name for name in builder.required if name not in given and name != "dropout"]
+    missing = [name for name in called.required if name not in given and name != kind.unasked]
     if missing:
         raise InvalidJob(
-            f"the build function {builder.name} ({builder.file}:{builder.line}) requires {_listed(missing)}",
+            f"the {kind.words} {called.name} ({called.file}:{called.line}) requires {_listed(missing)}",
             where=place,
-            hint=f"set model.kwargs.{missing[0]}, or give the parameter a default",
+            hint=f"set {kind.arguments}.{missing[0]}, or give the parameter a default",
         )
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InvalidJob
+from orchestrator.spec.callbacks import callback_name
 from orchestrator.spec.job import Job
+from orchestrator.spec.members import is_reference
 from orchestrator.spec.modules import FoundModule, absolute, imported_from, is_below, parse, trail
 
 _PARTS = ("name", "seed", "model", "data", "members", "train", "ensemble")
@@ -41,6 +43,7 @@ def code_digest(job: Job, root: str) -> CodeDigest:
     root = absolute(root)
     references = [job.data.source, job.model.builder]
     references += [override.model.builder for override in job.members.overrides.values() if override.model]
+    references += [name for name in map(callback_name, job.train.callbacks) if is_reference(name)]
     waiting = [ref.partition(":")[0] for ref in references]
     seen: set[str] = set()
     files: set[str] = set()

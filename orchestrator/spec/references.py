@@ -1,4 +1,4 @@
-"""Finds the functions that a job names, and reads their parameters, without importing the user's code."""
+"""Finds the functions and classes that a job names, and reads their parameters, without importing the user's code."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ class FoundFunction:
         parameters: names that it takes by keyword; None when they cannot be known without importing it.
         required: those of its parameters that have no default.
         accepts_any: whether it takes `**kwargs`.
+        methods: of a class, those that its own source and that of its bases define; None when they cannot all be known
+            without importing it, or it is no class.
     """
 
     module: str
@@ -41,14 +43,15 @@ class FoundFunction:
     parameters: tuple[str, ...] | None
     required: tuple[str, ...]
     accepts_any: bool
+    methods: frozenset[str] | None = None
 
     def accepts(self, keyword: str) -> bool:
         """Whether it can be called with that keyword, as far as can be known."""
         return self.parameters is None or self.accepts_any or keyword in self.parameters
 
 
-def find_function(ref: str, root: str, *, where: str | None = None) -> FoundFunction:
-    """Find the function of a reference.
+def find_function(ref: str, root: str, *, where: str | None = None, kind: str = "function") -> FoundFunction:
+    """Find the function, or the class, of a reference.
 
     Looks at top-level definitions, inside `if`, `try`, `with` and loops too, and follows `from … import` statically.
 
@@ -56,6 +59,7 @@ def find_function(ref: str, root: str, *, where: str | None = None) -> FoundFunc
         ref: `module:function`.
         root: folder that comes first on the import path, normally the working directory.
         where: how messages name the place; the reference itself by default.
+        kind: how messages call what is looked for: a `function` or a `class`.
 
     Raises:
         InvalidJob: malformed, no such module or function (with the nearest names), or the file is not valid Python.
@@ -72,7 +76,7 @@ def find_function(ref: str, root: str, *, where: str | None = None) -> FoundFunc
         return FoundFunction(module_name, name, module_name, 0, None, (), False)
     found = _Search(root).look_up(name, module)
     if found is None:
-        raise _missing(name, module, where)
+        raise _missing(kind, name, module, where)
     return replace(found, module=module_name, name=name)
 
 
@@ -99,9 +103,9 @@ class _Search:
         if not candidates:
             return self._starred(name, tree, module)
         first = candidates[0]
-        signatures = {(found.parameters, found.required, found.accepts_any) for found in candidates}
+        signatures = {(each.parameters, each.required, each.accepts_any, each.methods) for each in candidates}
         # Which branch runs is known only when it runs: different signatures count as unknown.
-        return first if len(signatures) == 1 else replace(first, parameters=None, required=(), accepts_any=False)
+        return first if len(signatures) == 1 else _unknown(name, module, first.line)
 
     def _describe(self, binding: Binding, name: str, module: FoundModule) -> FoundFunction:
         unknown = _unknown(name, module, binding.lineno)
@@ -111,10 +115,23 @@ class _Search:
             case ast.AsyncFunctionDef():
                 what = f"{name} is an async function: it would return a coroutine"
                 raise InvalidJob(what, where=f"{module.file}:{binding.lineno}", hint="define it with `def`")
+            case ast.ClassDef():
+                return replace(_with_constructor(unknown, binding), methods=self._methods(binding, module))
             case ast.ImportFrom():
                 return self._follow(binding, name, module) or unknown
             case _:
                 return unknown
+
+    def _methods(self, node: ast.ClassDef, module: FoundModule) -> frozenset[str] | None:
+        """Methods of a class and of its bases; Keras' own `Callback` counts as known, and has no state."""
+        methods = {statement.name for statement in node.body if isinstance(statement, ast.FunctionDef)}
+        for base in node.bases:
+            found = self.look_up(base.id, module) if isinstance(base, ast.Name) else None
+            if found is not None and found.methods is not None:
+                methods |= found.methods
+            elif ast.unparse(base).rpartition(".")[2] != "Callback":
+                return None
+        return frozenset(methods)
 
     def _follow(self, node: ast.ImportFrom, name: str, module: FoundModule) -> FoundFunction | None:
         """The imported function where it was defined; None where the way cannot be followed."""
@@ -201,6 +218,22 @@ def _with_signature(found: FoundFunction, arguments: ast.arguments) -> FoundFunc
     )
 
 
+def _with_constructor(found: FoundFunction, node: ast.ClassDef) -> FoundFunction:
+    """The parameters of a class' own `__init__`, where it has one and nothing else decides on them."""
+    own = {statement.name: statement for statement in node.body if isinstance(statement, ast.FunctionDef)}
+    init = own.get("__init__")
+    if init is None or init.decorator_list or node.decorator_list or node.keywords or "__new__" in own:
+        return found
+    described = _with_signature(found, init.args)
+    this = [*init.args.posonlyargs, *init.args.args][:1]
+    drop = {argument.arg for argument in this}
+    return replace(
+        described,
+        parameters=tuple(name for name in described.parameters or () if name not in drop),
+        required=tuple(name for name in described.required if name not in drop),
+    )
+
+
 def _is_transparent(decorator: ast.expr) -> bool:
     """Whether a decorator is known to keep the signature."""
     target = decorator.func if isinstance(decorator, ast.Call) else decorator
@@ -208,11 +241,11 @@ def _is_transparent(decorator: ast.expr) -> bool:
     return last in _TRANSPARENT_DECORATORS
 
 
-def _missing(name: str, module: FoundModule, where: str) -> InvalidJob:
+def _missing(kind: str, name: str, module: FoundModule, where: str) -> InvalidJob:
     callables = list(dict.fromkeys(_top_level_names(parse(module).body)))
     close = difflib.get_close_matches(name, callables, n=3, cutoff=0.6) or callables[:5]
     hint = f"did you mean {' or '.join(close)}?" if close else f"{module.file} defines no functions"
-    return InvalidJob(f"there is no function {name} in {module.file}", where=where, hint=hint)
+    return InvalidJob(f"there is no {kind} {name} in {module.file}", where=where, hint=hint)
 
 
 def _top_level_names(body: Iterable[ast.stmt]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from orchestrator.spec.base import (
     Verbosity,
     refuse,
 )
+from orchestrator.spec.callbacks import wrong_callback
 
 _MONITOR = "Quantity to watch; by default `val_loss`, or `loss` where there is no validation set."
 
@@ -70,7 +71,8 @@ class TrainSpec(Spec):
     callbacks: Annotated[tuple[NameOrObject, ...], Field(strict=False)] = Field(
         default=(),
         description="Further callbacks, a fresh copy for each member: Keras' own by name (`ReduceLROnPlateau`, "
-        "`CSVLogger`, …) or yours as `module:Class`, with arguments as {class_name, config}.",
+        "`CSVLogger`, …) or yours as `module:Class`, with arguments as {class_name, config}. Relative paths lie in the "
+        "attempt's folder in storage; a class of yours whose constructor takes `folder` is given it.",
     )
     optimizer: NameOrObject | None = Field(
         default=None, description="Optimizer, instead of the one the build function compiled with."
@@ -94,4 +96,6 @@ class TrainSpec(Spec):
         if self.jit_compile is True and self.deterministic:
             what = "stands beside `deterministic: true`, and Keras does not use XLA then: give up one of them"
             refuse([Problem(("jit_compile",), what)])
+        found = [(number, wrong_callback(callback)) for number, callback in enumerate(self.callbacks)]
+        refuse([Problem(("callbacks", number), what) for number, what in found if what is not None])
         return self

@@ -1,147 +1,26 @@
-"""The callbacks of one member: Keras' own and the user's, made from the job's settings, and ours around them."""
+"""Our own callbacks around a member's: seeds, divergence, signs of life, and the state after each epoch."""
 
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.random.seed_generator import global_seed_generator
 
-from orchestrator.errors import InvalidJob
-from orchestrator.models.build import import_function
-from orchestrator.spec import TrainSpec
-from orchestrator.spec.members import is_reference
 from orchestrator.training.callback_state import restore_states
-from orchestrator.training.checkpoint import Array, Best, Snapshot
+from orchestrator.training.checkpoint import Snapshot
 from orchestrator.training.feed import Feed
 
 Logs = Mapping[str, float]
 
-
-class BestKeeper:
-    """Stands for the model towards `ModelCheckpoint`: what it saves is kept in memory, not written each time.
-
-    A file of a small model takes 25 ms, at every epoch that improves; and a disk that fills would destroy the best
-    model so far. The callback decides all the same.
-    """
-
-    def __init__(self, model: keras.Model, checkpoint: MemberCheckpoint) -> None:
-        self._model = model
-        self._checkpoint = checkpoint
-
-    def save(self, filepath: str, overwrite: bool = True) -> None:
-        """Keep the weights as they are now."""
-        best = Best(self._checkpoint.epoch, copies(self._model.weights), copies(self._model.optimizer.variables))
-        self._checkpoint.best_model = best
-
-    save_weights = save
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-class MemberCheckpoint(keras.callbacks.ModelCheckpoint):  # type: ignore[misc]  # keras is untyped here
-    """Keras' `ModelCheckpoint`, deciding as ever; what it would write is in `best_model`.
-
-    Attributes:
-        best_model: what was kept last, or None.
-        epoch: the one that runs or ended last (1-based).
-    """
-
-    best_model: Best | None = None
-    epoch = 1
-
-    def set_model(self, model: keras.Model) -> None:
-        super().set_model(BestKeeper(model, self))
-
-    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        super().on_epoch_begin(epoch, logs)
-        self.epoch = epoch + 1
-
-
-def make_checkpoint(train: TrainSpec, folder: Path, *, has_validation: bool) -> MemberCheckpoint:
-    """The member's own `ModelCheckpoint`. Keras asks for the name that goes with weights alone."""
-    name = "best.weights.h5" if train.checkpoint.save_weights_only else "best.keras"
-    arguments = _arguments(train.checkpoint, has_validation)
-    return MemberCheckpoint(filepath=str(folder / name), **arguments)
-
-
-def make_early_stopping(train: TrainSpec, *, has_validation: bool) -> keras.callbacks.EarlyStopping | None:
-    """The member's own `EarlyStopping`, or None where the job switches it off."""
-    if train.early_stopping is None:
-        return None
-    return keras.callbacks.EarlyStopping(**_arguments(train.early_stopping, has_validation))
-
-
-def make_callbacks(train: TrainSpec, files: Path) -> list[keras.callbacks.Callback]:
-    """Fresh copies of the job's further callbacks, in their order.
-
-    Args:
-        train: the job's `train:` settings.
-        files: the attempt's folder: relative paths of `CSVLogger` and `TensorBoard` lie in it, and a user's class whose
-            constructor takes `folder` is given it.
-
-    Raises:
-        InvalidJob: there is no such callback, or it refuses its arguments.
-    """
-    return [_make_callback(number, asked, files) for number, asked in enumerate(train.callbacks)]
-
-
-def _make_callback(number: int, asked: Any, files: Path) -> keras.callbacks.Callback:
-    name, config = (asked, {}) if isinstance(asked, str) else (asked.class_name, dict(asked.config))
-    where = f"train.callbacks.{number}: {name}"
-    cls = import_function(name) if is_reference(name) else getattr(keras.callbacks, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, keras.callbacks.Callback)):
-        raise InvalidJob(
-            "this is no Keras callback", where=where, hint="name a class of keras.callbacks, or module:Class"
-        )
-    parameters = inspect.signature(cls).parameters
-    if is_reference(name) and "folder" in parameters:
-        files.mkdir(exist_ok=True)
-        config["folder"] = str(files)
-    for argument in _PATHS.get(name, ()):
-        path = Path(config.get(argument, "logs"))
-        if path.is_absolute() or ".." in path.parts:
-            raise InvalidJob(
-                f"{argument} must be a relative path, not {str(path)!r}",
-                where=where,
-                hint="it lies in the attempt's folder, which goes to storage",
-            )
-        files.mkdir(exist_ok=True)
-        config[argument] = str(files / path)
-    try:
-        return cls(**config)
-    except Exception as error:
-        raise InvalidJob(f"it cannot be made: {type(error).__name__}: {error}", where=where) from error
-
-
-_PATHS: Mapping[str, tuple[str, ...]] = {"CSVLogger": ("filename",), "TensorBoard": ("log_dir",)}
-
-
-def copies(variables: Sequence[Any]) -> tuple[Array, ...]:
-    """The values of variables, in arrays that no later step writes to."""
-    return tuple(np.array(keras.ops.convert_to_numpy(variable)) for variable in variables)
-
-
-def _arguments(settings: Any, has_validation: bool) -> dict[str, Any]:
-    """Keras' own arguments; the default monitor follows whether there is anything to validate on."""
-    arguments = dict(settings.model_dump())
-    if arguments["monitor"] is None:
-        arguments["monitor"] = "val_loss" if has_validation else "loss"
-    return arguments
-
-
-def stopped_epoch(early_stopping: keras.callbacks.EarlyStopping | None) -> int | None:
-    """The 1-based epoch at which training stopped early, or None (Keras: from 0, and 0 means that it did not)."""
-    if early_stopping is None or not early_stopping.stopped_epoch:
-        return None
-    return int(early_stopping.stopped_epoch) + 1
+logger = logging.getLogger("orchestrator.worker")
 
 
 class SeedEachEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped here
@@ -150,7 +29,8 @@ class SeedEachEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras is
     An epoch is then the same whether or not the process had trained the epochs before it. TensorFlow's own global seed
     is set once, before the build: setting it drops TensorFlow's compiled kernels (0.1 s per epoch and function), and
     no stock layer of Keras draws from it. Only where the user's own code does (`tf.random.normal` in a layer) the
-    kernels, which remember how much they have drawn, are dropped at each epoch.
+    kernels, which remember how much they have drawn, are dropped at each epoch; their seeds are fixed when the function
+    is traced, so each epoch draws the same numbers again, which a warning says.
     """
 
     def __init__(self, feed: Feed, seed: int) -> None:
@@ -160,20 +40,32 @@ class SeedEachEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras is
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._is_first = True
-        self._draws = False
+        self._draws: bool | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._feed.start_epoch(epoch + 1)
         if not self._is_first:  # in the first epoch of this `fit` its functions are new, and so are their kernels
-            self._draws = self._draws or draws_by_state(self.model.train_function)
-            if self._draws:
-                tf.random.set_seed(self._seed)  # drops kernels, and with them what they have drawn so far
+            self._drop_kernels_that_remember()
         self._is_first = False
+        generators = seed_generators(self.model)  # before the seeds: making one draws from Python's
         words = np.random.SeedSequence(self._seed, spawn_key=(epoch + 1,)).generate_state(3)
         random.seed(int(words[0]))
         np.random.seed(int(words[0]))  # the legacy global state is what user code may draw from
-        for number, generator in enumerate(seed_generators(self.model)):
+        for number, generator in enumerate(generators):
             generator.state.assign(np.asarray([words[1] ^ number, words[2]], dtype=generator.state.dtype))
+
+    def _drop_kernels_that_remember(self) -> None:
+        if self._draws is None:
+            functions = (self.model.train_function, self.model.test_function)
+            self._draws = any(draws_by_state(function) for function in functions if function is not None)
+            if self._draws:
+                logger.warning(
+                    "the model draws random numbers by TensorFlow's stateful operations (such as tf.random.normal), "
+                    "which begin anew at each epoch so that it can be resumed: keras.random with a SeedGenerator gives "
+                    "each epoch its own numbers, and is faster"
+                )
+        if self._draws:
+            tf.random.set_seed(self._seed)  # drops kernels, and with them what they have drawn so far
 
 
 _STATEFUL_DRAWS = frozenset(
@@ -186,13 +78,13 @@ _STATEFUL_DRAWS = frozenset(
 """TensorFlow's random operations whose state lives in their kernel."""
 
 
-def draws_by_state(train_function: Callable[..., Any]) -> bool:
-    """Whether a traced training function draws random numbers from the state of kernels; true where that is not known.
+def draws_by_state(function: Callable[..., Any]) -> bool:
+    """Whether a traced training or test function draws random numbers from the state of kernels.
 
-    Keras keeps the traced functions in the closure of `model.train_function`.
+    Keras keeps the traced functions in the closure of `model.train_function`; true where none is found there.
     """
-    inner = inspect.getclosurevars(train_function).nonlocals.values()
-    traced = [each for each in inner if hasattr(each, "_list_all_concrete_functions")]
+    inner = inspect.getclosurevars(function).nonlocals.values()
+    traced = [each for each in [function, *inner] if hasattr(each, "_list_all_concrete_functions")]
     graphs = [concrete.graph.as_graph_def() for each in traced for concrete in each._list_all_concrete_functions()]
     if not graphs:
         return True
@@ -201,13 +93,17 @@ def draws_by_state(train_function: Callable[..., Any]) -> bool:
 
 
 def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
-    """Every seed generator of the model's layers, in layer order."""
+    """Every seed generator of the model's layers, in layer order, then Keras' own: `keras.random` draws without a seed.
+
+    Keras makes its own when it is first asked for: here, and not in the middle of a training step.
+    """
     found: list[keras.random.SeedGenerator] = []
     for layer in model._flatten_layers():
         for generator in getattr(layer, "_seed_generators", []):
             if generator not in found:
                 found.append(generator)
-    return found
+    shared = global_seed_generator()
+    return found if shared in found else [*found, shared]
 
 
 class StopOnDivergence(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,9 +17,10 @@ from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import call_first_batch, first_line, score_first_batch
 from orchestrator.models.predict import probabilities, uses_logits
 from orchestrator.planning.members import MemberPlan
-from orchestrator.spec import Job
-from orchestrator.training.callbacks import make_checkpoint, make_early_stopping
+from orchestrator.spec import Job, KerasObject
+from orchestrator.training.callback_state import take_states
 from orchestrator.training.data import Dataset
+from orchestrator.training.made_callbacks import make_callbacks, make_checkpoint, make_early_stopping
 
 MOST_BUILDS = 16
 """How many different models the preflight builds; further ones show their errors when their turn comes."""
@@ -46,12 +48,12 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         task = _check_labels(dataset, outputs, where)  # before the loss, which says less of a wrong label
         names = score_first_batch(model, batch.x, batch.y, raw, where)
         _check_monitors(job, names, has_validation=dataset.validation is not None)
+        with TemporaryDirectory() as folder:
+            _check_callbacks(job, model, Path(folder), has_validation=dataset.validation is not None)
         shapes.setdefault(outputs.shape[1:], where)
         if len(shapes) > 1:
             told = " and ".join(f"{list(shape)} ({place})" for shape, place in shapes.items())
             raise InvalidModel(f"members have outputs of different shapes, which cannot be averaged: {told}")
-    with TemporaryDirectory() as folder:
-        _check_callbacks(job, Path(folder), has_validation=dataset.validation is not None)
     return task
 
 
@@ -115,11 +117,11 @@ def _check_labels(dataset: Dataset, outputs: Any, where: str) -> TaskKind:
 
 def _check_monitors(job: Job, names: list[str], *, has_validation: bool) -> None:
     known = names + ([f"val_{name}" for name in names] if has_validation else [])
-    for key, settings in (("early_stopping", job.train.early_stopping), ("checkpoint", job.train.checkpoint)):
-        if settings is not None and settings.monitor is not None and settings.monitor not in known:
+    for key, monitor in _monitors(job):
+        if monitor not in known:
             raise InvalidJob(
-                f"there is nothing called {settings.monitor!r} to monitor",
-                where=f"train.{key}.monitor",
+                f"there is nothing called {monitor!r} to monitor",
+                where=key,
                 hint=f"there are: {', '.join(known)}"
                 + ("" if has_validation else "; without a validation set there is nothing that begins with val_"),
             )
@@ -133,11 +135,35 @@ def _check_monitors(job: Job, names: list[str], *, has_validation: bool) -> None
         )
 
 
-def _check_callbacks(job: Job, folder: Path, *, has_validation: bool) -> None:
-    key = "checkpoint"
+def _monitors(job: Job) -> Iterator[tuple[str, Any]]:
+    """What the job asks to watch, by the key that says so."""
+    for key, settings in (("early_stopping", job.train.early_stopping), ("checkpoint", job.train.checkpoint)):
+        if settings is not None and settings.monitor is not None:
+            yield f"train.{key}.monitor", settings.monitor
+    for number, asked in enumerate(job.train.callbacks):
+        if isinstance(asked, KerasObject) and asked.class_name == "ReduceLROnPlateau" and "monitor" in asked.config:
+            yield f"train.callbacks.{number}.config.monitor", asked.config["monitor"]
+
+
+def _check_callbacks(job: Job, model: keras.Model, folder: Path, *, has_validation: bool) -> None:
+    """Make them all, let those that watch something say whether more of it is better, and take their first state."""
+    callbacks = make_callbacks(job.train, folder / "files", has_validation=has_validation)
+    take_states(callbacks)
+    watching = {f"train.callbacks.{number}": callback for number, callback in enumerate(callbacks)}
+    with _refused_by_keras("train.checkpoint"):
+        watching["train.checkpoint"] = make_checkpoint(job.train, folder, has_validation=has_validation)
+    with _refused_by_keras("train.early_stopping"):
+        watching["train.early_stopping"] = make_early_stopping(job.train, has_validation=has_validation)
+    for key, callback in watching.items():
+        if hasattr(callback, "_set_monitor_op"):
+            with _refused_by_keras(key):
+                callback.set_model(model)
+                callback._set_monitor_op()
+
+
+@contextmanager
+def _refused_by_keras(key: str) -> Iterator[None]:
     try:
-        make_checkpoint(job.train, folder, has_validation=has_validation)
-        key = "early_stopping"
-        make_early_stopping(job.train, has_validation=has_validation)
+        yield
     except Exception as error:
-        raise InvalidJob(f"Keras refuses these settings: {first_line(error)}", where=f"train.{key}") from error
+        raise InvalidJob(f"Keras refuses these settings: {first_line(error)}", where=key) from error

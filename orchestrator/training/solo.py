@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,19 @@ from orchestrator.models.first_batch import run_first_batch
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec import TrainSpec
 from orchestrator.training.callback_state import take_states
-from orchestrator.training.callbacks import (
-    KeepStates,
+from orchestrator.training.callbacks import KeepStates, SeedEachEpoch, StopOnDivergence, TellEpochs, Watch
+from orchestrator.training.checkpoint import Best, CallbackState, Snapshot
+from orchestrator.training.data import Dataset
+from orchestrator.training.device import Device
+from orchestrator.training.feed import Feed, choose_steps_per_execution
+from orchestrator.training.made_callbacks import (
     MemberCheckpoint,
-    SeedEachEpoch,
-    StopOnDivergence,
-    TellEpochs,
-    Watch,
-    copies,
     make_callbacks,
     make_checkpoint,
     make_early_stopping,
     stopped_epoch,
 )
-from orchestrator.training.checkpoint import Array, Best, Snapshot
-from orchestrator.training.data import Dataset
-from orchestrator.training.device import Device
-from orchestrator.training.feed import Feed, choose_steps_per_execution
+from orchestrator.training.variables import assign, copies, restore_variables
 
 VALIDATION_BATCH = 1024
 
@@ -108,7 +104,7 @@ def train_solo(
     stateful = [
         checkpoint,
         *([early_stopping] if early_stopping else []),
-        *make_callbacks(train, folder / "files"),
+        *make_callbacks(train, folder / "files", has_validation=has_validation),
         history,
     ]
     done = 0
@@ -118,19 +114,9 @@ def train_solo(
         rows += start_from.history
         done = train.epochs if start_from.stopped else min(start_from.epoch, train.epochs)
 
-    def snapshot(epoch: int, logs: Mapping[str, float]) -> Snapshot:
-        return Snapshot(
-            member=member.index,
-            seed=member.seed,
-            epoch=epoch,
-            variables=copies(model.variables),
-            optimizer=copies(model.optimizer.variables),
-            callbacks=take_states(stateful),
-            history=tuple(rows),
-            logs=dict(logs),
-            stopped=bool(model.stop_training),
-            best=checkpoint.best_model,
-        )
+    def keep_state(epoch: int, logs: Mapping[str, float]) -> None:
+        state = take_states(stateful)
+        keep(_snapshot(member, model, epoch, tuple(rows), logs, state, checkpoint.best_model))
 
     model.fit(
         feed,
@@ -146,18 +132,44 @@ def train_solo(
             *stateful,
             TellEpochs(tell),
             Watch(check, on_batch),
-            KeepStates(stateful, start_from, lambda epoch, logs: keep(snapshot(epoch, logs))),
+            KeepStates(stateful, start_from, keep_state),
         ],
     )
-    best = checkpoint.best_model
-    path = _publish(model, train, checkpoint, best, folder)
-    if checkpoint.save_best_only and best is not None:
-        best_epoch = best.epoch
-    elif early_stopping is not None and early_stopping.restore_best_weights:  # at the end of fit, stopped or not
-        best_epoch = int(early_stopping.best_epoch) + 1
-    else:
-        best_epoch = len(rows)
+    path = _publish(model, train, checkpoint, folder)
+    best_epoch = _best_epoch(checkpoint, early_stopping) or len(rows)
     return Trained(model, path, tuple(rows), best_epoch, stopped_epoch(early_stopping))
+
+
+def _snapshot(
+    member: MemberPlan,
+    model: keras.Model,
+    epoch: int,
+    rows: tuple[Mapping[str, float], ...],
+    logs: Mapping[str, float],
+    callbacks: tuple[CallbackState, ...],
+    best: Best | None,
+) -> Snapshot:
+    return Snapshot(
+        member=member.index,
+        seed=member.seed,
+        epoch=epoch,
+        variables=copies(model.variables),
+        optimizer=copies(model.optimizer.variables),
+        callbacks=callbacks,
+        history=rows,
+        logs=dict(logs),
+        stopped=bool(model.stop_training),
+        best=best,
+    )
+
+
+def _best_epoch(checkpoint: MemberCheckpoint, early_stopping: keras.callbacks.EarlyStopping | None) -> int | None:
+    """The epoch (1-based) whose weights the member's model has; None: the last one."""
+    if checkpoint.save_best_only and checkpoint.best_model is not None:
+        return checkpoint.best_model.epoch
+    if early_stopping is not None and early_stopping.best_weights is not None:  # put back whether it stopped or not
+        return int(early_stopping.best_epoch) + 1
+    return None
 
 
 def make_late(
@@ -189,37 +201,13 @@ def _validation_arrays(dataset: Dataset) -> tuple[Any, ...] | None:
     return (split.x, split.y) if split.w is None else (split.x, split.y, split.w)
 
 
-def restore_variables(model: keras.Model, snapshot: Snapshot, where: str) -> None:
-    """Set all variables of a built model and of its optimizer to those of a snapshot.
-
-    Raises:
-        InvalidModel: they do not fit: the job's code builds another model now.
-    """
-    assign(model.variables, snapshot.variables, where=where)
-    assign(model.optimizer.variables, snapshot.optimizer, where=f"{where}, optimizer")
-
-
-def assign(variables: Sequence[Any], arrays: Sequence[Array], *, where: str) -> None:
-    """Set variables to arrays, all or none. Raises InvalidModel when number or shapes differ."""
-    have, stored = [tuple(variable.shape) for variable in variables], [array.shape for array in arrays]
-    if have != stored:
-        raise InvalidModel(
-            f"the checkpoint has {len(stored)} variables, the model {len(have)}, or their shapes differ",
-            where=where,
-            hint="the build function must build the same model for the same arguments",
-        )
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
-
-
-def _publish(
-    model: keras.Model, train: TrainSpec, checkpoint: MemberCheckpoint, best: Best | None, folder: Path
-) -> Path:
+def _publish(model: keras.Model, train: TrainSpec, checkpoint: MemberCheckpoint, folder: Path) -> Path:
     """One `.keras` file: what `ModelCheckpoint` kept if `save_best_only`, else the weights after fit.
 
     It appears under its name when it is complete: a full disk leaves no half of it.
     """
     if train.checkpoint.save_best_only:
+        best = checkpoint.best_model
         if best is None:
             raise InvalidModel(
                 f"ModelCheckpoint kept no model: {checkpoint.monitor} never went beyond initial_value_threshold "

@@ -1,12 +1,22 @@
-"""Interrupted = uninterrupted, byte for byte: any model, killed anywhere; and Keras' own way fails the same test."""
+"""Interrupted = uninterrupted, byte for byte: any model, killed anywhere; and Keras' own way fails the same test.
+
+Steps to die at are drawn; a failure shows the seed, and `ORCHESTRATOR_SEED=n pytest …` draws the same steps again.
+"""
 
 from __future__ import annotations
 
+import io
+import logging
+import os
+import random
+import secrets
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -23,8 +33,11 @@ from orchestrator.training.solo import Trained, make_late, train_solo
 pytestmark = pytest.mark.slow
 
 ROWS, BATCH = 96, 16
-STEPS = ROWS // BATCH + 1
+STEPS = ROWS // BATCH
+EPOCH = STEPS + 1
 """How often an epoch looks up: before each training step, and before the one batch of validation."""
+SEED = int(os.environ.get("ORCHESTRATOR_SEED") or secrets.randbelow(2**32))
+logger = logging.getLogger(__name__)
 
 
 def images(seed: int = 0) -> Any:
@@ -94,13 +107,35 @@ class DrawsFromKernels(keras.layers.Layer):
         return x + tf.random.normal(tf.shape(x), stddev=0.3) if training else x
 
 
-def build_stateful(dropout: float = 0.3) -> keras.Model:
+class DrawsWithoutSeed(keras.layers.Layer):
+    """A user's layer that draws from Keras' global seed generator and from Python's and NumPy's global seeds."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if not training:
+            return x
+        drawn = tf.numpy_function(lambda: np.float32(np.random.normal() + random.random()), [], tf.float32)
+        return x + keras.random.normal((64,), stddev=0.3) + 0.1 * tf.reshape(drawn, ())
+
+
+def build_with(layer: keras.layers.Layer) -> keras.Model:
     layers = keras.layers
     return compiled(
-        keras.Sequential(
-            [keras.Input((8, 8, 1)), layers.Flatten(), DrawsFromKernels(), layers.Dense(2, activation="softmax")]
-        )
+        keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layer, layers.Dense(2, activation="softmax")])
     )
+
+
+def build_stateful(dropout: float = 0.3) -> keras.Model:
+    return build_with(DrawsFromKernels())
+
+
+def build_unseeded(dropout: float = 0.3) -> keras.Model:
+    return build_with(DrawsWithoutSeed())
+
+
+def build_averaged(dropout: float = 0.3) -> keras.Model:
+    model = build_mlp(dropout)
+    model.compile(keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9), "sparse_categorical_crossentropy")
+    return model
 
 
 class CountsEpochs(keras.callbacks.Callback):
@@ -129,6 +164,8 @@ MODELS: Mapping[str, tuple[str, Callable[..., Any]]] = {
     "cnn": (f"{__name__}:build_cnn", images),
     "two inputs": (f"{__name__}:build_two_inputs", two_inputs),
     "draws from kernels": (f"{__name__}:build_stateful", images),
+    "draws without a seed": (f"{__name__}:build_unseeded", images),
+    "averaged weights": (f"{__name__}:build_averaged", images),
 }
 
 
@@ -155,7 +192,7 @@ class Life:
         self.steps = 0
 
     def go_on(self, *, killed_at: int | None = None, lost: int = 0) -> Trained:
-        """Train from the newest checkpoint; at step `killed_at` of this life it dies, and the `lost` last are lost."""
+        """Train from the newest checkpoint; at look `killed_at` of this life it dies, and the `lost` last are lost."""
         kept: list[Snapshot] = []
         steps = 0
 
@@ -198,14 +235,28 @@ def through_files(snapshot: Snapshot, folder: Path) -> Snapshot:
 
 
 def facts(trained: Trained) -> Any:
-    """All that must be equal, exactly."""
+    """All that must be equal, exactly; of the published file too, the optimizer in it included."""
     return (
         weights_digest(trained.model),
-        [array.tobytes() for array in (np.asarray(v) for v in trained.model.optimizer.variables)],
-        [dict(row) for row in trained.history],
+        published_arrays(trained.path),
+        [list(row.items()) for row in trained.history],
         trained.best_epoch,
         trained.stopped_epoch,
     )
+
+
+def published_arrays(path: Path) -> Mapping[str, bytes]:
+    """Every array in a `.keras` file, by its name."""
+    arrays: dict[str, bytes] = {}
+
+    def take(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = np.asarray(item).tobytes()
+
+    with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+        file.visititems(take)
+    assert any(name.startswith("optimizer/") for name in arrays)
+    return arrays
 
 
 def spec(**changes: Any) -> TrainSpec:
@@ -236,25 +287,68 @@ def straight(tmp_path_factory: pytest.TempPathFactory, device: Device) -> Callab
     return get
 
 
+def a_step() -> int:
+    """A training step within an epoch, not its first."""
+    return int(np.random.default_rng(SEED).integers(1, STEPS))
+
+
 KILLS = {
-    "in the first epoch": [2],
-    "between epochs": [STEPS],
-    "while it validates": [2 * STEPS - 1],
-    "in a later epoch": [3 * STEPS + 4],
-    "again and again": [STEPS + 1, 2, 2 * STEPS + 3, STEPS],
+    "in the first epoch": lambda: [a_step()],
+    "in validation": lambda: [EPOCH + STEPS],
+    "between epochs": lambda: [2 * EPOCH],
+    "in a later epoch": lambda: [3 * EPOCH + a_step()],
 }
 
 
-@pytest.mark.parametrize("kills", KILLS.values(), ids=KILLS.keys())
-@pytest.mark.parametrize("model", MODELS)
-def test_a_member_killed_anywhere_ends_with_the_same_bits(
-    model: str, kills: list[int], tmp_path: Path, device: Device, straight: Callable[[str, TrainSpec], Any]
-) -> None:
-    life = Life(tmp_path, model, device, spec())
-    for step in kills:
+def die_and_go_on(life: Life, kills: list[int]) -> Trained:
+    logger.warning("replay with ORCHESTRATOR_SEED=%s", SEED)
+    for look in kills:
         with pytest.raises(Killed):
-            life.go_on(killed_at=step)
-    assert facts(life.go_on()) == straight(model, spec())
+            life.go_on(killed_at=look)
+    return life.go_on()
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_member_killed_anywhere_ends_with_the_same_bits(
+    kill: str, tmp_path: Path, device: Device, straight: Callable[[str, TrainSpec], Any]
+) -> None:
+    assert facts(die_and_go_on(Life(tmp_path, "mlp", device, spec()), KILLS[kill]())) == straight("mlp", spec())
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "averaged weights"])
+def test_any_model_killed_again_and_again_ends_with_the_same_bits(
+    model: str, tmp_path: Path, device: Device, straight: Callable[[str, TrainSpec], Any]
+) -> None:
+    """In the first epoch, in its validation, between epochs, in the middle of one, and between epochs again."""
+    life = Life(tmp_path, model, device, spec())
+    assert facts(die_and_go_on(life, [a_step(), STEPS, EPOCH, EPOCH + a_step(), EPOCH])) == straight(model, spec())
+    assert life.trained_epochs == len(straight(model, spec())[2]), "an epoch that was kept is not trained again"
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("averaged weights", {"callbacks": [{"class_name": "SwapEMAWeights", "config": {"swap_on_epoch": True}}]}),
+        (
+            "mlp",  # the first comparison after the restart comes before Keras has set its direction
+            {"checkpoint": {"monitor": "loss", "save_freq": 4}, "steps_per_execution": 2, "early_stopping": None},
+        ),
+        ("mlp", {"checkpoint": {"initial_value_threshold": 9.0, "save_weights_only": True}, "batch_size": 13}),
+    ],
+    ids=["averaged weights", "checkpoint at batches", "threshold"],
+)
+def test_what_callbacks_remember_survives(
+    model: str,
+    changes: dict[str, Any],
+    tmp_path: Path,
+    device: Device,
+    straight: Callable[[str, TrainSpec], Any],
+) -> None:
+    train = spec(epochs=4, **changes)
+    per_call = 1 if train.steps_per_execution == "auto" else train.steps_per_execution
+    epoch = -(-ROWS // train.batch_size) // per_call + 1
+    life = Life(tmp_path, model, device, train)
+    assert facts(die_and_go_on(life, [epoch, 2, 2 * epoch + 1])) == straight(model, train)
 
 
 def test_a_member_killed_after_its_early_stop_only_publishes(
@@ -279,7 +373,7 @@ def test_a_member_killed_while_it_uploads_goes_on_from_the_checkpoint_before(
 ) -> None:
     life = Life(tmp_path, model, device, spec())
     with pytest.raises(Killed):
-        life.go_on(killed_at=4 * STEPS + 1, lost=2)
+        life.go_on(killed_at=4 * EPOCH + 1, lost=2)
     assert life.newest is not None
     assert life.newest.epoch == 2
     assert facts(life.go_on()) == straight(model, spec())
@@ -296,10 +390,7 @@ def test_a_worse_model_never_replaces_a_better_one(save_best_only: bool, tmp_pat
         checkpoint={"monitor": "val_accuracy", "mode": "max", "save_best_only": save_best_only},
     )
     life = Life(tmp_path, "mlp", device, train)
-    for step in (STEPS, STEPS, STEPS):
-        with pytest.raises(Killed):
-            life.go_on(killed_at=step)
-    trained = life.go_on()
+    trained = die_and_go_on(life, [EPOCH, EPOCH, EPOCH + 2])
     scores = [row["val_accuracy"] for row in trained.history]
     assert len(scores) == 6
     loaded = keras.models.load_model(trained.path)
@@ -313,18 +404,33 @@ def test_a_worse_model_never_replaces_a_better_one(save_best_only: bool, tmp_pat
 
 def test_a_late_member_is_what_fit_would_have_ended_with(tmp_path: Path, device: Device) -> None:
     """Cut short after four epochs: the same as a job of four epochs, but for what it says of stopping."""
+    for name in ("cut", "late", "short"):
+        (tmp_path / name).mkdir()
     life = Life(tmp_path / "cut", "mlp", device, spec(epochs=40, callbacks=[]))
     with pytest.raises(Killed):
-        life.go_on(killed_at=4 * STEPS)
+        life.go_on(killed_at=4 * EPOCH)
     assert life.newest is not None
-    (tmp_path / "late").mkdir()
     late = make_late(life.member, life.train, life.dataset, life.newest, tmp_path / "late", device)
     short = Life(tmp_path / "short", "mlp", device, spec(epochs=4, callbacks=[])).go_on()
     assert facts(late) == facts(short)
 
 
-def with_keras_own(life: Life, killed_at: int | None) -> tuple[Any, keras.callbacks.EarlyStopping]:
-    """The same member with `fit`, `BackupAndRestore`, `EarlyStopping` and `ModelCheckpoint` as Keras documents them."""
+@dataclass(frozen=True)
+class KerasLife:
+    """What a `fit` with Keras' own callbacks left: 0-based `stopped_epoch`, its history, the model that it kept."""
+
+    history: Mapping[str, list[float]]
+    epochs: list[int]
+    stopped_epoch: int
+    best_val_loss: float
+
+
+def with_keras_own(rows: Dataset, folder: Path, killed_at: int | None = None) -> KerasLife:
+    """The same member with `fit`, `BackupAndRestore`, `EarlyStopping` and `ModelCheckpoint` as Keras documents them.
+
+    `mode="max"` makes the first epochs of a falling loss the best ones: what follows is worse.
+    """
+    keras.utils.set_random_seed(7)
     model = build_mlp()
     steps = 0
 
@@ -335,41 +441,39 @@ def with_keras_own(life: Life, killed_at: int | None) -> tuple[Any, keras.callba
                 raise Killed
             steps += 1
 
-    stopping = keras.callbacks.EarlyStopping(patience=2, min_delta=0.2)
+    stopping = keras.callbacks.EarlyStopping(patience=3, min_delta=0.2)
     callbacks = [
-        keras.callbacks.BackupAndRestore(str(life.folder / "backup"), delete_checkpoint=False),
-        keras.callbacks.ModelCheckpoint(str(life.folder / "best.keras"), save_best_only=True),
+        keras.callbacks.BackupAndRestore(str(folder / "backup"), delete_checkpoint=False),
+        keras.callbacks.ModelCheckpoint(str(folder / "best.keras"), save_best_only=True, mode="max"),
         stopping,
         Kill(),
     ]
-    rows = life.dataset
     assert rows.validation is not None
-    history = model.fit(
-        rows.train.x,
-        rows.train.y,
-        batch_size=BATCH,
-        epochs=9,
-        validation_data=(rows.validation.x, rows.validation.y),
-        callbacks=callbacks,
-        verbose=0,
-    )
-    return history, stopping
+    validation = (rows.validation.x, rows.validation.y)
+    train = {"batch_size": BATCH, "epochs": 9, "validation_data": validation, "verbose": 0}
+    history = model.fit(rows.train.x, rows.train.y, callbacks=callbacks, **train)
+    best = keras.models.load_model(folder / "best.keras").evaluate(*validation, verbose=0)[0]
+    return KerasLife(history.history, history.epoch, stopping.stopped_epoch, best)
 
 
-def test_the_control_keras_own_backup_and_restore_fails_the_same_comparison(tmp_path: Path, device: Device) -> None:
-    """If this fails, Keras has learned to resume exactly, and this part of ours may go."""
-    for name in ("straight", "killed"):
+def test_the_control_keras_own_backup_and_restore_fails_the_same_comparison(
+    tmp_path: Path, device: Device, straight: Callable[[str, TrainSpec], Any]
+) -> None:
+    """The fault: death in the third epoch. If Keras passes, it has learned to resume exactly, and ours may go."""
+    stopping = {"patience": 3, "min_delta": 0.2, "restore_best_weights": False}
+    train = spec(callbacks=[], early_stopping=stopping, checkpoint={"mode": "max"})
+    for name in ("ours", "straight", "killed"):
         (tmp_path / name).mkdir()
-    straight = Life(tmp_path / "straight", "mlp", device, spec())
-    keras.utils.set_random_seed(7)
-    history, stopping = with_keras_own(straight, killed_at=None)
-    assert stopping.stopped_epoch > 0
-    killed = Life(tmp_path / "killed", "mlp", device, spec())
-    keras.utils.set_random_seed(7)
+    ours = die_and_go_on(Life(tmp_path / "ours", "mlp", device, train), [2 * EPOCH + 1])
+    assert facts(ours) == straight("mlp", train)
+    assert ours.best_epoch == 1
+
+    rows = Life(tmp_path / "straight", "mlp", device, train).dataset
+    uninterrupted = with_keras_own(rows, tmp_path / "straight")
     with pytest.raises(Killed):
-        with_keras_own(killed, killed_at=2 * STEPS + 1)
-    keras.utils.set_random_seed(7)
-    resumed, resumed_stopping = with_keras_own(killed, killed_at=None)
-    assert len(resumed.history["loss"]) < resumed.epoch[-1] + 1, "its history begins anew"
-    assert resumed.history["loss"][-3:] != history.history["loss"][-3:]
-    assert resumed_stopping.stopped_epoch != stopping.stopped_epoch, "it forgot how long it had waited"
+        with_keras_own(rows, tmp_path / "killed", killed_at=2 * STEPS + 1)
+    resumed = with_keras_own(rows, tmp_path / "killed")
+    assert 0 < uninterrupted.stopped_epoch < resumed.stopped_epoch, "it forgot how long it had waited"
+    assert resumed.epochs[0] == 2, "its history begins anew"
+    assert len(resumed.history["loss"]) < resumed.epochs[-1] + 1
+    assert resumed.best_val_loss < uninterrupted.best_val_loss, "a worse model (mode: max) replaced the better one"

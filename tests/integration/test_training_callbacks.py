@@ -1,7 +1,11 @@
-"""One member, trained by Keras' `fit` with Keras' own two callbacks, in this process."""
+"""One member, trained by Keras' `fit` with Keras' own callbacks and the user's, in this process."""
 
 from __future__ import annotations
 
+import csv
+import logging
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ import numpy as np
 import pytest
 
 from orchestrator import api
-from orchestrator.errors import InvalidModel
+from orchestrator.errors import InvalidJob, InvalidModel
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device
 from tests.support.in_process import load
@@ -39,9 +43,8 @@ def train(project: TinyProject, device: Device, *, member: int = 0, **parts: Any
     plan = api.plan(job, root=str(project.folder)).request.plan.members[member]
     dataset = load(job)
     folder = project.folder / "scratch"
-    folder.mkdir(exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     trained = train_solo(plan, job.train, dataset, folder, device, lambda epoch, logs: None, lambda: None)
     return Outcome(trained, weights_digest(trained.model), dataset)
 
@@ -184,6 +187,277 @@ def test_each_epoch_sees_each_row_once_in_the_order_of_the_epoch(device: Device)
         assert np.array_equal(np.sort(seen), np.arange(70))
     assert not np.array_equal(epoch_order(70, 5, 1), epoch_order(70, 5, 2))
     assert batches == 6
+
+
+CALLBACKS = """
+import json
+from pathlib import Path
+
+import keras
+
+made = []
+
+
+class Notes(keras.callbacks.Callback):
+    def __init__(self, folder, prefix="epoch", fail=False):
+        super().__init__()
+        if fail:
+            raise ValueError("no pen")
+        self.path = Path(folder) / "notes.txt"
+        self.prefix = prefix
+        self.seen = []
+        made.append(self)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append(sorted(logs))
+        with self.path.open("a") as file:
+            file.write(f"{self.prefix} {epoch}\\n")
+
+
+class Unstorable(keras.callbacks.Callback):
+    def get_state(self):
+        return {"model": self}
+
+    def set_state(self, state):
+        pass
+
+
+def no_class():
+    pass
+
+
+class NoCallback:
+    pass
+"""
+
+
+def check_before(project: TinyProject, *callbacks: Any, **parts: Any) -> None:
+    from orchestrator.training.preflight import check_before_training
+
+    job = project.job(**{**parts, "train": {**parts.get("train", {}), "callbacks": list(callbacks)}})
+    members = api.plan(job, root=str(project.folder)).request.plan.members
+    check_before_training(job, members, load(job))
+
+
+def test_callbacks_write_into_the_attempts_folder(project: TinyProject, device: Device) -> None:
+    add(project, CALLBACKS)
+    callbacks = [
+        {"class_name": "CSVLogger", "config": {"filename": "curves/log.csv"}},
+        {"class_name": f"{project.name}:Notes", "config": {"prefix": "after"}},
+    ]
+    outcome = train(project, device, train={"epochs": 2, "callbacks": callbacks})
+    files = project.folder / "scratch" / "files"
+    with (files / "curves" / "log.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["val_loss"]) for row in rows] == outcome.column("val_loss")
+    assert (files / "notes.txt").read_text(encoding="utf-8").splitlines() == ["after 0", "after 1"]
+
+
+def test_each_member_has_a_fresh_copy_of_each_callback(project: TinyProject, device: Device) -> None:
+    add(project, CALLBACKS)
+    for member in (0, 1):
+        train(project, device, member=member, train={"epochs": 2, "callbacks": [f"{project.name}:Notes"]})
+    first, second = sys.modules[project.name].made
+    assert first is not second
+    assert len(first.seen) == len(second.seen) == 2
+
+
+def test_a_plateau_lowers_the_learning_rate_and_the_history_tells(project: TinyProject, device: Device) -> None:
+    config = {"patience": 1, "factor": 0.5, "min_delta": 10.0}
+    callbacks = [{"class_name": "ReduceLROnPlateau", "config": config}]
+    outcome = train(project, device, train={"epochs": 4, "callbacks": callbacks, "early_stopping": None})
+    assert outcome.column("learning_rate") == pytest.approx([0.01, 0.01, 0.005, 0.0025])
+
+
+def test_a_plateau_is_one_of_the_training_loss_where_there_is_nothing_to_validate_on(
+    project: TinyProject, device: Device
+) -> None:
+    add(project, "def load_train():\n    return digits(160)\n")
+    data = {"source": f"{project.name}:load_train", "validation_split": 0}
+    callbacks = [{"class_name": "ReduceLROnPlateau", "config": {"patience": 1, "min_delta": 10.0}}]
+    outcome = train(project, device, data=data, train={"epochs": 3, "callbacks": callbacks, "early_stopping": None})
+    assert outcome.column("learning_rate")[-1] == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(
+    ("callback", "where", "fragments"),
+    [
+        ({"class_name": "CSVLogger", "config": {"filename": "/tmp/log.csv"}}, "filename", ["relative path", "storage"]),
+        ({"class_name": "TensorBoard", "config": {"log_dir": "../logs"}}, "log_dir", ["relative path"]),
+        ("CSVLogger", "train.callbacks.0: CSVLogger", ["cannot be made", "filename"]),
+        ({"class_name": "ReduceLROnPlateau", "config": {"factor": 2.0}}, "ReduceLROnPlateau", ["factor"]),
+        (
+            {"class_name": "ReduceLROnPlateau", "config": {"monitor": "val_acc"}},
+            "train.callbacks.0.config.monitor",
+            ["'val_acc'", "val_accuracy"],
+        ),
+        ({"class_name": "{module}:Notes", "config": {"fail": True}}, ".py:", ["cannot be made", "no pen"]),
+        ("{module}:NoCallback", "NoCallback", ["no Keras callback", "keras.callbacks.Callback"]),
+        ("{module}:no_class", "no_class", ["no Keras callback"]),
+        ("{module}:Unstorable", "train.callbacks", ["Unstorable", "cannot be stored"]),
+    ],
+)
+def test_the_preflight_refuses_callbacks_that_would_fail_later(
+    callback: Any, where: str, fragments: list[str], project: TinyProject, device: Device, monkeypatch: Any
+) -> None:
+    add(project, CALLBACKS)
+    monkeypatch.setitem(sys.modules, "tensorboard", sys)  # whether it is installed is another test
+    name = callback if isinstance(callback, str) else callback["class_name"]
+    name = name.format(module=project.name)
+    asked = name if isinstance(callback, str) else {**callback, "class_name": name}
+    with pytest.raises((InvalidJob, InvalidModel)) as caught:
+        check_before(project, asked)
+    assert where in str(caught.value.where)
+    assert all(fragment in str(caught.value) for fragment in fragments), str(caught.value)
+
+
+def test_the_preflight_says_what_tensorboard_needs(project: TinyProject, device: Device, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # how Python says that there is no such module
+    with pytest.raises(InvalidJob, match="needs the package tensorboard"):
+        check_before(project, "TensorBoard")
+
+
+@pytest.mark.parametrize("key", ["early_stopping", "checkpoint"])
+def test_the_preflight_asks_for_the_mode_where_keras_cannot_tell_it(
+    key: str, project: TinyProject, device: Device
+) -> None:
+    add(project, NO_DIRECTION)
+    check_before(project, train={"metrics": ["accuracy"], key: {"monitor": "val_accuracy"}})
+    train = {key: {"monitor": "val_plain"}}
+    with pytest.raises(InvalidJob, match="mode='max'") as caught:
+        check_before(project, model=f"{project.name}:build_plain", train=train)
+    assert caught.value.where == f"train.{key}"
+    check_before(project, model=f"{project.name}:build_plain", train={key: {"monitor": "val_plain", "mode": "max"}})
+
+
+NO_DIRECTION = """
+def plain(y_true, y_pred):
+    import keras
+
+    return keras.ops.mean(y_pred, axis=-1)
+
+
+def build_plain(dropout=0.2):
+    model = build_model(dropout)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=[plain])
+    return model
+"""
+
+
+def test_good_callbacks_pass_the_preflight_and_leave_no_files(project: TinyProject, device: Device) -> None:
+    add(project, CALLBACKS)
+    before = sorted(project.folder.rglob("*.csv"))
+    check_before(
+        project,
+        {"class_name": "CSVLogger", "config": {"filename": "log.csv"}},
+        {"class_name": "ReduceLROnPlateau", "config": {"monitor": "val_accuracy", "patience": 3}},
+        "TerminateOnNaN",
+        f"{project.name}:Notes",
+    )
+    assert sorted(project.folder.rglob("*.csv")) == before
+
+
+def test_a_model_that_draws_by_state_is_told_so_once(
+    project: TinyProject, device: Device, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(project, STATEFUL)
+    with caplog.at_level(logging.WARNING, logger="orchestrator.worker"):
+        train(project, device, train={"epochs": 3})
+        assert caplog.messages == []
+        train(project, device, model=f"{project.name}:build_noisy", train={"epochs": 4})
+    assert [message.split()[:4] for message in caplog.messages] == [["the", "model", "draws", "random"]]
+
+
+STATEFUL = """
+def build_noisy(dropout=0.2):
+    import keras
+    import tensorflow as tf
+
+    class Noise(keras.layers.Layer):
+        def call(self, x):
+            return x + tf.random.normal(tf.shape(x), stddev=0.1)
+
+    body = [keras.Input((64,)), Noise(), keras.layers.Dense(10, activation="softmax")]
+    model = keras.Sequential(body)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+"""
+
+
+def test_a_diverged_member_names_epoch_and_rate_and_keeps_nothing_of_that_epoch(
+    project: TinyProject, device: Device
+) -> None:
+    from orchestrator.training.callbacks import Diverged
+    from orchestrator.training.solo import train_solo
+
+    add(project, BLOWS_UP)
+    job = project.job(
+        train={
+            "epochs": 4,
+            "optimizer": {"class_name": "SGD", "config": {"learning_rate": 0.01}},
+            "callbacks": [f"{project.name}:BlowsUp"],
+        }
+    )
+    plan = api.plan(job, root=str(project.folder)).request.plan.members[0]
+    kept: list[Any] = []
+    folder = project.folder / "scratch"
+    folder.mkdir()
+    with pytest.raises(Diverged, match=r"loss became nan in epoch 3 at learning rate 0\.01"):
+        train_solo(plan, job.train, load(job), folder, device, lambda e, logs: None, lambda: None, keep=kept.append)
+    assert [snapshot.epoch for snapshot in kept] == [1, 2]
+    assert all(np.isfinite(array).all() for snapshot in kept for array in snapshot.best.weights)
+    assert not (folder / "best.keras").exists()
+
+
+BLOWS_UP = """
+import keras
+
+
+class BlowsUp(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            self.model.layers[-1].bias.assign([float("nan")] * 10)
+"""
+
+
+class Ended(Exception):
+    """What `check` raises in a test."""
+
+
+@pytest.mark.parametrize("look", [0, 3, 5, 7])
+def test_what_check_raises_comes_through_unchanged_and_nothing_is_published(
+    look: int, project: TinyProject, device: Device
+) -> None:
+    """5 batches of training and one of validation an epoch: at the first batch, within, in validation, in the next."""
+    from orchestrator.training.solo import train_solo
+
+    job = project.job()
+    plan = api.plan(job, root=str(project.folder)).request.plan.members[0]
+    raised = Ended("now")
+    looks, signs, kept = 0, 0, 0
+
+    def check() -> None:
+        nonlocal looks
+        looks += 1
+        if looks > look:
+            raise raised
+
+    def sign() -> None:
+        nonlocal signs
+        signs += 1
+
+    def keep(snapshot: Any) -> None:
+        nonlocal kept
+        kept += 1
+
+    folder = project.folder / "scratch"
+    folder.mkdir()
+    with pytest.raises(Ended) as caught:
+        train_solo(plan, job.train, load(job), folder, device, lambda e, logs: None, sign, keep=keep, check=check)
+    assert caught.value is raised
+    assert kept == look // 6
+    assert signs >= look, "batches and validation both give signs of life"
+    assert not list(folder.iterdir())
 
 
 def add(project: TinyProject, source: str) -> None:
