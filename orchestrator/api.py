@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,27 +17,32 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.attach import Start, become_coordinator
 from orchestrator.controller import Controller, RunRequest
 from orchestrator.errors import ClusterUnavailable, IdentityChanged, InvalidJob, OrchestratorError
+from orchestrator.planning.collection import ENDED
 from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.ports import Store
-from orchestrator.planning.recovery import read_run
+from orchestrator.reporting.attempts import Attempt, find_attempts, read_log
 from orchestrator.reporting.progress import Progress, SilentProgress
+from orchestrator.reporting.prune import PrunedRun, prune_runs
 from orchestrator.reporting.result import Result
-from orchestrator.reporting.status import RunStatus, find_layouts, find_run, status_of
+from orchestrator.reporting.status import RunStatus, find_layouts, find_run, list_statuses, status_of
 from orchestrator.spec import (
     Job,
     check_job,
     code_digest,
     default_run_id,
     difference,
+    exactness,
     identity,
     identity_digest,
 )
+from orchestrator.spec.urls import endpoint_problem, storage_problem
 from orchestrator.storage.beat import Beat
 from orchestrator.storage.layout import RunLayout, new_nonce, run_key
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
 from orchestrator.storage.probe import probe
+from orchestrator.storage.retry import Patience
 
 if TYPE_CHECKING:
     from orchestrator.cluster.session import Session
@@ -66,12 +71,14 @@ class RunPlan:
         identity: what the run id stands for.
         root: folder from which the job's own modules are imported.
         placement: how the members would be placed on this machine; on a cluster that is decided at the start.
+        inexact: why a member that is interrupted may end differently from one that is not; empty: it will not.
     """
 
     request: RunRequest
     identity: Mapping[str, Any]
     root: str
     placement: Placement
+    inexact: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values."""
@@ -85,6 +92,8 @@ class RunPlan:
             "spec_digest": request.spec_digest,
             "code_digest": request.code_digest,
             "placement": self.placement_text(),
+            "exact": not self.inexact,
+            "inexact_because": list(self.inexact),
             "members": [
                 {
                     "index": member.index,
@@ -139,7 +148,8 @@ def plan(job: Job, *, run_id: str | None = None, fresh: bool = False, root: str 
     layout = RunLayout(job.name, key)
     request = RunRequest(job, made, layout, run_id if run_id is not None else default, digest, code)
     here = ClusterShape((NodeShape(os.cpu_count() or 1, job.resources.num_gpus or 0),), can_grow=False)
-    return RunPlan(request, what, root, place_workers(here, job.resources, len(made.packs)))
+    placement = place_workers(here, job.resources, len(made.packs))
+    return RunPlan(request, what, root, placement, exactness(job, checked))
 
 
 def run(
@@ -296,9 +306,9 @@ def _keep_spec(store: Store, planned: RunPlan, *, must_exist: bool, accept_code_
         "job": request.job.model_dump(mode="json"),
     }
     body = json.dumps(spec, sort_keys=True, ensure_ascii=False, indent=1).encode()
-    if not must_exist and store.create(request.layout.spec, body):
+    if not must_exist and Patience().retry(lambda: store.create(request.layout.spec, body)):
         return
-    known = json.loads(store.get(request.layout.spec))
+    known = json.loads(Patience().retry(lambda: store.get(request.layout.spec)))
     if known["identity_digest"] == request.spec_digest:
         return
     asked = json.loads(json.dumps(planned.identity))
@@ -336,33 +346,91 @@ def status(run: str, *, storage: str = "runs", endpoint_url: str | None = None, 
         endpoint_url, region: of an S3 server that is not AWS.
 
     Raises:
-        InvalidJob: there is no such run, or several jobs have one of that name.
+        InvalidJob: there is no such run, or several jobs have one of that name; or the location cannot be one.
     """
-    store = open_store(storage, endpoint_url=endpoint_url, region=region)
-    return status_of(store, find_run(store, run, storage))
+    store = _open_at(storage, endpoint_url, region)
+    return status_of(store, find_run(store, run, storage), now=time.time())
 
 
 def list_runs(
     *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None
 ) -> tuple[RunStatus, ...]:
     """All runs in a storage location, by job and run key; without their members."""
-    store = open_store(storage, endpoint_url=endpoint_url, region=region)
-    return tuple(status_of(store, layout, with_members=False) for layout in find_layouts(store))
+    return list_statuses(_open_at(storage, endpoint_url, region), now=time.time())
 
 
 def stop(run: str, *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None) -> str:
     """Ask a run's coordinator, wherever it is, to end; it looks every few seconds. Returns the request's key.
 
     Raises:
-        InvalidJob: there is no such run, or it is finished.
+        InvalidJob: there is no such run, or it has ended.
     """
-    store = open_store(storage, endpoint_url=endpoint_url, region=region)
+    store = _open_at(storage, endpoint_url, region)
     layout = find_run(store, run, storage)
-    if read_run(Log.open(store, layout.coord_log).records()).done is not None:
-        raise InvalidJob("the run is finished", where=f"run {run}", hint="there is nothing to stop")
+    last = Log.open(store, layout.coord_log).last
+    if last is not None and last.kind in ENDED:
+        ended = "is finished" if last.kind == "done" else f"has ended ({last.kind})"
+        raise InvalidJob(f"the run {ended}", where=f"run {run}", hint="there is nothing to stop")
     key = layout.stop_request(new_nonce())
     store.create(key, b"{}")
     return key
+
+
+def prune(
+    run: str | None = None,
+    *,
+    delete: bool = False,
+    storage: str = "runs",
+    endpoint_url: str | None = None,
+    region: str | None = None,
+) -> tuple[PrunedRun, ...]:
+    """Find stored objects that no record names and what probes left behind; delete them if `delete`.
+
+    What a record names, logs, specs, readable copies and what attempts left are never touched; a run on which somebody
+    may be working is left alone. Runs that did not end in order are watched for 15 seconds first.
+
+    Args:
+        run: only this run; default all.
+        delete: False only looks.
+        storage, endpoint_url, region: as for `status`.
+    """
+    store = _open_at(storage, endpoint_url, region)
+    layouts = find_layouts(store) if run is None else [find_run(store, run, storage)]
+    return prune_runs(store, layouts, delete=delete)
+
+
+def logs(
+    run: str,
+    *,
+    member: int | None = None,
+    attempt: int | None = None,
+    storage: str = "runs",
+    endpoint_url: str | None = None,
+    region: str | None = None,
+) -> Iterator[tuple[Attempt, Iterator[str]]]:
+    """What attempts at members left in storage: each attempt with the text of its log, made safe to show.
+
+    Args:
+        run: its run id or run key.
+        member: only this one's; default all members'.
+        attempt: its number (the term in the member's log); default each member's newest.
+        storage, endpoint_url, region: as for `status`.
+
+    Raises:
+        InvalidJob: there is no such run, member or attempt.
+    """
+    store = _open_at(storage, endpoint_url, region)
+    found = find_attempts(store, find_run(store, run, storage), member=member, term=attempt)
+    return ((each, read_log(store, each)) for each in found)
+
+
+def _open_at(storage: str, endpoint_url: str | None, region: str | None) -> Store:
+    """The store that a user names outside a job; what a job may not name is refused here too, before any contact."""
+    problems = {"storage": storage_problem(storage), "endpoint_url": endpoint_url and endpoint_problem(endpoint_url)}
+    for where, problem in problems.items():
+        if problem:
+            raise InvalidJob(problem, where=where)
+    return open_store(storage, endpoint_url=endpoint_url, region=region)
 
 
 def submit(

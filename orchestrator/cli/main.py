@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -9,13 +10,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from orchestrator import api
+from orchestrator.cli import runs
+from orchestrator.cli.options import AsJson
 from orchestrator.cli.output import (
     answer,
     check_writable,
@@ -47,16 +49,11 @@ JobPath = Annotated[str, typer.Argument(metavar="JOB", help="The job file (YAML)
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the job, such as train.epochs=20.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 RunId = Annotated[str | None, typer.Option(help="Name of the run; any text, such as a scheduler's run id.")]
 Fresh = Annotated[bool, typer.Option(help="Start a new run of the same job.")]
 Timeout = Annotated[float | None, typer.Option(min=0, help="Give up after that many seconds (exit 124).")]
 ResultFile = Annotated[Path | None, typer.Option(help="Write the result, or the error, to this file as JSON.")]
 OutputDir = Annotated[Path | None, typer.Option(help="Write one file for each value of the result to this folder.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id or run key.")]
-Storage = Annotated[str, typer.Option(help="Where runs are kept: a folder or s3://…")]
-Endpoint = Annotated[str | None, typer.Option(help="URL of an S3 server that is not AWS.")]
-Region = Annotated[str | None, typer.Option(help="Region of the bucket.")]
 
 
 def main() -> None:
@@ -140,6 +137,7 @@ def plan(
         answer(json_line(planned))
         return
     facts = {name: planned[name] for name in ("run_id", "storage", "run", "placement")}
+    facts["exact"] = "yes, on a CPU" if planned["exact"] else f"no, because {'; '.join(planned['inexact_because'])}"
     rows = [
         {
             "member": member["index"],
@@ -179,7 +177,8 @@ def run(
     check_writable(output_dir, "--output-dir")
     loaded: Job = load_job(job, overrides or [])
     progress = make_progress(sys.stderr, sys.stderr.isatty(), os.environ, api.SystemClock())
-    with _Signals() as signals:
+    # Ray tells of lost workers on standard output, where only the result belongs.
+    with _Signals() as signals, contextlib.redirect_stdout(sys.stderr):
         result = api.run(
             loaded,
             run_id=run_id,
@@ -261,54 +260,13 @@ def submit(
 
 @app.command()
 @_with_exit_code
-def status(
-    run: Run, storage: Storage = "runs", endpoint_url: Endpoint = None, region: Region = None, as_json: AsJson = False
-) -> None:
-    """Show where a run stands, from what is stored."""
-    found = api.status(run, storage=storage, endpoint_url=endpoint_url, region=region)
-    if as_json:
-        answer(json_line(asdict(found)))
-        return
-    facts = {"run_id": found.run_id, "status": found.status, "starts": found.terms}
-    if found.message:
-        facts["message"] = found.message
-    rows = [
-        {
-            "member": member.index,
-            "status": member.status,
-            "attempts": member.terms,
-            "epochs": member.epochs,
-            "best epoch": member.best_epoch,
-        }
-        for member in found.members
-    ]
-    answer(plan_text(facts, rows))
-
-
-@app.command("list")
-@_with_exit_code
-def list_(
-    storage: Storage = "runs", endpoint_url: Endpoint = None, region: Region = None, as_json: AsJson = False
-) -> None:
-    """List the runs in a storage location."""
-    found = api.list_runs(storage=storage, endpoint_url=endpoint_url, region=region)
-    if as_json:
-        answer(json_line([asdict(run) for run in found]))
-        return
-    rows = [{"job": run.job, "run": run.run_key, "status": run.status, "starts": run.terms} for run in found]
-    answer(plan_text({"storage": storage}, rows))
-
-
-@app.command()
-@_with_exit_code
-def stop(run: Run, storage: Storage = "runs", endpoint_url: Endpoint = None, region: Region = None) -> None:
-    """Ask a run to end, from any process or machine; what is published stands, a later start resumes."""
-    key = api.stop(run, storage=storage, endpoint_url=endpoint_url, region=region)
-    tell(f"asked run {run} to stop ({key}); its coordinator looks every few seconds")
-
-
-@app.command()
-@_with_exit_code
 def schema() -> None:
     """Print the JSON Schema of job files, for editors."""
     answer(json_line(job_schema()))
+
+
+app.command("status")(_with_exit_code(runs.status))
+app.command("list")(_with_exit_code(runs.list_))
+app.command("logs")(_with_exit_code(runs.logs))
+app.command("stop")(_with_exit_code(runs.stop))
+app.command("prune")(_with_exit_code(runs.prune))

@@ -6,15 +6,18 @@ import re
 from collections.abc import Mapping
 
 _SECRET_VARIABLE = re.compile(
-    r"(SECRET|TOKEN|PASSWORD|PASSPHRASE|ACCESS_KEY|API_KEY|PRIVATE_KEY|CREDENTIAL)", re.IGNORECASE
+    r"(SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|ACCESS_KEY|API_KEY|PRIVATE_KEY|CREDENTIAL)", re.IGNORECASE
 )
 _SHORTEST = 8
 """Shorter values of such variables are words that stand anywhere: blotting them out would hide nothing but text."""
 
 _PATTERNS = (
     re.compile(r"(?<![A-Z0-9])(AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"),
-    re.compile(r"(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"),
-    re.compile(r"(?<=X-Amz-Signature=)[^&\s]+|(?<=X-Amz-Credential=)[^&\s]+|(?<=X-Amz-Security-Token=)[^&\s]+"),
+    re.compile(r"(?<=://)[^\s/@:'\"<>]*:[^\s/'\"<>]+(?=@)"),  # to the last @: a password may have one in it
+    re.compile(r"(?<=X-Amz-Signature=)[^&\s'\"<>]+", re.IGNORECASE),
+    re.compile(r"(?<=X-Amz-Credential=)[^&\s'\"<>]+", re.IGNORECASE),
+    re.compile(r"(?<=X-Amz-Security-Token=)[^&\s'\"<>]+", re.IGNORECASE),
+    re.compile(r"(?<=[?&]Signature=)[^&\s'\"<>]+"),  # the older way to sign
 )
 BLOT = "***"
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, TryAgain
 from orchestrator.planning.ports import Store
 from orchestrator.storage.redact import redact
 
 MAX_UNSENT_CHARS = 4 * 2**20
-"""What is kept while the store is out of reach; older text is dropped beyond that."""
+"""What is kept while the store is out of reach; older text is dropped beyond that, one whole write after another."""
+
+_DROPPED = "[what was written before this was lost: storage was out of reach for too long]\n"
+_CHUNK = re.compile(r"log-\d+\.txt\Z", re.ASCII)
 
 logger = logging.getLogger("orchestrator.worker")
 
@@ -37,7 +42,8 @@ class AttemptFiles:
         self._prefix = prefix
         self._folder = folder
         self._lock = threading.Lock()
-        self._unsent: list[str] = []
+        self._unsent: deque[str] = deque()
+        self._num_unsent = 0
         self._num_chunks = 0
         self._sent: dict[str, tuple[int, int]] = {}
 
@@ -45,6 +51,16 @@ class AttemptFiles:
         """Add to the log."""
         with self._lock:
             self._unsent.append(text)
+            self._num_unsent += len(text)
+            if self._num_unsent > MAX_UNSENT_CHARS:
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        """Half of it at once: what is dropped is told by a line, not by one line for each write."""
+        while self._num_unsent > MAX_UNSENT_CHARS // 2 and len(self._unsent) > 1:
+            self._num_unsent -= len(self._unsent.popleft())
+        self._unsent.appendleft(_DROPPED)
+        self._num_unsent += len(_DROPPED)
 
     def flush(self) -> None:
         """Send what is new: a chunk of the log, and files that have changed. Never raises what a store does."""
@@ -56,15 +72,18 @@ class AttemptFiles:
 
     def _send_log(self) -> None:
         with self._lock:
-            text, self._unsent = "".join(self._unsent)[-MAX_UNSENT_CHARS:], []
+            text = "".join(self._unsent)
+            self._unsent.clear()
+            self._num_unsent = 0
         if not text:
             return
         try:
             body = redact(text, os.environ).encode("utf-8", "replace")
             self._store.put(f"{self._prefix}/log-{self._num_chunks:05d}.txt", body)
-        except OrchestratorError:
+        except (OrchestratorError, OSError):
             with self._lock:
-                self._unsent.insert(0, text)
+                self._unsent.appendleft(text)
+                self._num_unsent += len(text)
             raise
         self._num_chunks += 1
 
@@ -77,9 +96,13 @@ class AttemptFiles:
             version = (status.st_mtime_ns, status.st_size)
             if self._sent.get(name) != version:
                 try:
+                    if _CHUNK.match(name):
+                        raise ValueError("chunks of the log have such names")
                     self._store.put_file(f"{self._prefix}/{name}", str(path))
-                except ValueError as error:  # a name that no key can have
-                    logger.warning("a file of a callback stays behind: %s", error)
+                except TryAgain:
+                    raise
+                except (OrchestratorError, OSError, ValueError) as error:  # such as a name that no key can have
+                    logger.warning("the file %s of a callback stays behind: %s", ascii(name), error)
                 self._sent[name] = version
 
 
@@ -91,19 +114,38 @@ class _Tee:
         self._files = files
 
     def write(self, text: str) -> int:
+        written = self._stream.write(text)  # first: it refuses what is no text
         self._files.write(text)
-        return self._stream.write(text)
+        return written
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+class _Handler(logging.Handler):
+    """Writes records to the attempt's log. (A `StreamHandler` would flush it, which sends it, at each record.)"""
+
+    def __init__(self, files: AttemptFiles) -> None:
+        super().__init__()
+        self._files = files
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._files.write(f"{self.format(record)}\n")
+        except Exception:  # as every handler: a message that cannot be formatted is no reason to end
+            self.handleError(record)
 
 
 @contextmanager
 def captured(files: AttemptFiles) -> Iterator[None]:
     """Copy what this process prints and logs to the attempt's log while the block runs."""
     before = sys.stdout, sys.stderr
-    handler = logging.StreamHandler(files)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler = _Handler(files)
     root, level = logging.getLogger("orchestrator"), logging.getLogger("orchestrator").level
     root.addHandler(handler)
     root.setLevel(min(logging.INFO, level or logging.INFO))

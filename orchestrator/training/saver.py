@@ -37,6 +37,9 @@ CLOSE_S = 600.0
 KEPT = 2
 """How many checkpoints keep their blobs: the newest may turn out damaged."""
 
+LEFT_BEHIND = 2
+"""How many older ones an attempt that died may not have collected; those before were."""
+
 _PATIENCE = Patience()
 
 logger = logging.getLogger("orchestrator.worker")
@@ -100,7 +103,7 @@ class Saver:
         self._due = self._asked = self._stop = self._closing = self._uploading = False
         self._error: Exception | None = None
         self._began = monotonic()
-        self._kept = list(attempt.checkpoints)
+        self._kept = list(attempt.checkpoints[: KEPT + LEFT_BEHIND])
         self._saved_epoch = int(self._kept[0]["epoch"]) if self._kept else 0
         self._best: tuple[int, Mapping[str, JSON]] | None = None
         if self._kept and self._kept[0]["best"] is not None:  # verified when the member was resumed

@@ -338,6 +338,8 @@ FORGED_STATES: Mapping[str, bytes] = {
     "a callback without values": state(callbacks=[{"name": "X", "arrays": []}]),
     "a callback whose values are a list": state(callbacks=[{"name": "X", "arrays": [], "values": []}]),
     "one name for two arrays": state(variables=4, callbacks=[{"name": "X", "arrays": ["a", "a"], "values": {}}]),
+    "a key that stands twice": state().replace(b'"epoch": 5', b'"epoch": 4, "epoch": 5'),
+    "other spaces": state().replace(b": ", b":"),
     "members that are a number": b'{"format": 1, "members": 1, "arrays": 6}',
 }
 
