@@ -1,51 +1,100 @@
-"""Where runs stand, read from what is stored; from any machine, whether or not anybody works on them."""
+"""Where runs stand, read from what is stored; from any machine, whether or not anybody works on them.
+
+Ages compare a time that another machine wrote with this machine's clock. They are for people: no decision rests on
+them.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
-from orchestrator.errors import InvalidJob, MissingObject
+from orchestrator.errors import DamagedStore, InvalidJob, MissingObject
+from orchestrator.planning.collection import ENDED
 from orchestrator.planning.ports import Store
-from orchestrator.planning.recovery import read_member, read_run
-from orchestrator.reporting.publish import finished_result
+from orchestrator.planning.recovery import RunMemory, read_member, read_run
+from orchestrator.reporting.result import Result, from_json
+from orchestrator.reporting.selection import COUNTED
+from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
+from orchestrator.storage.records import BlobRef, Record
+
+READERS = 8
+"""Logs that are read at the same time: reading is waiting for the store."""
 
 
 @dataclass(frozen=True)
 class MemberStatus:
-    """One member of a run as its log shows it."""
+    """One member of a run as the logs show it.
+
+    Attributes:
+        index: which.
+        status: `not_started`, `started`, `trained`, `late` (published at the deadline), `diverged` or `failed`.
+        attempts: claims of its log by workers: how often training began or went on.
+        preemptions: attempts that ended because a node was taken or lost.
+        checkpoint_epoch, checkpoint_at, checkpoint_age_s: of the newest checkpoint; None where there is none.
+        epochs: trained in all, once it is published.
+        best_epoch: of the published model, else of the newest checkpoint.
+        last_cause, last_message: why the last attempt that ended in an error did.
+    """
 
     index: int
     status: str
-    terms: int
+    attempts: int
+    preemptions: int
+    checkpoint_epoch: int | None
+    checkpoint_at: float | None
+    checkpoint_age_s: float | None
     epochs: int | None
     best_epoch: int | None
+    last_cause: str | None
+    last_message: str | None
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run as its logs show it; `status` is `unfinished` until there is a result or a recorded end."""
+    """A run as its logs show it. Times are UTC epoch seconds by the writer's clock, ages seconds by this machine's.
+
+    Attributes:
+        job, run_id, run_key: which.
+        status: that of the result (`succeeded`, `partial`, `gate_failed`), or how the last start ended (`failed`,
+            `stopped`); without either `live` where the last sign of life is recent, else `unfinished`; `damaged` where
+            a listing met a log that cannot be read.
+        exit_code, message: as recorded, where the run has ended.
+        terms: how many starts have coordinated it.
+        started_at, age_s: its first start.
+        sign_term, sign_at, sign_age_s: the last sign of life of a coordinator, and of which; None where there is none.
+        num_members: how many were asked for.
+        num_done: how many are in the ensemble, once that is fixed.
+        members: each; empty in a listing.
+    """
 
     job: str
     run_id: str
     run_key: str
     status: str
-    exit_code: int | None
-    message: str | None
-    terms: int
-    members: tuple[MemberStatus, ...]
+    exit_code: int | None = None
+    message: str | None = None
+    terms: int = 0
+    started_at: float | None = None
+    age_s: float | None = None
+    sign_term: int | None = None
+    sign_at: float | None = None
+    sign_age_s: float | None = None
+    num_members: int | None = None
+    num_done: int | None = None
+    members: tuple[MemberStatus, ...] = ()
 
 
 def find_layouts(store: Store) -> list[RunLayout]:
     """The runs in a store, by job and run key."""
-    found = []
-    for key in store.list(""):
-        parts = key.split("/")
-        if len(parts) == 3 and parts[2] == "spec.json":
-            found.append(RunLayout(parts[0], parts[1]))
-    return found
+    found = (RunLayout.of_spec(key) for key in store.list(""))
+    return [layout for layout in found if layout is not None]
 
 
 def find_run(store: Store, run: str, storage: str) -> RunLayout:
@@ -56,7 +105,7 @@ def find_run(store: Store, run: str, storage: str) -> RunLayout:
     """
     layouts = find_layouts(store)
     found = [layout for layout in layouts if run in (layout.run_key, layout.root)]
-    found = found or [layout for layout in layouts if _run_id(store, layout) == run]
+    found = found or [layout for layout in layouts if _spec(store, layout).run_id == run]
     if len(found) == 1:
         return found[0]
     if found:
@@ -66,49 +115,149 @@ def find_run(store: Store, run: str, storage: str) -> RunLayout:
     raise InvalidJob("there is no such run", where=f"{storage}: run {run}", hint=f"there are: {known}")
 
 
-def _run_id(store: Store, layout: RunLayout) -> str:
-    return str(json.loads(store.get(layout.spec))["run_id"])
+def list_statuses(store: Store, *, now: float) -> tuple[RunStatus, ...]:
+    """All runs, by job and run key, without their members: no member's log is read. Arguments as `status_of`."""
+
+    def look(layout: RunLayout) -> RunStatus:
+        try:
+            return status_of(store, layout, now=now, with_members=False)
+        except DamagedStore as error:  # one damaged run must not hide the others
+            return RunStatus(layout.job, layout.run_key, layout.run_key, "damaged", message=str(error))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return tuple(pool.map(look, find_layouts(store)))
 
 
-def status_of(store: Store, layout: RunLayout, *, with_members: bool = True) -> RunStatus:
-    """Read a run's logs; `with_members` False leaves the members' logs alone."""
-    try:
-        spec = json.loads(store.get(layout.spec))
-    except MissingObject:
-        raise InvalidJob("the run has no spec.json", where=layout.root) from None
+def status_of(store: Store, layout: RunLayout, *, now: float, with_members: bool = True) -> RunStatus:
+    """Read a run's logs. Nothing is written.
+
+    Args:
+        store, layout: the run.
+        now: UTC epoch seconds of this machine.
+        with_members: False leaves the members' logs alone.
+
+    Raises:
+        InvalidJob: there is no such run.
+        DamagedStore: what is stored contradicts itself.
+    """
+    spec = _spec(store, layout)
     log = Log.open(store, layout.coord_log)
     records = log.records()
-    done = read_run(records).done
-    ends = [record for record in records if record.kind in ("failed", "stopped")]
-    last = records[-1] if records else None
-    state, code, message = "unfinished", None, None
-    if done is not None:
-        result = finished_result(store, layout, done)
-        state, code = result.status, result.exit_code
-    elif ends and last is ends[-1]:
-        state, code, message = last.kind, int(str(last.body["exit_code"])), str(last.body["message"])
-    members = range(spec["job"]["members"]["count"]) if with_members else ()
+    memory = read_run(records)
+    sign_term, sign_at = _last_sign(store, layout)
+    sign_age_s = _age(sign_at, now)
+    result = None if memory.done is None else _result(store, layout, memory.done)
+    is_recent = sign_age_s is not None and sign_age_s < spec.takeover_s and sign_term == log.term
+    status, code, message = _state(result, log.last, is_recent=is_recent)
+    done = None
+    if memory.selection is not None:
+        done = sum(member["status"] in COUNTED for member in memory.selection["members"])
     return RunStatus(
         job=layout.job,
-        run_id=spec["run_id"],
+        run_id=spec.run_id,
         run_key=layout.run_key,
-        status=state,
+        status=status,
         exit_code=code,
         message=message,
         terms=log.term,
-        members=tuple(_member_status(store, layout, index) for index in members),
+        started_at=memory.first_claim_at,
+        age_s=_age(memory.first_claim_at, now),
+        sign_term=sign_term,
+        sign_at=sign_at,
+        sign_age_s=sign_age_s,
+        num_members=spec.num_members,
+        num_done=done,
+        members=_members(store, layout, range(spec.num_members), records, memory, now) if with_members else (),
     )
 
 
-def _member_status(store: Store, layout: RunLayout, index: int) -> MemberStatus:
-    log = Log.open(store, layout.member_log(index))
-    records = log.records()
+@dataclass(frozen=True)
+class _Spec:
+    """What is needed of a run's `spec.json`."""
+
+    run_id: str
+    num_members: int
+    takeover_s: float
+
+
+def _spec(store: Store, layout: RunLayout) -> _Spec:
+    try:
+        spec = json.loads(store.get(layout.spec))
+        job = spec["job"]
+        return _Spec(str(spec["run_id"]), int(job["members"]["count"]), float(job["faults"]["takeover_s"]))
+    except MissingObject:
+        raise InvalidJob("the run has no spec.json", where=layout.root) from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedStore(
+            f"it is no job as this version writes it ({type(error).__name__}: {error})",
+            where=layout.spec,
+            hint="restore it from a backup, or look with the version that wrote it",
+        ) from None
+
+
+def _result(store: Store, layout: RunLayout, done: Mapping[str, Any]) -> Result:
+    return from_json(get_blob(store, BlobRef.from_json(done["result"], where=f"{layout.coord_log}, done")))
+
+
+def _state(result: Result | None, last: Record | None, *, is_recent: bool) -> tuple[str, int | None, str | None]:
+    """Status, exit code and message of a run."""
+    if result is not None:
+        return result.status, result.exit_code, None
+    if last is not None and last.kind in ENDED:
+        return last.kind, int(str(last.body["exit_code"])), str(last.body["message"])
+    return "live" if is_recent else "unfinished", None, None
+
+
+def _last_sign(store: Store, layout: RunLayout) -> tuple[int | None, float | None]:
+    """Term and time of the newest beat."""
+    try:
+        beat = json.loads(store.get(layout.beat))
+        term, at = int(beat["term"]), float(beat["at"])
+    except (MissingObject, ValueError, KeyError, TypeError):  # it is for showing: a garbled one shows nothing
+        return None, None
+    return (term, at) if math.isfinite(at) else (None, None)
+
+
+def _age(at: float | None, now: float) -> float | None:
+    """Seconds since then. Clocks differ: what lies in this machine's future is shown as just now."""
+    return None if at is None else round(max(0.0, now - at), 3)
+
+
+def _members(
+    store: Store, layout: RunLayout, indices: Iterable[int], run: Sequence[Record], memory: RunMemory, now: float
+) -> tuple[MemberStatus, ...]:
+    ended = {record.body["member"]: record.body for record in run if record.kind == "ended"}
+
+    def look(index: int) -> MemberStatus:
+        records = Log.open(store, layout.member_log(index)).records()
+        return _member_status(index, records, ended.get(index, {}), memory.preemptions.get(index, 0), now)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return tuple(pool.map(look, indices))
+
+
+def _member_status(
+    index: int, records: Sequence[Record], ended: Mapping[str, Any], preemptions: int, now: float
+) -> MemberStatus:
     memory = read_member(records)
     final = memory.final or {}
+    checkpoint: Mapping[str, Any] = memory.checkpoints[0] if memory.checkpoints else {}
     if memory.final is not None:
-        state = "trained"
+        status = "late" if final.get("late") else "trained"
     elif memory.diverged is not None:
-        state = "diverged"
+        status = "diverged"
     else:
-        state = "failed" if records and records[-1].kind == "failed" else "started" if records else "not_started"
-    return MemberStatus(index, state, log.term, final.get("epochs"), final.get("best_epoch"))
+        status = "failed" if records and records[-1].kind == "failed" else "started" if records else "not_started"
+    return MemberStatus(
+        index=index,
+        status=status,
+        attempts=sum(record.kind == "claim" and "worker" in record.body for record in records),
+        preemptions=preemptions,
+        checkpoint_epoch=checkpoint.get("epoch"),
+        checkpoint_at=checkpoint.get("at"),
+        checkpoint_age_s=_age(checkpoint.get("at"), now),
+        epochs=final.get("epochs"),
+        best_epoch=final.get("best_epoch", checkpoint.get("best_epoch")),
+        last_cause=ended.get("cause"),
+        last_message=ended.get("message"),
+    )

@@ -22,9 +22,7 @@ def _checked_deadline(value: float | str) -> float | str:
     return value
 
 
-Deadline = Annotated[
-    Annotated[float, IS_NUMBER] | Annotated[str, IS_TEXT], BY_SHAPE, AfterValidator(_checked_deadline)
-]
+Deadline = Annotated[Annotated[float, IS_NUMBER] | Annotated[str, IS_TEXT], BY_SHAPE, AfterValidator(_checked_deadline)]
 
 
 class GateSpec(Spec):

@@ -34,6 +34,8 @@ _UNSAFE = re.compile(r"[^a-z0-9._-]+")
 _DIGEST_CHARS = 10
 _SLUG_CHARS = 63 - 1 - _DIGEST_CHARS
 _RECORD_FILE = re.compile(r"(\d{8})\.json\Z", re.ASCII)
+_LOG_FOLDER = re.compile(r"(coord|members/[^/]+)/log/")
+_ATTEMPT = re.compile(r"attempts/(\d{1,9})-(\d{1,9})/(.+)\Z", re.ASCII | re.DOTALL)
 _MAX_RECORDS = 10**8
 
 
@@ -91,6 +93,15 @@ def record_seq(prefix: str, key: str) -> int | None:
 
 
 @dataclass(frozen=True)
+class AttemptFile:
+    """A file that one attempt at a member left: `name` is what follows the attempt's prefix."""
+
+    member: int
+    term: int
+    name: str
+
+
+@dataclass(frozen=True)
 class RunLayout:
     """All keys of one run.
 
@@ -112,6 +123,14 @@ class RunLayout:
                     f"{name!r} cannot be a {what}",
                     hint="use 1 to 63 of a-z 0-9 . _ - and start with a letter or digit",
                 )
+
+    @classmethod
+    def of_spec(cls, key: str) -> RunLayout | None:
+        """The run whose `spec.json` stands at `key`; None for any other key, foreign objects included."""
+        parts = key.split("/")
+        if len(parts) != 3 or parts[2] != "spec.json" or not all(_NAME.match(part) for part in parts[:2]):
+            return None
+        return cls(parts[0], parts[1])
 
     @property
     def root(self) -> str:
@@ -164,13 +183,35 @@ class RunLayout:
         """A readable copy of a member's file, for instance `best.keras`."""
         return check_key(f"{self.members}/{member}/{filename}")
 
+    def log_of(self, key: str) -> str | None:
+        """Prefix of the log, the coordinator's or a member's, in whose folder `key` is; None when it is in none."""
+        match = _LOG_FOLDER.match(key.removeprefix(f"{self.root}/"))
+        return f"{self.root}/{match[1]}/log" if match and key.startswith(f"{self.root}/") else None
+
+    @property
+    def attempts(self) -> str:
+        """Prefix of what all attempts write besides their records."""
+        return f"{self.root}/attempts"
+
     def attempt_prefix(self, member: int, term: int) -> str:
         """Prefix of what one attempt at a member writes besides its records."""
-        return f"{self.root}/attempts/{member}-{term}"
+        return f"{self.attempts}/{member}-{term}"
+
+    def attempt_file(self, key: str) -> AttemptFile | None:
+        """What `key` is as a file of an attempt; None when it is none."""
+        match = _ATTEMPT.match(key.removeprefix(f"{self.root}/"))
+        if match is None or not key.startswith(f"{self.root}/"):
+            return None
+        return AttemptFile(int(match[1]), int(match[2]), match[3])
+
+    @property
+    def blobs(self) -> str:
+        """Prefix of all blobs."""
+        return f"{self.root}/blobs"
 
     def blob(self, sha256: str, nonce: str) -> str:
         """A fresh key for immutable bytes: the nonce keeps two uploads of the same bytes apart."""
-        return f"{self.root}/blobs/{sha256}-{nonce}"
+        return f"{self.blobs}/{sha256}-{nonce}"
 
     def results(self, k: int) -> str:
         """Copy of the k-th result: a run that grows has several."""

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.spec import parse_job
+from orchestrator.storage.layout import RunLayout
+from orchestrator.storage.local import LocalStore
+from orchestrator.storage.log import Log
 from tests.support.tiny_jobs import MODULE
 
 pytestmark = pytest.mark.slow
@@ -132,8 +138,12 @@ def test_a_schedulers_run_its_retry_and_a_changed_job_under_the_same_id(folder: 
     found = only_json(status.stdout)
     assert (found["status"], found["exit_code"], found["terms"]) == ("gate_failed", 3, 1)
     assert [member["status"] for member in found["members"]] == ["trained", "trained"]
-    listed = call(folder, "list", "--json")
-    assert [run["run_id"] for run in only_json(listed.stdout)] == [RUN_ID]
+    assert [member["attempts"] for member in found["members"]] == [1, 1]
+    assert found["age_s"] > 0
+    [listed] = only_json(call(folder, "list", "--json").stdout)
+    assert (listed["run_id"], listed["num_done"], listed["num_members"]) == (RUN_ID, 2, 2)
+    [pruned] = only_json(call(folder, "prune", "--json").stdout)
+    assert (pruned["candidates"], pruned["skipped"]) == ([], None)  # a run that went well names all that it stored
     stopped = call(folder, "stop", RUN_ID)
     assert stopped.returncode == 2
     assert "finished" in stopped.stderr
@@ -206,3 +216,71 @@ def test_what_is_wrong_with_the_request_ends_in_two_with_its_json(
     assert words in " ".join(str(part) for part in error.values())
     assert ended.stderr.startswith("error: ")
     assert "Traceback" not in ended.stderr
+
+
+def stored_run(folder: Path) -> Log:
+    """A run of three members with a live coordinator, as another machine may see it; the coordinator's log."""
+    store, layout = LocalStore(folder / "runs"), RunLayout("tiny", "night")
+    job = parse_job({"name": "tiny", "model": "tiny_cli:build_model", "data": "tiny_cli:load_data", "members": 3})
+    store.create(layout.spec, json.dumps({"run_id": RUN_ID, "job": job.model_dump(mode="json")}).encode())
+    log = Log.open(store, layout.coord_log)
+    log.claim(at=time.time() - 7500)
+    log.append("ended", member=1, attempt=1, cause="preempted", message="the node was taken", at=time.time())
+    store.put(layout.beat, json.dumps({"term": 1, "n": 7, "at": time.time()}).encode())
+    member = Log.open(store, layout.member_log(1))
+    member.claim(coord_term=1, worker="w1")
+    member.claim(coord_term=1, worker="w2")
+    member.append("checkpoint", epoch=12, best_epoch=9, at=time.time() - 200)
+    attempt = layout.attempt_prefix(1, 2)
+    store.put(f"{attempt}/log-00000.txt", b"epoch 1\x1b[2J\n")
+    store.put(f"{attempt}/log-00001.txt", b"epoch 2 \xff\x00")
+    store.put(f"{attempt}/history.csv", b"epoch,loss\n")
+    return log
+
+
+def test_status_tells_people_what_has_happened_and_when(folder: Path) -> None:
+    stored_run(folder)
+    shown = call(folder, "status", RUN_ID)
+    assert shown.returncode == 0, shown.stderr
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert "status live" in lines
+    assert "starts 1" in lines
+    assert any(line.startswith("first start 20") and line.endswith("UTC, 2 h 5 min ago") for line in lines)
+    assert any(re.fullmatch(r"last sign of life \d+ s ago \(term 1\)", line) for line in lines)
+    assert "1 started 2 1 epoch 12, 3 min ago – 9 preempted" in lines
+    assert "0 not_started 0 0 – – – –" in lines
+    listed = [" ".join(line.split()) for line in call(folder, "list").stdout.splitlines()]
+    assert any(re.fullmatch(r"tiny night live 1 –/3 \d+ s ago \(term 1\)", line) for line in listed)
+
+
+def test_logs_prints_the_newest_attempts_text_made_safe_and_names_other_files(folder: Path) -> None:
+    stored_run(folder)
+    shown = call(folder, "logs", "night")
+    assert shown.returncode == 0, shown.stderr
+    text = "== member 1, attempt 2 ==\nepoch 1\nepoch 2 �\n"
+    assert shown.stdout == f"{text}other files:\ntiny/night/attempts/1-2/history.csv\n"
+    [told] = only_json(call(folder, "logs", "night", "--member", "1", "--attempt", "2", "--json").stdout)
+    assert told == {
+        "member": 1,
+        "attempt": 2,
+        "text": "epoch 1\nepoch 2 �",
+        "files": ["tiny/night/attempts/1-2/history.csv"],
+    }
+    missing = call(folder, "logs", "night", "--member", "0")
+    assert missing.returncode == 2
+    assert "no attempt at member 0" in missing.stderr
+    assert "member 1 attempt 2" in missing.stderr
+
+
+def test_stop_leaves_a_request_for_a_live_run_and_refuses_one_that_has_ended(folder: Path) -> None:
+    log = stored_run(folder)
+    asked = call(folder, "stop", RUN_ID)
+    assert asked.returncode == 0, asked.stderr
+    [request] = (folder / "runs" / "tiny" / "night" / "control").iterdir()
+    assert request.name in asked.stderr
+    log.append("stopped", exit_code=143, message="stopped on request", at=time.time())
+    again = call(folder, "stop", RUN_ID)
+    assert again.returncode == 2
+    assert "the run has ended (stopped)" in again.stderr
+    [found] = only_json(call(folder, "list", "--json").stdout)
+    assert (found["status"], found["exit_code"], found["message"]) == ("stopped", 143, "stopped on request")

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import InvalidJob
-from orchestrator.storage.layout import NAME_PATTERN, RunLayout, check_key, record_key, record_seq, run_key
+from orchestrator.storage.layout import (
+    NAME_PATTERN,
+    AttemptFile,
+    RunLayout,
+    check_key,
+    record_key,
+    record_seq,
+    run_key,
+)
 
 LAYOUT = RunLayout("digits", "digits-0123456789ab")
 
@@ -101,3 +109,43 @@ def test_record_keys_and_numbers_belong_together() -> None:
     for bad in (-1, 10**8):
         with pytest.raises(ValueError, match="record number"):
             record_key("a/log", bad)
+
+
+def test_a_run_is_found_by_its_spec_and_by_nothing_else() -> None:
+    assert RunLayout.of_spec(LAYOUT.spec) == LAYOUT
+    for foreign in (
+        "spec.json",
+        "digits/spec.json",
+        "Digits/run/spec.json",
+        "digits/-run/spec.json",
+        "a/digits/run/spec.json",
+        LAYOUT.result,
+    ):
+        assert RunLayout.of_spec(foreign) is None
+
+
+def test_a_key_in_a_logs_folder_tells_its_log() -> None:
+    assert LAYOUT.log_of(record_key(LAYOUT.coord_log, 3)) == LAYOUT.coord_log
+    assert LAYOUT.log_of(record_key(LAYOUT.member_log(12), 0)) == LAYOUT.member_log(12)
+    assert LAYOUT.log_of(f"{LAYOUT.member_log(12)}/garbage") == LAYOUT.member_log(12)
+    for other in (
+        LAYOUT.beat,
+        LAYOUT.member_copy(1, "best.keras"),
+        f"{LAYOUT.attempt_prefix(0, 1)}/coord/log/00000000.json",
+        f"other/{LAYOUT.coord_log}/00000000.json",
+        "coord/log/00000000.json",
+    ):
+        assert LAYOUT.log_of(other) is None
+
+
+def test_a_key_below_an_attempt_tells_member_term_and_name() -> None:
+    assert LAYOUT.attempt_file(f"{LAYOUT.attempt_prefix(3, 2)}/tb/train/x.v2") == AttemptFile(3, 2, "tb/train/x.v2")
+    for other in (
+        LAYOUT.attempt_prefix(3, 2),
+        f"{LAYOUT.attempts}/3/log-00000.txt",
+        f"{LAYOUT.attempts}/x-2/log-00000.txt",
+        f"other/{LAYOUT.attempt_prefix(3, 2)}/log-00000.txt",
+        "attempts/3-2/log-00000.txt",
+        LAYOUT.spec,
+    ):
+        assert LAYOUT.attempt_file(other) is None

@@ -15,6 +15,7 @@ HEAVY = ("tensorflow", "keras", "ray", "pyarrow", "sklearn", "s3fs", "matplotlib
     [
         "orchestrator.ensemble.combine, orchestrator.ensemble.weights, orchestrator.ensemble.metrics",
         "orchestrator.reporting.evaluate, orchestrator.reporting.tables, orchestrator.reporting.progress",
+        "orchestrator.reporting.status, orchestrator.reporting.prune, orchestrator.reporting.attempts",
         "orchestrator.storage.tables",
     ],
 )
