@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.attach import Start, become_coordinator
-from orchestrator.controller import Controller, RunRequest
+from orchestrator.controller import Controller, RunRequest, record_end
 from orchestrator.errors import ClusterUnavailable, IdentityChanged, InvalidJob, OrchestratorError
 from orchestrator.planning.collection import ENDED
 from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
@@ -240,7 +240,11 @@ def _run_on_ray(
     request = planned.request
     address = request.job.ray.address
     progress.note(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
-    session = connect(address, planned.root)
+    try:
+        session = connect(address, planned.root)
+    except OrchestratorError as error:
+        record_end(log, error, SystemClock(), progress)  # so that the next start need not wait for a sign of life
+        raise
     try:
         placement = _place(session, request, progress)
         if "s3://" not in request.job.storage.url and session.num_machines() > 1:
@@ -256,8 +260,10 @@ def _run_on_ray(
             num_gpus=placement.num_gpus,
         )
         cluster = RayCluster(session, setup, placement)
-    except BaseException:
+    except BaseException as error:
         session.close()
+        if isinstance(error, OrchestratorError):
+            record_end(log, error, SystemClock(), progress)
         raise
     try:
         controller = Controller(

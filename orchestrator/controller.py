@@ -113,11 +113,11 @@ class Controller:
             raise  # a successor owns the log: nothing more may be written
         except KeyboardInterrupt:  # from a notebook; the command line turns signals into `interruption`
             error = Interrupted("interrupted", hint="start again to resume", signal_number=2)
-            self._record_end(error)
+            record_end(self._log, error, self._clock, self._progress)
             raise error from None
         except OrchestratorError as error:
             expired = self._in_mid_run(error)
-            self._record_end(expired or error)
+            record_end(self._log, expired or error, self._clock, self._progress)
             if expired is None:
                 raise
             raise expired from error
@@ -362,12 +362,19 @@ class Controller:
         record = self._log.append("selection", **selection)
         return finish(self._store, request.layout, self._log, record.body)
 
-    def _record_end(self, error: OrchestratorError) -> None:
-        """Remember why the run ended without a result. It may still be resumed, so this is no `done`."""
-        if self._log.last is not None and self._log.last.kind == "done":  # only a copy of the result is missing
-            return
-        kind = "stopped" if isinstance(error, Interrupted | TimedOut) else "failed"
-        try:
-            self._log.append(kind, exit_code=error.exit_code, message=str(error)[:4000], at=self._clock.epoch())
-        except OrchestratorError as unrecorded:  # the first error is the one to report
-            self._progress.note(f"could not record the end of the run: {unrecorded.what}")
+
+def record_end(log: Log, error: OrchestratorError, clock: Clock, progress: Progress) -> None:
+    """Remember why a run ended without a result. It may still be resumed, so this is no `done`.
+
+    Args:
+        log: the coordinator's log, claimed.
+        error: why; it is the one to report, whether or not it can be recorded.
+        clock, progress: effects.
+    """
+    if log.last is not None and log.last.kind == "done":  # only a copy of the result is missing
+        return
+    kind = "stopped" if isinstance(error, Interrupted | TimedOut) else "failed"
+    try:
+        log.append(kind, exit_code=error.exit_code, message=str(error)[:4000], at=clock.epoch())
+    except OrchestratorError as unrecorded:
+        progress.note(f"could not record the end of the run: {unrecorded.what}")

@@ -1,0 +1,68 @@
+"""A run id stands for one job and its code; code alone may change where the user says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import api
+from orchestrator.errors import ClusterUnavailable, IdentityChanged
+from orchestrator.spec import parse_job
+from orchestrator.storage.log import Log
+from orchestrator.storage.open import open_store
+from tests.support.tiny_jobs import TinyProject
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> TinyProject:
+    return TinyProject(tmp_path, "tiny_changing")
+
+
+def start(project: TinyProject, **changes: Any) -> None:
+    """A start that comes as far as to ask for a cluster, where nobody listens."""
+    document = {**project.job().model_dump(mode="json"), "ray": {"address": "127.0.0.1:1"}, **changes.pop("job", {})}
+    api.run(parse_job(document), run_id="night", root=str(project.folder), **changes)
+
+
+def change_code(project: TinyProject) -> None:
+    file = project.folder / f"{project.name}.py"
+    file.write_text(file.read_text() + "\n# a remark\n")
+
+
+def test_changed_code_is_refused_unless_it_is_accepted_and_the_log_says_with_which_code_each_start_came(
+    project: TinyProject,
+) -> None:
+    with pytest.raises(ClusterUnavailable):
+        start(project)
+    change_code(project)
+    with pytest.raises(IdentityChanged, match="code: ") as caught:
+        start(project)
+    assert caught.value.exit_code == 2
+    assert "--accept-code-change" in str(caught.value)
+    with pytest.raises(ClusterUnavailable):
+        start(project, accept_code_change=True)
+    store = open_store(str(project.folder / "runs"))
+    (spec,) = (key for key in store.list("") if key.endswith("spec.json"))
+    records = Log.open(store, spec.replace("spec.json", "coord/log")).records()
+    assert len({record.body["code_digest"] for record in records if record.kind == "claim"}) == 2
+
+
+def test_nothing_but_code_is_accepted(project: TinyProject) -> None:
+    with pytest.raises(ClusterUnavailable):
+        start(project)
+    change_code(project)
+    with pytest.raises(IdentityChanged, match="seed: 0 → 1") as caught:
+        start(project, job={"seed": 1}, accept_code_change=True)
+    assert "--accept-code-change" not in str(caught.value)
+
+
+def test_the_plan_says_what_cannot_be_resumed_exactly(project: TinyProject) -> None:
+    assert api.plan(project.job(), root=str(project.folder)).to_json()["exact"] is True
+    file = project.folder / f"{project.name}.py"
+    file.write_text(file.read_text() + "\nimport keras\n\n\nclass Forgets(keras.callbacks.Callback):\n    pass\n")
+    forgetful = project.job(train={"callbacks": [f"{project.name}:Forgets"]})
+    planned = api.plan(forgetful, root=str(project.folder)).to_json()
+    assert planned["exact"] is False
+    assert "Forgets" in planned["inexact_because"][0]
