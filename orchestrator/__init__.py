@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.api import list_runs, plan, run, status, stop, submit, validate
+    from orchestrator.api import list_runs, logs, plan, prune, run, status, stop, submit, validate
     from orchestrator.errors import OrchestratorError
     from orchestrator.reporting.result import Result
     from orchestrator.spec import Job, load_job, parse_job
@@ -25,8 +25,10 @@ __all__ = [
     "Result",
     "list_runs",
     "load_job",
+    "logs",
     "parse_job",
     "plan",
+    "prune",
     "run",
     "status",
     "stop",

@@ -47,6 +47,8 @@ def load_published(model: keras.Model, path: str, where: str) -> None:
         ) from error
     try:
         model.load_weights(path)
+    except MemoryError:  # of this worker, not of the file
+        raise
     except Exception as error:
         raise DamagedStore(
             f"the published weights do not fit the model that the job's code builds now: {error}", where=where
@@ -64,7 +66,7 @@ def check_archive(path: str, *, max_bytes: int) -> None:
         ValueError: a name that climbs or stands twice, too many bytes, links, or data that grow when they are read.
         OSError, KeyError, RuntimeError, zipfile.BadZipFile: it is no archive, or holds no weights that can be read.
     """
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     with zipfile.ZipFile(path) as archive:
         names = [check_key(name.rstrip("/")) for name in archive.namelist()]

@@ -19,6 +19,7 @@ from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import RunMemory, read_member, read_run
 from orchestrator.reporting.result import Result, from_json
 from orchestrator.reporting.selection import COUNTED
+from orchestrator.storage.beat import read_beat
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
@@ -210,12 +211,8 @@ def _state(result: Result | None, last: Record | None, *, is_recent: bool) -> tu
 
 def _last_sign(store: Store, layout: RunLayout) -> tuple[int | None, float | None]:
     """Term and time of the newest beat."""
-    try:
-        beat = json.loads(store.get(layout.beat))
-        term, at = int(beat["term"]), float(beat["at"])
-    except (MissingObject, ValueError, KeyError, TypeError):  # it is for showing: a garbled one shows nothing
-        return None, None
-    return (term, at) if math.isfinite(at) else (None, None)
+    beat = read_beat(store, layout.beat)
+    return (beat.term, beat.at) if beat is not None and math.isfinite(beat.at) else (None, None)
 
 
 def _age(at: float | None, now: float) -> float | None:

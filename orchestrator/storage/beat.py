@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 from orchestrator.errors import MissingObject, OrchestratorError
 from orchestrator.planning.ports import Store
@@ -51,14 +52,22 @@ class Beat:
                 return
 
 
-def read_beat(store: Store, key: str) -> tuple[int, int] | None:
-    """Term and count of the beat; None where there is none, or nothing that one could have written.
+class Pulse(NamedTuple):
+    """One beat: the coordinator's term, how many it has made before, and its clock's UTC epoch seconds."""
+
+    term: int
+    n: int
+    at: float
+
+
+def read_beat(store: Store, key: str) -> Pulse | None:
+    """The newest beat; None where there is none, or nothing that one could have written.
 
     Raises:
         StoreUnavailable, AccessDenied: it could not be read.
     """
     try:
         content = json.loads(store.get(key))
-        return int(content["term"]), int(content["n"])
+        return Pulse(int(content["term"]), int(content["n"]), float(content["at"]))
     except (MissingObject, ValueError, KeyError, TypeError):
         return None

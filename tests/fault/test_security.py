@@ -179,7 +179,7 @@ def spoiled(draw: st.DrawFn) -> bytes:
 
 
 def outcome(file: Path) -> str:
-    """"a job", or the message of the refusal; any other exception fails the test."""
+    """What the user sees: "a job", or the refusal; any other exception fails the test."""
     try:
         return "a job" if isinstance(load_job(file), Job) else "something else"
     except InvalidJob as error:
