@@ -113,7 +113,8 @@ def become_coordinator(
 
 def _sign(start: Start, log: Log, watch: Watch | None) -> Sign:
     try:
-        beat = read_beat(start.store, start.layout.beat)
+        pulse = read_beat(start.store, start.layout.beat)
+        beat = (pulse.term, pulse.n) if pulse else None
     except StoreUnavailable:  # the log could be read; a beat that cannot be is one that does not move
         beat = watch.sign.beat if watch else None
     return Sign(len(log.records()), log.last.kind if log.last else None, beat)

@@ -102,10 +102,11 @@ def _prune(store: Store, layout: RunLayout, before: _Look, delete: bool) -> Prun
 
 def _sight(store: Store, layout: RunLayout) -> Sight:
     last = Log.open(store, layout.coord_log).last
+    beat = read_beat(store, layout.beat)
     return Sight(
         num_records=last.seq + 1 if last else 0,
         last_kind=last.kind if last else None,
-        beat=read_beat(store, layout.beat),
+        beat=(beat.term, beat.n) if beat else None,
         probes=frozenset(store.list(layout.probe)),
     )
 
