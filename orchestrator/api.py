@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.attach import Start, become_coordinator
 from orchestrator.controller import Controller, RunRequest, record_end
-from orchestrator.errors import ClusterUnavailable, IdentityChanged, InvalidJob, OrchestratorError
+from orchestrator.errors import ClusterUnavailable, DamagedStore, IdentityChanged, InvalidJob, OrchestratorError
 from orchestrator.planning.collection import ENDED
 from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
 from orchestrator.planning.plan import Plan, make_plan
@@ -140,11 +141,15 @@ def plan(job: Job, *, run_id: str | None = None, fresh: bool = False, root: str 
     what = identity(job, code)
     digest = identity_digest(what)
     default = default_run_id(job.name, digest)
+    if run_id is not None and not run_id.strip():
+        raise InvalidJob("the run id is empty", where="--run-id", hint="leave it out for the default one")
     if run_id is not None and fresh:
         raise InvalidJob("--fresh makes a run id of its own", hint="give either --fresh or --run-id")
     if fresh:
         default = f"{default}-{secrets.token_hex(4)}"
-    key = run_key(job.name, run_id if run_id is not None else default, is_default=run_id is None)
+    # What `run` and `list` show as the id of a default or fresh run names that run, when it is given.
+    is_default = run_id is None or re.fullmatch(rf"{re.escape(default)}(-[0-9a-f]{{8}})?", run_id) is not None
+    key = run_key(job.name, run_id if run_id is not None else default, is_default=is_default)
     layout = RunLayout(job.name, key)
     request = RunRequest(job, made, layout, run_id if run_id is not None else default, digest, code)
     here = ClusterShape((NodeShape(os.cpu_count() or 1, job.resources.num_gpus or 0),), can_grow=False)
@@ -314,14 +319,22 @@ def _keep_spec(store: Store, planned: RunPlan, *, must_exist: bool, accept_code_
     body = json.dumps(spec, sort_keys=True, ensure_ascii=False, indent=1).encode()
     if not must_exist and Patience().retry(lambda: store.create(request.layout.spec, body)):
         return
-    known = json.loads(Patience().retry(lambda: store.get(request.layout.spec)))
-    if known["identity_digest"] == request.spec_digest:
-        return
+    try:
+        known = json.loads(Patience().retry(lambda: store.get(request.layout.spec)))
+        if known["identity_digest"] == request.spec_digest:
+            return
+        known_identity = dict(known["identity"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedStore(
+            f"the run's spec is damaged: {error}",
+            where=request.layout.spec,
+            hint="restore the object from a backup, or start a new run with another --run-id or --fresh",
+        ) from error
     asked = json.loads(json.dumps(planned.identity))
-    code_alone = {**known["identity"], "code": asked["code"]} == asked
+    code_alone = {**known_identity, "code": asked["code"]} == asked
     if code_alone and accept_code_change:
         return
-    changes = difference(known["identity"], asked)
+    changes = difference(known_identity, asked)
     raise IdentityChanged(
         "this run id stands for another job:\n  " + "\n  ".join(changes),
         where=f"run {request.run_id}",

@@ -76,6 +76,8 @@ def check_writable(path: Path | None, option: str) -> None:
     if path is None:
         return
     folder = path if option == "--output-dir" else path.parent
+    if option == "--result-file" and path.is_dir():
+        raise InvalidJob(f"{path} is a folder", where=option, hint="name a file")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

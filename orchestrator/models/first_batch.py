@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import InvalidData, InvalidModel
 
 if TYPE_CHECKING:
     import keras
+
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+"""Keras colours its messages, wherever they go."""
 
 
 def run_first_batch(model: keras.Model, x: Any, y: Any, where: str) -> list[str]:
@@ -73,5 +78,5 @@ def score_first_batch(model: keras.Model, x: Any, y: Any, outputs: Any, where: s
 
 def first_line(error: Exception) -> str:
     """An error in one line of at most 400 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in _ANSI.sub("", str(error)).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines)[:400]}"

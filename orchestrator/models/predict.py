@@ -75,4 +75,8 @@ def probabilities(outputs: Any, *, from_logits: bool) -> npt.NDArray[np.float32]
 def uses_logits(model: keras.Model) -> bool:
     """Whether the model's loss takes logits, so that its outputs are not probabilities yet."""
     loss = model.loss
-    return bool(getattr(loss, "from_logits", False) or getattr(loss, "_fn_kwargs", {}).get("from_logits", False))
+    losses = loss.values() if isinstance(loss, Mapping) else loss if isinstance(loss, list | tuple) else [loss]
+    return any(
+        bool(getattr(each, "from_logits", False) or getattr(each, "_fn_kwargs", {}).get("from_logits", False))
+        for each in losses
+    )

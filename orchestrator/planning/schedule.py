@@ -310,7 +310,8 @@ def _finish(state: State, commands: list[Command]) -> Stepped:
     why = [f"member {i}: {m.message}" for i, m in state.members.items() if m.status != "done"]
     error = QuorumMissed(
         f"{decision.reason}\n  " + "\n  ".join(why[:10]),
-        hint="a later start trains the missing members again; `ensemble.quorum` accepts fewer",
+        hint="a later start trains members again that failed, but not those that diverged: that would repeat; "
+        "`ensemble.quorum` accepts fewer",
     )
     state, ended = abort(state, error)
     return state, [*commands, *ended]

@@ -198,6 +198,12 @@ def _check(split: Split, where: str) -> None:
                 hint="drop or fill such rows in the data function",
             )
         lengths[name] = len(array)
+    if split.w is not None and (split.w.ndim != 1 or split.w.min(initial=0) < 0):
+        raise InvalidData(
+            f"sample weights have shape {split.w.shape} and begin at {split.w.min(initial=0):g}",
+            where=where,
+            hint="give one weight of 0 or more per row",
+        )
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise InvalidData(f"the arrays have different numbers of rows: {counts}", where=where)

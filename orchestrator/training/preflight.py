@@ -42,9 +42,9 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         where = f"{member.builder} (member {member.index})"
         batch = dataset.train.take(slice(0, job.train.batch_size))
         raw = call_first_batch(model, batch.x, where)
-        outputs = probabilities(
-            keras.ops.convert_to_numpy(raw) if hasattr(raw, "shape") else raw, from_logits=uses_logits(model)
-        )
+        plain = keras.ops.convert_to_numpy(raw) if hasattr(raw, "shape") else raw
+        outputs = probabilities(plain, from_logits=uses_logits(model))
+        _check_logits(model, plain, where)
         task = _check_labels(dataset, outputs, where)  # before the loss, which says less of a wrong label
         names = score_first_batch(model, batch.x, batch.y, raw, where)
         _check_monitors(job, names, has_validation=dataset.validation is not None)
@@ -88,6 +88,26 @@ def _distinct(members: Sequence[MemberPlan]) -> Iterator[MemberPlan]:
             yield member
 
 
+def _check_logits(model: keras.Model, raw: Any, where: str) -> None:
+    """Refuse a loss that takes logits over a model that gives probabilities: they would be squashed twice.
+
+    Keras mends this in training by going back to what the last activation got; whoever reads the outputs cannot.
+    """
+    outputs = np.asarray(raw)
+    if not uses_logits(model) or outputs.ndim != 2:
+        return
+    if outputs.shape[1] == 1:
+        squashed = getattr(model.layers[-1], "activation", None) is keras.activations.sigmoid
+    else:
+        squashed = bool(outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() < 1e-4)
+    if squashed:
+        raise InvalidModel(
+            "the loss says from_logits=True, but the model's outputs are probabilities already",
+            where=where,
+            hint="end the model without softmax or sigmoid, or leave from_logits out of the loss",
+        )
+
+
 def _check_labels(dataset: Dataset, outputs: Any, where: str) -> TaskKind:
     num_classes = outputs.shape[1]
     for name, split in dataset.splits():
@@ -101,6 +121,13 @@ def _check_labels(dataset: Dataset, outputs: Any, where: str) -> TaskKind:
                 f"numbers from 0 to {limit - 1}",
                 where=where,
                 hint="number the classes from 0, and give the model one output per class",
+            )
+        if one_hot and not (split.y.sum(axis=1) == 1).all():
+            row = int(np.flatnonzero(split.y.sum(axis=1) != 1)[0])
+            raise InvalidData(
+                f"labels of the {name} set are not one-hot: row {row} does not have exactly one 1",
+                where=where,
+                hint="give every row exactly one class",
             )
     slack = 1e-3
     bad_range = not np.isfinite(outputs).all() or outputs.min() < -slack or outputs.max() > 1 + slack

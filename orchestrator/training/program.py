@@ -214,7 +214,7 @@ class Program:
                             keep=saver.keep,
                             check=saver.check,
                         )
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     logger.error("%s", error, exc_info=not isinstance(error, Stopped | Diverged))
                     raise
                 finally:
@@ -225,7 +225,7 @@ class Program:
         except Diverged as diverged:
             log.append("failed", status="diverged", message=str(diverged))
             self._emit(ev.MemberDiverged(name, member.index, str(diverged)))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._fail(log, member.index, error)
         else:
             self._warm = (member.index, trained.model)
@@ -250,7 +250,7 @@ class Program:
                     return
                 trained = make_late(member, setup.job.train, dataset, found.snapshot, folder, self._started())
                 publish_final(self._store, setup.layout, log, trained, began=began, resumed=found.snapshot, late=True)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._fail(log, member.index, error)
         else:
             self._warm = (member.index, trained.model)
@@ -279,7 +279,7 @@ class Program:
             with self._lock:
                 self._saver = None
 
-    def _fail(self, log: Log, member: int, error: Exception) -> None:
+    def _fail(self, log: Log, member: int, error: BaseException) -> None:
         """Sort an error of training into the member's own fault (an attempt failed) or somebody else's (raised)."""
         if isinstance(error, OrchestratorError) and not isinstance(error, InvalidModel | InvalidJob):
             raise error

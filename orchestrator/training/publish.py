@@ -79,7 +79,7 @@ def weights_digest(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def cause_of(error: Exception) -> tuple[Cause, str]:
+def cause_of(error: BaseException) -> tuple[Cause, str]:
     """Which budget an error of an attempt is counted against, and what to say of it."""
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         where = f" ({error.filename})" if error.filename else ""

@@ -315,3 +315,50 @@ def test_a_member_whose_code_fails_in_training_is_not_tried_again(broken: TinyPr
     assert (failed.status, failed.attempts) == ("failed", 1)
     assert "the second time" in str(failed.message)
     assert broken.name in str(failed.message)
+
+
+LOGITS = {"class_name": "SparseCategoricalCrossentropy", "config": {"from_logits": True}}
+
+
+def test_a_loss_that_takes_logits_over_a_model_that_gives_probabilities_is_refused(broken: TinyProject) -> None:
+    """Keras mends it in training; the outputs would be squashed twice, and every figure wrong."""
+    with pytest.raises(InvalidModel, match="probabilities already"):
+        run_in_process(broken.job(train={"loss": LOGITS}), broken.folder)
+
+
+ROWS = """
+
+def load_spoiled(weights=None, no_class=False):
+    x, y = digits(40)
+    y = np.eye(10)[y]
+    if no_class:
+        y[7] = 0
+    w = None if weights is None else np.full((40,) if weights < 0 else (40, 2), weights)
+    return {"train": (x, y, w) if w is not None else (x, y), "validation": (x, np.eye(10)[digits(40)[1]])}
+
+
+def load_negative():
+    return load_spoiled(weights=-1.0)
+
+
+def load_wide():
+    return load_spoiled(weights=1.0)
+
+
+def load_no_class():
+    return load_spoiled(no_class=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [("load_negative", "sample weights"), ("load_wide", "sample weights"), ("load_no_class", "row 7")],
+)
+def test_weights_and_labels_that_mean_nothing_are_refused_before_training(
+    function: str, told: str, broken: TinyProject
+) -> None:
+    file = broken.folder / f"{broken.name}.py"
+    file.write_text(file.read_text(encoding="utf-8") + ROWS, encoding="utf-8")
+    train = {"loss": "categorical_crossentropy", "metrics": ["accuracy"]}
+    with pytest.raises(InvalidData, match=told):
+        run_in_process(broken.job(data=f"{broken.name}:{function}", train=train), broken.folder)

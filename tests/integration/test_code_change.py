@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator import api
-from orchestrator.errors import ClusterUnavailable, IdentityChanged
+from orchestrator.errors import ClusterUnavailable, DamagedStore, IdentityChanged, InvalidJob
 from orchestrator.spec import parse_job
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
@@ -66,3 +66,26 @@ def test_the_plan_says_what_cannot_be_resumed_exactly(project: TinyProject) -> N
     planned = api.plan(forgetful, root=str(project.folder)).to_json()
     assert planned["exact"] is False
     assert "Forgets" in planned["inexact_because"][0]
+
+
+def test_the_id_that_a_default_or_fresh_run_shows_names_that_run(project: TinyProject) -> None:
+    default = api.plan(project.job(), root=str(project.folder)).request
+    fresh = api.plan(project.job(), fresh=True, root=str(project.folder)).request
+    for request in (default, fresh):
+        again = api.plan(project.job(), run_id=request.run_id, root=str(project.folder)).request
+        assert again.layout == request.layout
+    assert api.plan(project.job(), run_id="other", root=str(project.folder)).request.layout != default.layout
+
+
+def test_an_empty_run_id_is_refused(project: TinyProject) -> None:
+    with pytest.raises(InvalidJob, match="empty"):
+        api.plan(project.job(), run_id=" ", root=str(project.folder))
+
+
+def test_a_spec_that_is_damaged_is_damage_and_no_bug(project: TinyProject) -> None:
+    with pytest.raises(ClusterUnavailable):
+        start(project)
+    (spec,) = (project.folder / "runs").rglob("spec.json")
+    spec.write_text("{")
+    with pytest.raises(DamagedStore, match="spec is damaged"):
+        start(project)
