@@ -89,6 +89,7 @@ class Controller:
         self._num_workers = num_workers
         self._give_up_at = give_up_at
         self._opened: Mapping[str, Any] = {}
+        self._granted = False
         self._retried: set[int] = set()
         self._unheard: list[ev.Event] = []
         self._known_stops: set[str] = set()
@@ -163,8 +164,12 @@ class Controller:
         return self._clock.monotonic() + deadline_at(deadline, began) - now
 
     def _in_mid_run(self, error: OrchestratorError) -> CredentialsExpired | None:
-        """What was granted at the start and is refused now has expired: worth a retry, unlike wrong credentials."""
-        if not isinstance(error, AccessDenied) or not self._opened:
+        """What was granted at the start and is refused now has expired: worth a retry, unlike wrong credentials.
+
+        Granted: a worker has passed the preflight, and has written what it found there. A worker may have other
+        credentials than this process.
+        """
+        if not isinstance(error, AccessDenied) or not self._granted:
             return None
         return CredentialsExpired(
             f"storage refuses in mid-run: {error.what}",
@@ -269,6 +274,8 @@ class Controller:
         match event:
             case ev.DataLoaded():
                 self._open(event, memory)
+            case ev.PreflightPassed():
+                self._granted = True
             case ev.EpochEnded():
                 self._progress.epoch(event.member, event.epoch, event.epochs, event.logs)
             case ev.MemberTrained(member=member, late=late):
