@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from orchestrator.attach import Start, become_coordinator
 from orchestrator.controller import Controller, RunRequest, record_end
 from orchestrator.errors import ClusterUnavailable, DamagedStore, IdentityChanged, InvalidJob, OrchestratorError
 from orchestrator.planning.collection import ENDED
+from orchestrator.planning.packs import FEW_STEPS
 from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.ports import Store
@@ -36,6 +37,7 @@ from orchestrator.spec import (
     exactness,
     identity,
     identity_digest,
+    names_slow_layers,
 )
 from orchestrator.spec.urls import endpoint_problem, storage_problem
 from orchestrator.storage.beat import Beat
@@ -72,6 +74,7 @@ class RunPlan:
         identity: what the run id stands for.
         root: folder from which the job's own modules are imported.
         placement: how the members would be placed on this machine; on a cluster that is decided at the start.
+        may_fuse: members may be trained as one program on a CPU, as far as can be known without importing them.
         inexact: why a member that is interrupted may end differently from one that is not; empty: it will not.
     """
 
@@ -79,12 +82,12 @@ class RunPlan:
     identity: Mapping[str, Any]
     root: str
     placement: Placement
+    may_fuse: bool
     inexact: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values."""
         request = self.request
-        packs = {member: pack for pack in request.plan.packs for member in pack.members}
         return {
             "name": request.job.name,
             "run_id": request.run_id,
@@ -93,6 +96,7 @@ class RunPlan:
             "spec_digest": request.spec_digest,
             "code_digest": request.code_digest,
             "placement": self.placement_text(),
+            "engine": self.engine_text(),
             "exact": not self.inexact,
             "inexact_because": list(self.inexact),
             "members": [
@@ -102,8 +106,6 @@ class RunPlan:
                     "dropout": member.dropout,
                     "builder": member.builder,
                     "kwargs": dict(member.kwargs),
-                    "pack": packs[member.index].index,
-                    "engine": packs[member.index].engine,
                     "key": f"{request.layout.members}/{member.index}",
                 }
                 for member in request.plan.members
@@ -116,6 +118,18 @@ class RunPlan:
         if address is not None:
             return f"decided at the start, on the cluster at {address}"
         return f"{self.placement.reason}, on this machine (GPUs are counted at the start)"
+
+    def engine_text(self) -> str:
+        """How the members would be trained."""
+        engine = self.request.job.train.engine
+        if engine == "solo":
+            return "solo: the job says so"
+        guess = "solo, should there be no GPU: the build function names layers that are slower fused on a CPU"
+        if engine == "fused":
+            guess = "fused, where the models can be"
+        elif self.may_fuse:
+            guess = f"fused on a GPU, or from {FEW_STEPS:,} gradient steps of a pack on"
+        return f"decided at the start, when the models are there; as far as can be told now: {guess}"
 
 
 def validate(job: Job, *, root: str | None = None) -> None:
@@ -153,8 +167,10 @@ def plan(job: Job, *, run_id: str | None = None, fresh: bool = False, root: str 
     layout = RunLayout(job.name, key)
     request = RunRequest(job, made, layout, run_id if run_id is not None else default, digest, code)
     here = ClusterShape((NodeShape(os.cpu_count() or 1, job.resources.num_gpus or 0),), can_grow=False)
-    placement = place_workers(here, job.resources, len(made.packs))
-    return RunPlan(request, what, root, placement, exactness(job, checked))
+    slow = any(names_slow_layers(builder) for builder in checked.builders.values())
+    may_fuse = job.train.engine == "fused" or (job.train.engine == "auto" and not slow)
+    placement = place_workers(here, job.resources, len(made.members), may_fuse=may_fuse)
+    return RunPlan(request, what, root, placement, may_fuse, exactness(job, checked))
 
 
 def run(
@@ -240,7 +256,7 @@ def _run_on_ray(
 ) -> Result:
     from orchestrator.cluster.ray_cluster import RayCluster
     from orchestrator.cluster.session import connect
-    from orchestrator.training.program import WorkerSetup
+    from orchestrator.training.setup import WorkerSetup
 
     request = planned.request
     address = request.job.ray.address
@@ -251,7 +267,7 @@ def _run_on_ray(
         record_end(log, error, SystemClock(), progress)  # so that the next start need not wait for a sign of life
         raise
     try:
-        placement = _place(session, request, progress)
+        placement, solo = _place(session, planned, progress)
         if "s3://" not in request.job.storage.url and session.num_machines() > 1:
             progress.note(f"storage is the folder {request.job.storage.url}: all nodes of the cluster must share it")
         setup = WorkerSetup(
@@ -278,7 +294,8 @@ def _run_on_ray(
             cluster=cluster,
             clock=SystemClock(),
             progress=progress,
-            num_workers=placement.num_workers,
+            crew=placement.crew,
+            solo_crew=solo.crew,
             give_up_at=give_up_at,
             interruption=interruption,
         )
@@ -287,12 +304,16 @@ def _run_on_ray(
         cluster.close()
 
 
-def _place(session: Session, request: RunRequest, progress: Progress) -> Placement:
-    """Decide on workers. Where nothing fits now, a cluster that can grow gets its chance; a lone machine does not."""
-    shape = session.shape()
-    placement = place_workers(shape, request.job.resources, len(request.plan.packs))
+def _place(session: Session, planned: RunPlan, progress: Progress) -> tuple[Placement, Placement]:
+    """Decide on the first workers, and on those to have where members turn out to be trained one by one.
+
+    Where nothing fits now, a cluster that can grow gets its chance; a lone machine does not.
+    """
+    shape, request = session.shape(), planned.request
+    resources, num_members = request.job.resources, len(request.plan.members)
+    placement = place_workers(shape, resources, num_members, may_fuse=planned.may_fuse)
     if placement.num_workers > 0:
-        return placement
+        return placement, place_workers(shape, resources, num_members)
     if not shape.can_grow:
         raise ClusterUnavailable(
             f"no worker fits on this machine: {placement.reason}",
@@ -300,8 +321,9 @@ def _place(session: Session, request: RunRequest, progress: Progress) -> Placeme
             hint="ask for less under `resources`, or name a cluster that has it with ray.address",
         )
     progress.note(f"waiting for a node: {placement.reason}")
-    wanted = min(len(request.plan.packs), request.job.resources.concurrency or 1)
-    return Placement(wanted, placement.num_cpus, placement.num_gpus, placement.reason)
+    wanted = min(num_members, resources.concurrency or 1)
+    placement = replace(placement, num_workers=wanted)
+    return placement, placement
 
 
 def _keep_spec(store: Store, planned: RunPlan, *, must_exist: bool, accept_code_change: bool) -> None:

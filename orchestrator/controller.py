@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.ensemble.metrics import TaskKind
@@ -19,6 +19,8 @@ from orchestrator.errors import (
 )
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
+from orchestrator.planning.packs import PackingRules, packs_to_json
+from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.ports import Clock, Cluster, Store
 from orchestrator.planning.recovery import MemberMemory, RunMemory, read_member, read_run
@@ -33,7 +35,6 @@ from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.members import claim_unpublished
-from orchestrator.storage.records import JSON
 
 POLL_S = 0.5
 CONTROL_EVERY_S = 5.0
@@ -61,7 +62,8 @@ class Controller:
         cluster: the workers.
         clock: the time.
         progress: what people see.
-        num_workers: how many workers train side by side.
+        crew: the workers that train side by side.
+        solo_crew: those to have instead where members turn out to be trained one by one; None: the same.
         give_up_at: monotonic second at which to end with `TimedOut`; None: never.
         interruption: asked at each turn; an error that it returns ends the run (signals). It returns each one once.
     """
@@ -75,7 +77,8 @@ class Controller:
         cluster: Cluster,
         clock: Clock,
         progress: Progress,
-        num_workers: int,
+        crew: Crew,
+        solo_crew: Crew | None = None,
         give_up_at: float | None = None,
         interruption: Callable[[], OrchestratorError | None] = lambda: None,
     ) -> None:
@@ -86,7 +89,8 @@ class Controller:
         self._clock = clock
         self._progress = progress
         self._interruption = interruption
-        self._num_workers = num_workers
+        self._crew = crew
+        self._solo_crew = solo_crew
         self._give_up_at = give_up_at
         self._opened: Mapping[str, Any] = {}
         self._granted = False
@@ -146,7 +150,9 @@ class Controller:
         job = self._request.job
         return Settings(
             plan=self._request.plan,
-            num_workers=self._num_workers,
+            crew=self._crew,
+            solo_crew=self._solo_crew,
+            packing=PackingRules(job.train.engine, job.train.epochs, job.train.batch_size),
             faults=job.faults,
             quorum=job.ensemble.quorum,
             seed=job.seed,
@@ -225,12 +231,15 @@ class Controller:
                     selected = command
                 case cmd.Abort(error=error):
                     raise error
-                case cmd.TrainPack(worker=worker, pack=pack) if settled := self._settled(
-                    worker, self._request.plan.packs[pack].members
-                ):
-                    self._unheard += settled
-                case cmd.PublishLate(worker=worker, member=member) if settled := self._settled(worker, [member]):
-                    self._unheard += settled
+                case cmd.RecordPacked(packs=packs, reason=reason):
+                    self._log.append("packed", packs=packs_to_json(packs), reason=reason)
+                case cmd.TrainPack(worker=worker, members=members):
+                    left = self._tell_settled(worker, members)
+                    if left:
+                        self._cluster.send([replace(command, members=left)])
+                case cmd.PublishLate(worker=worker, member=member):
+                    if self._tell_settled(worker, [member]):
+                        self._cluster.send([command])
                 case _:
                     self._cluster.send([command])
         return selected
@@ -253,21 +262,23 @@ class Controller:
     def _member_log(self, index: int) -> Log:
         return Log.open(self._store, self._request.layout.member_log(index))
 
-    def _settled(self, worker: str, indices: Iterable[int]) -> list[ev.Event]:
-        """What a lost worker had published before it could say so; empty when there is something to do.
+    def _tell_settled(self, worker: str, indices: Iterable[int]) -> tuple[int, ...]:
+        """Tell what a lost worker had published before it could say so, and return whom there is something to do for.
 
         A published member is not claimed again: only a `void` record takes its model back.
         """
-        events: list[ev.Event] = []
+        left: list[int] = []
         for index in indices:
             memory = self._read_member(index) if index in self._retried else MemberMemory()
             if memory.final is not None:
-                events.append(ev.MemberTrained(worker, index, late=bool(memory.final.get("late"))))
+                self._unheard.append(ev.MemberTrained(worker, index, late=bool(memory.final.get("late"))))
             elif memory.diverged is not None:
-                events.append(ev.MemberDiverged(worker, index, memory.diverged))
+                self._unheard.append(ev.MemberDiverged(worker, index, memory.diverged))
             else:
-                return []
-        return [*events, ev.WorkerIdle(worker)]
+                left.append(index)
+        if not left:
+            self._unheard.append(ev.WorkerIdle(worker))
+        return tuple(left)
 
     def _observe(self, event: ev.Event, memory: RunMemory) -> None:
         """Effects of what happened that are no decisions: progress for people, and the run's opening record."""
@@ -312,9 +323,6 @@ class Controller:
                 rows=event.rows,
                 started_at=self._clock.epoch(),
             ).body
-        if memory.packed is None:
-            packs: list[JSON] = [{"members": p.members, "engine": p.engine} for p in self._request.plan.packs]
-            self._log.append("packed", packs=packs)
 
     def _check_still_ours(self) -> None:
         """A worker says it was superseded: if a successor of ours did that, we must end as well."""
@@ -335,7 +343,7 @@ class Controller:
         return read_member(self._member_log(index).records())
 
     def _tell_plan(self, state: State) -> None:
-        self._progress.planned(len(state.members), self._num_workers, self._request.run_id)
+        self._progress.planned(len(state.members), self._crew.num_workers, self._request.run_id)
         for index, member in state.members.items():
             if member.status != "waiting":
                 self._progress.member(index, member.status, "from an earlier start of this run")

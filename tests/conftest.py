@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from orchestrator.training.device import Device, prepare_environment, start_tensorflow
+from orchestrator.spec import TrainSpec
+from orchestrator.training.device import Device, prepare_backend, start_backend
 from tests.support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server, client, start_s3_server
 
 OPT_IN = ("lowest", "bench", "soak", "ceph")
@@ -86,8 +87,9 @@ def device() -> Device:
     The environment is put back: processes that later tests start must not inherit a worker's view of the GPUs.
     """
     before = dict(os.environ)
-    prepare_environment(num_cpus=1, num_gpus=0)
-    started = start_tensorflow(num_cpus=1, deterministic=None)
+    train = TrainSpec()
+    prepare_backend(train, num_cpus=1, num_gpus=0)
+    started = start_backend(train, num_cpus=1)
     os.environ.clear()
     os.environ.update(before)
     return started

@@ -22,7 +22,8 @@ from orchestrator.planning.placement import ClusterShape, Placement
 from orchestrator.planning.seeds import split_seed
 from orchestrator.spec import Job
 from orchestrator.training.data import Dataset, load_dataset
-from orchestrator.training.program import Program, WorkerSetup
+from orchestrator.training.program import Program
+from orchestrator.training.setup import WorkerSetup
 
 EVENTS_TIMEOUT_S = 1.0
 """How long a worker holds an empty call for events; also how often `Progress` is told."""
@@ -59,7 +60,7 @@ class RayCluster:
     Args:
         session: an open Ray session.
         setup: what each worker is told; its `worker` is filled in per worker.
-        placement: CPUs and GPUs of one worker.
+        placement: GPUs of one worker; its CPUs are those of `setup`, or what `StartWorker` says.
         program: what a worker does with its commands; importable on every node.
         head: the cluster's head; default the one to which this process is connected.
     """
@@ -77,18 +78,13 @@ class RayCluster:
         self._head = head or Head()
         self._setup = setup
         self._program = program
-        self._actor_class = ray.remote(Worker).options(
-            num_cpus=placement.num_cpus,
-            num_gpus=placement.num_gpus,
-            max_restarts=0,
-            max_task_retries=0,
-            max_concurrency=3,  # one call waits for events while others bring a command and interrupt the work
-            scheduling_strategy="SPREAD",
-        )
+        self._num_gpus = placement.num_gpus
         self._actors: dict[str, Any] = {}
         self._nodes: dict[str, str] = {}
         self._warned: set[str] = set()
-        self._waiting: dict[Any, str | None] = {}  # reference → worker; None: the data
+        self._waiting: dict[Any, str | None] = {}  # what will be told: reference → worker; None: the data
+        self._sent: dict[Any, str] = {}  # what was ordered, the same way: its answer says nothing, unless it failed
+        self._unheard: set[str] = set()  # who told something and is not listened to yet
         self._dataset: Any = None
         self._asked_for_data = False
 
@@ -98,10 +94,8 @@ class RayCluster:
     def send(self, commands: Iterable[cmd.WorkerCommand]) -> None:
         for command in commands:
             match command:
-                case cmd.StartWorker(worker=worker):
-                    actor = self._actor_class.remote(replace(self._setup, worker=worker), self._program)
-                    self._actors[worker] = actor
-                    self._listen(worker)
+                case cmd.StartWorker():
+                    self._start(command)
                 case cmd.KillWorker(worker=worker):
                     self._nodes.pop(worker, None)
                     actor = self._actors.pop(worker, None)
@@ -110,22 +104,38 @@ class RayCluster:
                 case cmd.SaveNow(worker=worker):
                     actor = self._actors.get(worker)
                     if actor is not None:
-                        self._waiting[actor.interrupt.remote(command)] = worker
+                        self._sent[actor.interrupt.remote(command)] = worker
                 case _:
                     self._ask_for_data()
                     actor = self._actors.get(command.worker)
                     if actor is not None:
-                        self._waiting[actor.command.remote(command, self._dataset)] = command.worker
+                        self._sent[actor.command.remote(command, self._dataset)] = command.worker
+
+    def _start(self, command: cmd.StartWorker) -> None:
+        num_cpus = command.num_cpus or self._setup.num_cpus
+        setup = replace(self._setup, worker=command.worker, num_cpus=num_cpus)
+        actor_class = ray.remote(Worker).options(
+            num_cpus=num_cpus,
+            num_gpus=self._num_gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=3,  # one call waits for events while others bring a command and interrupt the work
+            scheduling_strategy="SPREAD",
+        )
+        self._actors[command.worker] = actor_class.remote(setup, self._program)
+        self._unheard.add(command.worker)
 
     def poll(self, timeout_s: float) -> Sequence[ev.Event]:
         """Events since the last call. Raises ClusterUnavailable when the cluster's head is gone."""
         self._ask_for_data()
         self._head.listen()
+        self._listen()
         if not self._waiting:
             time.sleep(timeout_s)
             return ()
         ready, rest = ray.wait(list(self._waiting), num_returns=1, timeout=timeout_s)
-        if ready and rest:
+        rest += self._sent
+        if rest:
             more, _ = ray.wait(rest, num_returns=len(rest), timeout=0)
             ready += more
         happened: list[ev.Event] = []
@@ -138,6 +148,7 @@ class RayCluster:
             self._head.kill(actor)
         self._actors.clear()
         self._waiting.clear()
+        self._sent.clear()
         self._asked_for_data = True
         self._dataset = None
         self._session.close()
@@ -160,11 +171,14 @@ class RayCluster:
                 at = self._head.leaving[node]
                 yield ev.NodeDraining(worker, None if at is None else max(0.0, at - time.time()))
 
-    def _listen(self, worker: str) -> None:
-        self._waiting[self._actors[worker].events.remote(EVENTS_TIMEOUT_S)] = worker
+    def _listen(self) -> None:
+        """Ask all for news who are not asked yet: after commands were sent, which a worker waits for."""
+        for worker in self._unheard & self._actors.keys():
+            self._waiting[self._actors[worker].events.remote(EVENTS_TIMEOUT_S)] = worker
+        self._unheard.clear()
 
     def _take(self, reference: Any) -> list[ev.Event]:
-        worker = self._waiting.pop(reference)
+        worker = self._sent.pop(reference) if reference in self._sent else self._waiting.pop(reference)
         try:
             answer = ray.get(reference)
         except rex.RayError as error:
@@ -178,7 +192,7 @@ class RayCluster:
                 self._nodes[worker] = event.node
             if isinstance(event, ev.WorkerFailed) and isinstance(event.error, AccessDenied):
                 event.error.hint = f"{event.error.hint}; {_WORKERS_ENVIRONMENT}"
-        self._listen(worker)
+        self._unheard.add(worker)
         return list(answer)
 
     def _lost(self, worker: str | None, error: rex.RayError) -> list[ev.Event]:

@@ -14,10 +14,13 @@ from orchestrator.errors import Fenced, OrchestratorError
 from orchestrator.planning import events as ev
 from orchestrator.planning.commands import SaveNow, WorkerCommand
 from orchestrator.training.data import Dataset
-from orchestrator.training.program import WorkerSetup
+from orchestrator.training.setup import WorkerSetup
 
 DESERTED_S = 600.0
 """How long nobody may listen to a worker before it ends itself: longer than any bounded wait of a coordinator."""
+
+TOGETHER_S = 0.005
+"""How long news waits for `WorkerIdle`, which mostly follows at once: one answer then tells both."""
 
 FENCED_S = 3.0
 """How long a superseded worker stays for its coordinator to hear why."""
@@ -94,13 +97,17 @@ class Worker:
         """What happened since the last call; waits up to `timeout_s` seconds for the first event."""
         self._listened_to.set()
         with self._news:
-            self._news.wait_for(lambda: self._events, timeout_s)
+            if self._news.wait_for(lambda: self._events, timeout_s):
+                self._news.wait_for(self._says_idle, TOGETHER_S)
             happened = list(self._events)
             self._events.clear()
         if self._progressed:
             self._progressed = False
             happened.append(ev.Progress(self._name))
         return happened
+
+    def _says_idle(self) -> bool:
+        return any(isinstance(event, ev.WorkerIdle) for event in self._events)
 
     def _work(self, setup: WorkerSetup, make_program: Callable[..., WorkerProgram]) -> None:
         try:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from orchestrator.planning.commands import Command, Note, RecordEnded, RecordFailed, Void
 from orchestrator.planning.events import Cause
 from orchestrator.planning.policies import decide_retry
-from orchestrator.planning.schedule_state import State, Stepped, set_member
+from orchestrator.planning.schedule_state import State, Stepped, pack_of, set_member
 from orchestrator.planning.seeds import jitter
 
 
@@ -56,11 +56,17 @@ def end_attempt(
 
 
 def requeue(state: State, index: int) -> State:
-    """Have the member wait for a worker: to be predicted, to be trained or, after the cutoff, to be published late."""
+    """Have the member wait for a worker: to be predicted, to be trained or, after the cutoff, to be published late.
+
+    A pack waits as a whole: until the last of its members that are to be tried again may start.
+    """
     state = replace(state, delayed={member: at for member, at in state.delayed.items() if member != index})
     if state.members[index].status == "trained":
         return replace(state, unpredicted=(*state.unpredicted, index))
     if state.cut_at is not None:
         return replace(state, unpublished=(*state.unpublished, index))
-    pack = next(p.index for p in state.settings.plan.packs if index in p.members)
-    return replace(state, packs=(*state.packs, pack))
+    pack = pack_of(state, index)
+    later = any(i in state.delayed and state.members[i].status == "waiting" for i in pack.members)
+    if later or pack.index in state.waiting:
+        return state
+    return replace(state, waiting=(*state.waiting, pack.index))

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.events import Cause
+from orchestrator.planning.packs import Pack
 
 
 @dataclass(frozen=True)
 class StartWorker:
-    """Start a worker under this name."""
+    """Start a worker under this name; `num_cpus`: with so many cores instead of those that the cluster was given."""
 
     worker: str
+    num_cpus: int | None = None
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,14 @@ class Preflight:
 
 @dataclass(frozen=True)
 class TrainPack:
-    """Claim and train the members of a pack, and publish their best models."""
+    """Claim and train the named members of a pack, and publish their best models.
+
+    The others of the pack are through: their rows are carried along, because a pack's size shapes its bits.
+    """
 
     worker: str
-    pack: int
+    pack: Pack
+    members: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,14 @@ class RecordEnded:
 
 
 @dataclass(frozen=True)
+class RecordPacked:
+    """Remember in the coordinator's log how the members are packed: whoever resumes packs them the same way."""
+
+    packs: tuple[Pack, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Void:
     """Claim the member's log and take its `final` back: its bytes are gone, and it is trained again."""
 
@@ -114,4 +128,4 @@ class Abort:
 
 
 WorkerCommand = StartWorker | Preflight | TrainPack | SaveNow | PublishLate | Predict | KillWorker
-Command = WorkerCommand | RecordEnded | Void | RecordFailed | Note | Select | Abort
+Command = WorkerCommand | RecordEnded | RecordPacked | Void | RecordFailed | Note | Select | Abort

@@ -19,7 +19,7 @@ def end_drained(state: State, now: float) -> Stepped:
     """End the marked workers that do nothing; new ones are placed elsewhere."""
     commands: list[Command] = []
     for name, worker in state.workers.items():
-        if worker.draining and worker.task in ("starting", "idle"):
+        if worker.draining and worker.task in ("starting", "idle") and not worker.publishing:
             state = remove_worker(state, name, now)
             commands.append(KillWorker(name))
     return state, commands

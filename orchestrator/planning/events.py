@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.planning.packs import Architecture
 
 
 class Cause(StrEnum):
@@ -65,6 +66,7 @@ class PreflightPassed:
         deterministic: whether the workers run in deterministic mode.
         versions: of the packages that shape the numbers.
         labels: references of the stored labels, by split: what members are scored on.
+        architectures: of the members that may be packed with others.
     """
 
     worker: str
@@ -73,6 +75,7 @@ class PreflightPassed:
     deterministic: bool
     versions: Mapping[str, str]
     labels: Mapping[str, Mapping[str, object]]
+    architectures: Mapping[int, Architecture] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,15 @@ class AttemptFailed:
 
 
 @dataclass(frozen=True)
+class PackTooLarge:
+    """A pack of several members needs more memory than there is; the worker lives."""
+
+    worker: str
+    pack: int
+    message: str
+
+
+@dataclass(frozen=True)
 class MemberPredicted:
     """The predictions of the member's published model are stored; `blobs` are their references by split."""
 
@@ -184,9 +196,13 @@ class MemberPredicted:
 
 @dataclass(frozen=True)
 class WorkerIdle:
-    """The worker finished what it was told and waits for work."""
+    """The worker finished what it was told and waits for work.
+
+    `publishing`: members that it has trained and publishes meanwhile; each is told by an event of its own.
+    """
 
     worker: str
+    publishing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -234,6 +250,7 @@ Event = (
     | ModelLost
     | MemberDiverged
     | AttemptFailed
+    | PackTooLarge
     | MemberPredicted
     | WorkerIdle
     | WorkerFenced

@@ -22,12 +22,12 @@ def cut_off(state: State, now: float) -> Stepped:
     cutoff = state.settings.cutoff
     if cutoff is None or state.cut_at is not None or now < cutoff:
         return state, []
-    state = replace(state, cut_at=now, packs=())
+    state = replace(state, cut_at=now, waiting=())
     waiting = [index for index, member in state.members.items() if member.status == "waiting"]
     for index in waiting:
         state = requeue(state, index)
     state, commands = tell_to_save(state, *state.workers)
-    num_late = len(waiting) + len(commands)
+    num_late = len(waiting) + sum(len(worker.members) for worker in state.workers.values() if worker.trains)
     if num_late:
         text = f"the deadline has come: {num_late} of {len(state.members)} members count with their best epoch so far"
         commands = [Note(text), *commands]
@@ -40,8 +40,10 @@ def end_overdue(state: State, now: float) -> Stepped:
         return state, []
     commands: list[Command] = []
     for name, worker in state.workers.items():
-        if worker.trains and worker.member is not None:
-            state = put_back(remove_worker(state, name, now), worker.member)
+        if worker.trains:
+            state = remove_worker(state, name, now)
+            for member in (*worker.members, *worker.publishing):
+                state = put_back(state, member)
             commands.append(KillWorker(name))
     return state, commands
 

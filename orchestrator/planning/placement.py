@@ -25,6 +25,14 @@ class ClusterShape:
 
 
 @dataclass(frozen=True)
+class Crew:
+    """So many workers with so many CPU cores each; None: as many cores as the cluster gives them by itself."""
+
+    num_workers: int
+    num_cpus: int | None = None
+
+
+@dataclass(frozen=True)
 class Placement:
     """Decision: that many workers, each with so many CPUs and GPUs, and why."""
 
@@ -33,18 +41,35 @@ class Placement:
     num_gpus: float
     reason: str
 
+    @property
+    def crew(self) -> Crew:
+        """The workers, as the schedule knows them."""
+        return Crew(self.num_workers, self.num_cpus)
 
-def place_workers(shape: ClusterShape, resources: ResourcesSpec, num_packs: int) -> Placement:
+
+def place_workers(
+    shape: ClusterShape, resources: ResourcesSpec, num_members: int, *, may_fuse: bool = False
+) -> Placement:
     """Decide how many workers train side by side.
 
     One GPU per worker where there are GPUs (or the fraction that the job says), else `num_cpus` cores per worker;
-    never more workers than packs, nor than `concurrency`. `num_workers` is 0 when no node fits even one worker.
+    never more workers than members, nor than `concurrency`. `num_workers` is 0 when no node fits even one worker.
+
+    Args:
+        shape: the nodes.
+        resources: what the job says.
+        num_members: of the job.
+        may_fuse: members may be trained as one program: where there is no GPU, the job says no other number and the
+            machine is the run's own, one worker then gets all its cores, because a second would start and compile anew.
     """
     has_gpus = any(node.num_gpus > 0 for node in shape.nodes)
     num_gpus = resources.num_gpus if resources.num_gpus is not None else (1.0 if has_gpus else 0.0)
-    demand = f"{resources.num_cpus} CPU" + (f" and {num_gpus:g} GPU" if num_gpus else "")
-    fitting = sum(_fit(node, resources.num_cpus, num_gpus) for node in shape.nodes)
-    limits = {"as many as fit": fitting, "one per pack": num_packs}
+    num_cpus = resources.num_cpus or 1
+    if may_fuse and num_gpus == 0 and resources.num_cpus is None and not shape.can_grow:
+        num_cpus = max(1, math.floor(max(node.num_cpus for node in shape.nodes)))
+    demand = f"{num_cpus} CPU" + (f" and {num_gpus:g} GPU" if num_gpus else "")
+    fitting = sum(_fit(node, num_cpus, num_gpus) for node in shape.nodes)
+    limits = {"as many as fit": fitting, "one per member": num_members}
     if resources.concurrency is not None:
         limits["resources.concurrency"] = resources.concurrency
     name, num_workers = min(limits.items(), key=lambda limit: limit[1])
@@ -53,7 +78,7 @@ def place_workers(shape: ClusterShape, resources: ResourcesSpec, num_packs: int)
         reason = f"a worker needs {demand}; there is {largest}"
     else:
         reason = f"{num_workers} × {demand} ({name})"
-    return Placement(num_workers, resources.num_cpus, num_gpus, reason)
+    return Placement(num_workers, num_cpus, num_gpus, reason)
 
 
 def _fit(node: NodeShape, num_cpus: float, num_gpus: float) -> int:

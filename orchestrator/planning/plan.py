@@ -10,24 +10,12 @@ from orchestrator.spec import Job
 
 
 @dataclass(frozen=True)
-class Pack:
-    """Members that are trained as one unit on one device; `engine` says how."""
-
-    index: int
-    members: tuple[int, ...]
-    engine: str
-
-
-@dataclass(frozen=True)
 class Plan:
-    """Members and packs of a run."""
+    """The members of a run. How they are packed is decided at the start, when their models have been seen."""
 
     members: tuple[MemberPlan, ...]
-    packs: tuple[Pack, ...]
 
 
 def make_plan(job: Job, takes_dropout: Mapping[str, bool | None]) -> Plan:
-    """Plan a job: its members, each in a pack of its own, trained by Keras' `fit` (engine `solo`)."""
-    members = plan_members(job, takes_dropout)
-    packs = tuple(Pack(member.index, (member.index,), "solo") for member in members)
-    return Plan(members, packs)
+    """Plan a job's members."""
+    return Plan(plan_members(job, takes_dropout))

@@ -3,10 +3,11 @@
 A member goes `waiting → running → trained → predicting → done`, or ends as `failed` or `diverged`; a worker goes
 `starting → idle → busy → idle …`. A trained member is predicted before the next pack starts, by the worker that
 trained it where it can be: its model is still built there. After the job's deadline a member without a model goes
-`waiting → publishing → trained …`, or ends as `not_started`.
+`waiting → publishing → trained …`, or ends as `not_started`. Members wait in packs, which are decided after the
+preflight.
 
 What belongs to one subject alone stands beside this file: `assignment` (who does what next), `attempts` (counting,
-retrying, giving up), `stopping`, `draining`, `lateness`, `pace` (who is hung). What all of them know is in
+retrying, giving up), `packing`, `stopping`, `draining`, `lateness`, `pace` (who is hung). What all of them know is in
 `schedule_state`.
 """
 
@@ -30,6 +31,8 @@ from orchestrator.planning.draining import PREEMPTED, cause_of_loss, drain, end_
 from orchestrator.planning.events import Cause, Event
 from orchestrator.planning.lateness import NOTHING_IN_TIME, cut_off, end_overdue, put_back
 from orchestrator.planning.pace import Pace, alive, epoch_ended, is_stalled, longest_silence_s, moved_on
+from orchestrator.planning.packing import halve, pack_members, use_packs
+from orchestrator.planning.packs import packs_from_json
 from orchestrator.planning.policies import decide_quorum, exhausted
 from orchestrator.planning.recovery import RunMemory
 from orchestrator.planning.schedule_state import (
@@ -86,9 +89,10 @@ def begin(
         elif i in trained:
             known = replace(known, status="trained", late=i in late)
         members[i] = known
-    packs = tuple(p.index for p in settings.plan.packs if any(members[m].status == "waiting" for m in p.members))
     unpredicted = tuple(i for i, member in members.items() if member.status == "trained")
-    state = State(settings, members, packs=packs, unpredicted=unpredicted, without_worker_since=now, began=now)
+    state = State(settings, settings.crew, members, unpredicted=unpredicted, without_worker_since=now, began=now)
+    if memory.packed is not None:
+        state = use_packs(state, packs_from_json(memory.packed["packs"]))
     return _advance(state, now, [])
 
 
@@ -109,10 +113,11 @@ def _is_stale(state: State, event: Event) -> bool:
 
 def _take_in(state: State, event: Event, now: float) -> Stepped:
     match event:
-        case ev.DataLoaded():
-            return _advance(replace(state, data_loaded=True), now, [])
+        case ev.DataLoaded(rows=rows):
+            return _advance(replace(state, rows=rows), now, [])
         case ev.PreflightPassed():
-            return _advance(replace(state, preflight=event, failed_starts=0), now, [])
+            state, commands = pack_members(replace(state, preflight=event, failed_starts=0), event)
+            return _advance(state, now, commands)
         case ev.DataFailed() | ev.PreflightFailed():
             return abort(state, event.error)
         case ev.WorkerFailed():
@@ -162,8 +167,8 @@ def _on_worker(
         case ev.WorkerReady(worker=worker):
             state = replace(state, without_worker_since=None)
             return change_worker(state, worker, task="idle", pace=Pace(now)), []
-        case ev.WorkerIdle(worker=worker):
-            return _on_idle(state, worker, now)
+        case ev.WorkerIdle():
+            return _on_idle(state, event, now)
         case ev.WorkerLost():
             return _on_lost(state, event, now)
         case ev.WorkerFenced(worker=worker, message=message):
@@ -173,27 +178,37 @@ def _on_worker(
             return drain(state, worker)
 
 
-def _on_idle(state: State, name: str, now: float) -> Stepped:
-    worker = state.workers[name]
-    state = set_worker(state, name, WorkerState("idle", Pace(now), draining=worker.draining))
-    index = worker.member
-    if index is None:
-        return state, []
-    if worker.told_to_save and (state.stopping is not None or state.cut_at is not None):
-        return put_back(state, index), []
-    if worker.told_to_save:
-        return end_attempt(state, index, Cause.PREEMPTED, PREEMPTED, now)
-    return end_attempt(state, index, Cause.CRASH, "the worker gave it up without a word", now)
+def _on_idle(state: State, event: ev.WorkerIdle, now: float) -> Stepped:
+    name, worker = event.worker, state.workers[event.worker]
+    unsettled = (*worker.publishing, *worker.members)
+    publishing = tuple(i for i in unsettled if i in event.publishing)
+    idle = WorkerState("idle", Pace(now), publishing=publishing, draining=worker.draining)
+    state = set_worker(state, name, idle)
+    commands: list[Command] = []
+    for index in (i for i in unsettled if i not in publishing):
+        if worker.told_to_save and (state.stopping is not None or state.cut_at is not None):
+            state = put_back(state, index)
+            continue
+        cause, message = Cause.CRASH, "the worker gave it up without a word"
+        if worker.told_to_save:
+            cause, message = Cause.PREEMPTED, PREEMPTED
+        state, ended = end_attempt(state, index, cause, message, now)
+        commands += ended
+    return state, commands
 
 
 def _on_lost(state: State, event: ev.WorkerLost, now: float) -> Stepped:
     worker = state.workers[event.worker]
     cause = cause_of_loss(worker, event.cause)
     state = remove_worker(state, event.worker, now)
-    if worker.member is not None:
-        claimed = worker.task in ("training", "publishing")
-        return end_attempt(state, worker.member, cause, event.message, now, claimed_by_lost=claimed)
-    commands: list[Command] = [Note(f"worker {event.worker} is gone ({cause.value}): {event.message}")]
+    commands: list[Command] = []
+    for index in (*worker.publishing, *worker.members):
+        claimed = index in worker.publishing or worker.task in ("training", "publishing")
+        state, ended = end_attempt(state, index, cause, event.message, now, claimed_by_lost=claimed)
+        commands += ended
+    if commands:
+        return state, commands
+    commands.append(Note(f"worker {event.worker} is gone ({cause.value}): {event.message}"))
     if cause in (Cause.PREEMPTED, Cause.NODE_LOST):
         return state, commands
     state = replace(state, failed_starts=state.failed_starts + 1)
@@ -218,11 +233,14 @@ def _on_member(
     | ev.MemberDiverged
     | ev.NothingToPublish
     | ev.ModelLost
-    | ev.AttemptFailed,
+    | ev.AttemptFailed
+    | ev.PackTooLarge,
     now: float,
 ) -> Stepped:
-    """A worker settles its member; it says `idle` next."""
-    state, index = release(state, event.worker, now), event.member
+    """A worker settles a member, or gives a pack up; it says `idle` when it has done all it was told."""
+    if isinstance(event, ev.PackTooLarge):
+        return halve(state, event, now)
+    state, index = release(state, event.worker, event.member, now), event.member
     match event:
         case ev.MemberTrained(worker=worker, late=late):
             state = set_member(state, index, status="trained", message=None, trained_by=worker, late=late)
@@ -252,7 +270,7 @@ def _on_tick(state: State, now: float) -> Stepped:
         return abort(state, waited_in_vain)
     state, commands = end_overdue(state, now)
     for name, worker in state.workers.items():
-        busy = worker.task not in ("starting", "idle")
+        busy = worker.task not in ("starting", "idle") or bool(worker.publishing)
         if busy and is_stalled(worker.pace, settings.faults.stall_s, now):
             message = f"no progress for {longest_silence_s(worker.pace, settings.faults.stall_s):g} s"
             state, lost = _on_lost(state, ev.WorkerLost(name, Cause.STALL, message), now)
@@ -269,7 +287,7 @@ def _waited_in_vain(state: State, now: float) -> OrchestratorError | None:
             f"no worker could be started for {faults.node_wait_s:g} s",
             hint="no node has what `resources` asks for: add nodes, ask for less, or raise faults.node_wait_s",
         )
-    if not state.data_loaded and now - state.began > faults.data_wait_s:
+    if state.rows is None and now - state.began > faults.data_wait_s:
         return ClusterUnavailable(
             f"the data was not loaded within {faults.data_wait_s:g} s",
             hint="make the data function faster, or raise faults.data_wait_s",
@@ -285,21 +303,32 @@ def _advance(state: State, now: float, commands: list[Command]) -> Stepped:
     state, ended = end_drained(state, now)
     commands = [*commands, *cut, *ended]
     for name, worker in state.workers.items():
-        if worker.task == "idle":
+        if worker.task == "idle" and not worker.draining:
             state, command = assign(state, name, now)
             commands += command
-    waiting = len(state.packs) + len(state.unpublished) + len(state.unpredicted) + len(state.delayed)
-    work = waiting + sum(worker.task in ("training", "publishing", "predicting") for worker in state.workers.values())
+    waiting = _num_to_train(state) + len(state.unpublished) + len(state.unpredicted) + len(state.delayed)
+    work = waiting + sum(_is_at_work(worker) for worker in state.workers.values())
     if work == 0:
         return _finish(state, commands)
-    wanted = min(state.settings.num_workers, work)
+    wanted = min(state.crew.num_workers, work)
     if _gives_up_starting(state):  # the workers that do work go on without more beside them
         wanted = 1
     while len(state.workers) < wanted:
         name = f"w{state.num_started}"
         state = set_worker(replace(state, num_started=state.num_started + 1), name, WorkerState("starting", Pace(now)))
-        commands.append(StartWorker(name))
+        commands.append(StartWorker(name, state.crew.num_cpus))
     return state, commands
+
+
+def _num_to_train(state: State) -> int:
+    """How many packs wait to be trained; before they are decided, how many members."""
+    if state.packs or state.cut_at is not None:
+        return len(state.waiting)
+    return sum(member.status == "waiting" for member in state.members.values())
+
+
+def _is_at_work(worker: WorkerState) -> bool:
+    return worker.task in ("training", "publishing", "predicting") or bool(worker.publishing)
 
 
 def _finish(state: State, commands: list[Command]) -> Stepped:

@@ -10,7 +10,9 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.planning import events as ev
 from orchestrator.planning.commands import Abort, Command
 from orchestrator.planning.events import Cause
-from orchestrator.planning.pace import Pace
+from orchestrator.planning.pace import Pace, alive
+from orchestrator.planning.packs import Pack, PackingRules
+from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import Plan
 from orchestrator.spec import FaultsSpec
 
@@ -25,22 +27,26 @@ class Settings:
     """What never changes during a run.
 
     Attributes:
-        plan: members and packs.
-        num_workers: how many workers train side by side.
+        plan: the members.
+        crew: how many workers train side by side.
         faults: budgets and time limits.
         quorum: fewest members for a result; None: all.
         seed: the job's seed, for the jitter of retries.
         deadline: monotonic second at which the run ends in `TimedOut`; None: never.
         cutoff: monotonic second at which training ends and members count with their best epoch so far; None: never.
+        packing: what the job says of engines.
+        solo_crew: the workers to have instead, where members turn out to be trained one by one; None: the same.
     """
 
     plan: Plan
-    num_workers: int
+    crew: Crew
     faults: FaultsSpec
     quorum: int | None = None
     seed: int = 0
     deadline: float | None = None
     cutoff: float | None = None
+    packing: PackingRules = field(default_factory=PackingRules)
+    solo_crew: Crew | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ class WorkerState:
     Attributes:
         task: its task.
         pace: its signs of life in this task.
-        member: whom it works on; None as soon as that member is settled.
+        members: whom it works on, each until it is settled.
+        publishing: whom it has trained before and publishes meanwhile, each until it is settled.
         draining: its node will be taken away.
         told_to_save: it was told to save the newest epoch and to give up its member.
         saved: it has answered.
@@ -87,7 +94,8 @@ class WorkerState:
 
     task: WorkerTask
     pace: Pace
-    member: int | None = None
+    members: tuple[int, ...] = ()
+    publishing: tuple[int, ...] = ()
     draining: bool = False
     told_to_save: bool = False
     saved: bool = False
@@ -95,7 +103,7 @@ class WorkerState:
     @property
     def trains(self) -> bool:
         """Whether it has a member in training that is not settled."""
-        return self.task == "training" and self.member is not None
+        return self.task == "training" and bool(self.members)
 
 
 @dataclass(frozen=True)
@@ -113,12 +121,15 @@ class State:
     Attributes:
         settings: what never changes.
         members, workers: by index and by name.
-        packs: waiting to be trained.
+        crew: how many workers train side by side.
+        packs: all there are; empty until they are decided. A pack that was halved is followed by its halves.
+        waiting: packs waiting to be trained, by index.
         unpublished: members waiting for their best epoch so far to be published, after the cutoff.
         unpredicted: members waiting to be predicted.
         delayed: members that wait for a retry, until which monotonic second.
         began: monotonic second of the start.
-        data_loaded, preflight: what has to be there before a member starts.
+        rows: of the loaded data, by split; None: it is not loaded.
+        preflight: what has to be there before a member starts, as the data.
         num_started: workers so far.
         failed_starts: workers in a row that were lost before they did any work.
         without_worker_since: monotonic second since which no worker is up; None: one is.
@@ -128,14 +139,16 @@ class State:
     """
 
     settings: Settings
+    crew: Crew
     members: Mapping[int, MemberState]
     workers: Mapping[str, WorkerState] = field(default_factory=dict)
-    packs: tuple[int, ...] = ()
+    packs: tuple[Pack, ...] = ()
+    waiting: tuple[int, ...] = ()
     unpublished: tuple[int, ...] = ()
     unpredicted: tuple[int, ...] = ()
     delayed: Mapping[int, float] = field(default_factory=dict)
     began: float = 0.0
-    data_loaded: bool = False
+    rows: Mapping[str, int] | None = None
     preflight: ev.PreflightPassed | None = None
     num_started: int = 0
     failed_starts: int = 0
@@ -172,10 +185,18 @@ def remove_worker(state: State, name: str, now: float) -> State:
     return state
 
 
-def release(state: State, name: str, now: float) -> State:
-    """The worker's member is settled: should the worker die before it says `idle`, that is no attempt of the member."""
-    state = replace(state, failed_starts=0)
-    return change_worker(state, name, member=None, pace=Pace(now))
+def release(state: State, name: str, index: int, now: float) -> State:
+    """A member is settled: should its worker die before it says `idle`, that is no attempt of the member."""
+    worker = state.workers[name]
+    members = tuple(i for i in worker.members if i != index)
+    publishing = tuple(i for i in worker.publishing if i != index)
+    pace = alive(worker.pace, now) if members or publishing else Pace(now)
+    return change_worker(replace(state, failed_starts=0), name, members=members, publishing=publishing, pace=pace)
+
+
+def pack_of(state: State, index: int) -> Pack:
+    """The pack of a member; of one that was halved, the half."""
+    return next(pack for pack in reversed(state.packs) if index in pack.members)
 
 
 def abort(state: State, error: OrchestratorError) -> Stepped:

@@ -21,7 +21,7 @@ def end_when_saved(state: State, now: float) -> Stepped:
     """End a run that is being stopped once nobody has anything left to save, or the grace is over."""
     if state.stopping is None or state.over:
         return state, []
-    saving = any(worker.trains and not worker.saved for worker in state.workers.values())
+    saving = any((w.trains and not w.saved) or w.publishing for w in state.workers.values())
     if saving and now < state.stopping.until:
         return state, []
     return abort(state, state.stopping.error)

@@ -17,6 +17,7 @@ from orchestrator.spec.identity import (
     identity_digest,
 )
 from orchestrator.spec.job import Job
+from orchestrator.spec.layers import names_slow_layers
 from orchestrator.spec.load import load_job, parse_job
 from orchestrator.spec.members import DataSpec, MemberOverride, MembersSpec, ModelSpec
 from orchestrator.spec.overrides import apply_overrides
@@ -67,5 +68,6 @@ __all__ = [
     "job_schema",
     "load_job",
     "load_yaml",
+    "names_slow_layers",
     "parse_job",
 ]

@@ -63,7 +63,7 @@ def exactness(job: Job, checked: CheckedJob) -> tuple[str, ...]:
     reasons = []
     if train.deterministic is False:
         reasons.append("train.deterministic is false")
-    elif train.deterministic is None and train.jit_compile is True:
+    elif train.wants_determinism is False:
         reasons.append("train.jit_compile is true, and XLA is not deterministic")
     elif train.deterministic is None and job.resources.num_gpus:
         reasons.append("training on a GPU is not deterministic unless train.deterministic is true")

@@ -90,7 +90,12 @@ class ResourcesSpec(Spec):
         ge=0,
         description="GPUs per worker: a fraction below 1 or a whole number; by default 1 where the cluster has GPUs.",
     )
-    num_cpus: int = Field(default=1, ge=1, description="CPU cores per worker, and TensorFlow's thread budget.")
+    num_cpus: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU cores per worker, and its thread budget; by default one, and all of this machine's where it "
+        "trains fused packs without a GPU.",
+    )
     concurrency: int | None = Field(
         default=None, ge=1, description="Members that train at the same time; by default as many as fit."
     )

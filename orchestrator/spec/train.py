@@ -25,6 +25,8 @@ _MONITOR = "Quantity to watch; by default `val_loss`, or `loss` where there is n
 
 AutoOrCount = Annotated[Annotated[Literal["auto"], IS_TEXT] | Annotated[int, Field(ge=1), IS_NUMBER], BY_SHAPE]
 AutoOrBool = Annotated[Annotated[Literal["auto"], IS_TEXT] | Annotated[bool, IS_BOOL], BY_SHAPE]
+Backend = Literal["tensorflow", "jax"]
+Engine = Literal["auto", "solo", "fused"]
 EpochOrCount = Annotated[Annotated[Literal["epoch"], IS_TEXT] | Annotated[int, Field(ge=1), IS_NUMBER], BY_SHAPE]
 
 
@@ -81,20 +83,40 @@ class TrainSpec(Spec):
     metrics: Annotated[tuple[NameOrObject, ...], Field(strict=False)] | None = Field(
         default=None, description="Metrics, instead of those compiled with."
     )
-    steps_per_execution: AutoOrCount = Field(
-        default="auto", description="Gradient steps per call into TensorFlow; `auto` chooses by the number of steps."
+    backend: Backend = Field(
+        default="tensorflow", description="What Keras computes with. `jax` must be installed where the workers run."
     )
-    jit_compile: AutoOrBool = Field(default="auto", description="Compile with XLA; `auto` as Keras does.")
+    engine: Engine = Field(
+        default="auto",
+        description="`solo` trains members one by one with Keras' `fit`, `fused` those of one architecture as one "
+        "program; `auto` chooses what is faster.",
+    )
+    steps_per_execution: AutoOrCount = Field(
+        default="auto", description="Gradient steps per call of the compiled function; `auto` chooses by their number."
+    )
+    jit_compile: AutoOrBool = Field(
+        default="auto", description="Compile with XLA; `auto` as Keras does. JAX always compiles with it."
+    )
     deterministic: bool | None = Field(
         default=None,
         description="The same job gives the same weights, bit for bit; by default true on CPU and false on GPU and "
-        "with `jit_compile: true`.",
+        "with `jit_compile: true` on TensorFlow.",
     )
+
+    @property
+    def wants_determinism(self) -> bool | None:
+        """`deterministic`, or false where another setting rules it out; None: as the device is."""
+        if self.deterministic is None and self.backend == "tensorflow" and self.jit_compile is True:
+            return False
+        return self.deterministic
 
     @model_validator(mode="after")
     def _check(self) -> TrainSpec:
-        if self.jit_compile is True and self.deterministic:
+        if self.backend == "tensorflow" and self.jit_compile is True and self.deterministic:
             what = "stands beside `deterministic: true`, and Keras does not use XLA then: give up one of them"
+            refuse([Problem(("jit_compile",), what)])
+        if self.backend == "jax" and self.jit_compile is False:
+            what = "is false, but `backend: jax` computes by compiling with XLA: leave it out"
             refuse([Problem(("jit_compile",), what)])
         found = [(number, wrong_callback(callback)) for number, callback in enumerate(self.callbacks)]
         refuse([Problem(("callbacks", number), what) for number, what in found if what is not None])

@@ -34,7 +34,7 @@ class FakeCluster:
     Args:
         store: the store that the controller has.
         layout: keys of the run.
-        plan: members and packs.
+        plan: the members.
         coord_term: what the coordinator's claim returned.
         clock: moved on by `poll`, so that nothing waits.
         faults: what goes wrong in training or in publishing late, by (member, term of its claim, from 1): after the

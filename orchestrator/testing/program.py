@@ -119,8 +119,8 @@ class FakeProgram:
                 case cmd.Preflight():
                     yield _PREFLIGHT_S
                     yield self._preflight(command.worker)
-                case cmd.TrainPack(pack=pack):
-                    for member in self._plan.packs[pack].members:
+                case cmd.TrainPack(members=members):
+                    for member in members:
                         yield from self._train(command.worker, self._plan.members[member])
                 case cmd.PublishLate(member=index):
                     yield from self._publish_late(command.worker, self._plan.members[index])

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -142,8 +142,16 @@ class _Handler(logging.Handler):
 
 
 @contextmanager
-def captured(files: AttemptFiles) -> Iterator[None]:
-    """Copy what this process prints and logs to the attempt's log while the block runs."""
+def captured(*attempts: AttemptFiles) -> Iterator[None]:
+    """Copy what this process prints and logs to the attempts' logs while the block runs."""
+    with ExitStack() as stack:
+        for files in attempts:
+            stack.enter_context(_captured(files))
+        yield
+
+
+@contextmanager
+def _captured(files: AttemptFiles) -> Iterator[None]:
     before = sys.stdout, sys.stderr
     handler = _Handler(files)
     root, level = logging.getLogger("orchestrator"), logging.getLogger("orchestrator").level

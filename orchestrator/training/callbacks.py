@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras.src.random.seed_generator import global_seed_generator
 
 from orchestrator.training.callback_state import restore_states
 from orchestrator.training.checkpoint import Snapshot
 from orchestrator.training.feed import Feed
+from orchestrator.training.kernels import Kernels
 
 Logs = Mapping[str, float]
-
-logger = logging.getLogger("orchestrator.worker")
 
 
 class SeedEachEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped here
     """Starts every epoch from (member seed, epoch) alone: data order, Python's and NumPy's seed, every `SeedGenerator`.
 
-    An epoch is then the same whether or not the process had trained the epochs before it. TensorFlow's own global seed
-    is set once, before the build: setting it drops TensorFlow's compiled kernels (0.1 s per epoch and function), and
-    no stock layer of Keras draws from it. Only where the user's own code does (`tf.random.normal` in a layer) the
-    kernels, which remember how much they have drawn, are dropped at each epoch; their seeds are fixed when the function
-    is traced, so each epoch draws the same numbers again, which a warning says.
+    An epoch is then the same whether or not the process had trained the epochs before it. Between epochs Keras has its
+    state in the model's variables, with JAX too: what is set here is what the first step of the epoch takes.
     """
 
     def __init__(self, feed: Feed, seed: int) -> None:
@@ -40,12 +32,12 @@ class SeedEachEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras is
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self._is_first = True
-        self._draws: bool | None = None
+        self._kernels = Kernels(self._seed) if keras.config.backend() == "tensorflow" else None
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._feed.start_epoch(epoch + 1)
-        if not self._is_first:  # in the first epoch of this `fit` its functions are new, and so are their kernels
-            self._drop_kernels_that_remember()
+        if self._kernels is not None and not self._is_first:  # in the first epoch of this `fit` its kernels are new
+            self._kernels.forget(self.model)
         self._is_first = False
         generators = seed_generators(self.model)  # before the seeds: making one draws from Python's
         words = np.random.SeedSequence(self._seed, spawn_key=(epoch + 1,)).generate_state(3)
@@ -53,43 +45,6 @@ class SeedEachEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras is
         np.random.seed(int(words[0]))  # the legacy global state is what user code may draw from
         for number, generator in enumerate(generators):
             generator.state.assign(np.asarray([words[1] ^ number, words[2]], dtype=generator.state.dtype))
-
-    def _drop_kernels_that_remember(self) -> None:
-        if self._draws is None:
-            functions = (self.model.train_function, self.model.test_function)
-            self._draws = any(draws_by_state(function) for function in functions if function is not None)
-            if self._draws:
-                logger.warning(
-                    "the model draws random numbers by TensorFlow's stateful operations (such as tf.random.normal), "
-                    "which begin anew at each epoch so that it can be resumed: keras.random with a SeedGenerator gives "
-                    "each epoch its own numbers, and is faster"
-                )
-        if self._draws:
-            tf.random.set_seed(self._seed)  # drops kernels, and with them what they have drawn so far
-
-
-_STATEFUL_DRAWS = frozenset(
-    {
-        *("Multinomial", "ParameterizedTruncatedNormal", "RandomGamma", "RandomPoisson", "RandomPoissonV2"),
-        *("RandomShuffle", "RandomStandardNormal", "RandomUniform", "RandomUniformInt", "TruncatedNormal"),
-        *("RandomCrop", "SampleDistortedBoundingBox", "SampleDistortedBoundingBoxV2"),
-    }
-)
-"""TensorFlow's random operations whose state lives in their kernel."""
-
-
-def draws_by_state(function: Callable[..., Any]) -> bool:
-    """Whether a traced training or test function draws random numbers from the state of kernels.
-
-    Keras keeps the traced functions in the closure of `model.train_function`; true where none is found there.
-    """
-    inner = inspect.getclosurevars(function).nonlocals.values()
-    traced = [each for each in [function, *inner] if hasattr(each, "_list_all_concrete_functions")]
-    graphs = [concrete.graph.as_graph_def() for each in traced for concrete in each._list_all_concrete_functions()]
-    if not graphs:
-        return True
-    bodies = [graph.node for graph in graphs] + [body.node_def for graph in graphs for body in graph.library.function]
-    return any(node.op in _STATEFUL_DRAWS for nodes in bodies for node in nodes)
 
 
 def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,27 +19,42 @@ from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import call_first_batch, first_line, score_first_batch
 from orchestrator.models.predict import probabilities, uses_logits
 from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.packs import Architecture
 from orchestrator.spec import Job, KerasObject
 from orchestrator.training.callback_state import take_states
 from orchestrator.training.data import Dataset
+from orchestrator.training.device import Device
+from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
 from orchestrator.training.made_callbacks import make_callbacks, make_checkpoint, make_early_stopping
 
 MOST_BUILDS = 16
 """How many different models the preflight builds; further ones show their errors when their turn comes."""
 
 
-def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Dataset) -> TaskKind:
-    """Check all that can be known without training.
+@dataclass(frozen=True)
+class Checked:
+    """What the preflight found.
 
-    Returns:
-        What the model is asked to tell.
+    Attributes:
+        task: what the models are asked to tell.
+        architectures: of the members whose models were looked at.
+    """
+
+    task: TaskKind
+    architectures: Mapping[int, Architecture]
+
+
+def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Dataset, device: Device) -> Checked:
+    """Check all that can be known without training, and look at what decides about packs.
 
     Raises:
         InvalidJob, InvalidModel, InvalidData: what is wrong, where, and how to mend it.
     """
     check_asked_for_rows(job, dataset)
     shapes: dict[tuple[int, ...], str] = {}
-    for member in list(_distinct(members))[:MOST_BUILDS]:
+    architectures: dict[int, Architecture] = {}
+    for same in islice(_distinct(members).values(), MOST_BUILDS):
+        member = same[0]
         model = build_member(member.builder, member.kwargs, member.seed, job.train)
         where = f"{member.builder} (member {member.index})"
         batch = dataset.train.take(slice(0, job.train.batch_size))
@@ -54,7 +71,9 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         if len(shapes) > 1:
             told = " and ".join(f"{list(shape)} ({place})" for shape, place in shapes.items())
             raise InvalidModel(f"members have outputs of different shapes, which cannot be averaged: {told}")
-    return task
+        seen = _look_at(model, job, device)
+        architectures |= {each.index: seen for each in same}
+    return Checked(task, architectures)
 
 
 def check_asked_for_rows(job: Job, dataset: Dataset) -> None:
@@ -79,13 +98,21 @@ def check_asked_for_rows(job: Job, dataset: Dataset) -> None:
         )
 
 
-def _distinct(members: Sequence[MemberPlan]) -> Iterator[MemberPlan]:
-    seen = set()
+def _distinct(members: Sequence[MemberPlan]) -> Mapping[object, Sequence[MemberPlan]]:
+    """Members in groups that differ in nothing but seed and dropout."""
+    groups: dict[object, list[MemberPlan]] = {}
     for member in members:
         key = (member.builder, repr(sorted((k, v) for k, v in member.kwargs.items() if k != "dropout")))
-        if key not in seen:
-            seen.add(key)
-            yield member
+        groups.setdefault(key, []).append(member)
+    return groups
+
+
+def _look_at(model: keras.Model, job: Job, device: Device) -> Architecture:
+    return Architecture(
+        signature(model) or f"like no other {id(model)}",
+        layer_kinds(model),
+        why_not_fused(model, job.train, device.kind),
+    )
 
 
 def _check_logits(model: keras.Model, raw: Any, where: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.training.solo import Trained
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_JAX_ERRORS = {"JaxRuntimeError", "XlaRuntimeError"}  # the same, by its name of before JAX 0.8
 
 
 def publish_final(
@@ -34,6 +35,7 @@ def publish_final(
     *,
     began: float,
     resumed: Snapshot | None,
+    engine: str = "solo",
     late: bool = False,
 ) -> None:
     """Publish a member's best model: files first, the record last.
@@ -44,6 +46,7 @@ def publish_final(
         trained: what training gave.
         began: monotonic second at which the attempt began.
         resumed: what the attempt went on from.
+        engine: how it was trained.
         late: the deadline cut the member short.
 
     Raises:
@@ -59,7 +62,7 @@ def publish_final(
         stopped_epoch=trained.stopped_epoch,
         at_best=_finite(trained.history[trained.best_epoch - 1]),
         weights_sha256=weights_digest(trained.model),
-        engine="solo",
+        engine=engine,
         train_s=round(time.monotonic() - began, 3),
         late=late,
         resumed_from=None if resumed is None else resumed.epoch,
@@ -89,8 +92,12 @@ def cause_of(error: BaseException) -> tuple[Cause, str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory, of the host or the device, was too small."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError"
+    """Whether an error, or one that it was raised from, means that memory, of the host or the device, was too small."""
+    name = type(error).__name__
+    jax = name in _JAX_ERRORS and "RESOURCE_EXHAUSTED" in str(error)
+    if jax or name == "ResourceExhaustedError" or isinstance(error, MemoryError):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
 def _finite(logs: Mapping[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Which checkpoint a member goes on from: the newest that verifies."""
+"""Which checkpoint a pack goes on from: the newest that all its members have and that verifies."""
 
 from __future__ import annotations
 
@@ -19,30 +19,29 @@ logger = logging.getLogger("orchestrator.worker")
 
 @dataclass(frozen=True)
 class Recovered:
-    """Where a member goes on.
+    """Where a pack goes on.
 
     Attributes:
-        snapshot: the state to go on from; None: from the beginning.
-        checkpoints: bodies of the checkpoint that was used and of those before it, newest first.
-        reason: for the attempt's log.
+        snapshots: the state of each member to go on from; empty: from the beginning.
+        checkpoints: by member, bodies of the checkpoint that was used and of those before it, newest first.
+        reason: for the attempts' log.
     """
 
-    snapshot: Snapshot | None
-    checkpoints: Sequence[Mapping[str, Any]]
+    snapshots: Mapping[int, Snapshot]
+    checkpoints: Mapping[int, Sequence[Mapping[str, Any]]]
     reason: str
 
 
 def newest_checkpoint(
-    store: Store, checkpoints: Sequence[Mapping[str, Any]], member: int, versions: Mapping[str, str], folder: Path
+    store: Store, checkpoints: Mapping[int, Sequence[Mapping[str, Any]]], versions: Mapping[str, str], folder: Path
 ) -> Recovered:
-    """The newest checkpoint that verifies.
+    """The newest epoch of which every member of a pack has a checkpoint that verifies.
 
     Going back is allowed, skipping ahead never: an older checkpoint ends in the same bits, later.
 
     Args:
         store: where the blobs are.
-        checkpoints: bodies of the member's `checkpoint` records, newest first.
-        member: whose.
+        checkpoints: by member, bodies of its `checkpoint` records, newest first.
         versions: of this worker's packages.
         folder: local scratch.
 
@@ -50,30 +49,49 @@ def newest_checkpoint(
         IdentityChanged: the checkpoint was made with other versions, which may round otherwise.
         StoreUnavailable: out of reach.
     """
-    for number, body in enumerate(checkpoints):
+    by_epoch = [{int(body["epoch"]): n for n, body in reversed(list(enumerate(b)))} for b in checkpoints.values()]
+    common = sorted(set.intersection(*(set(epochs) for epochs in by_epoch)), reverse=True) if by_epoch else []
+    for epoch in common:
+        places = {member: epochs[epoch] for member, epochs in zip(checkpoints, by_epoch, strict=True)}
+        bodies = {member: checkpoints[member][place] for member, place in places.items()}
         try:
-            snapshot = _read(store, body, member, folder)
+            snapshots = _read(store, bodies, folder)
         except (DamagedStore, MissingObject) as error:
-            logger.warning("the checkpoint of epoch %s cannot be used: %s", body.get("epoch"), error)
+            logger.warning("the checkpoint of epoch %s cannot be used: %s", epoch, error)
             continue
-        check_versions(body["versions"], versions, where=f"member {member}, checkpoint of epoch {snapshot.epoch}")
-        return Recovered(snapshot, checkpoints[number:], f"goes on from the checkpoint of epoch {snapshot.epoch}")
-    reason = f"none of {len(checkpoints)} checkpoints can be used" if checkpoints else "there is no checkpoint"
-    return Recovered(None, (), f"starts from the beginning: {reason}")
+        for member, body in bodies.items():
+            check_versions(body["versions"], versions, where=f"member {member}, checkpoint of epoch {epoch}")
+        before = {member: checkpoints[member][place:] for member, place in places.items()}
+        return Recovered(snapshots, before, f"goes on from the checkpoint of epoch {epoch}")
+    num_seen = max((len(bodies) for bodies in checkpoints.values()), default=0)
+    reason = f"none of {num_seen} checkpoints can be used" if num_seen else "there is no checkpoint"
+    return Recovered({}, {}, f"starts from the beginning: {reason}")
 
 
-def _read(store: Store, body: Mapping[str, Any], member: int, folder: Path) -> Snapshot:
-    where = f"member {member}, checkpoint"
-    best: Best | None = None
-    if body["best"] is not None:
-        get_blob_file(store, BlobRef.from_json(body["best"], where=where), str(folder / "best.blob"))
-        best = read_best(folder / "best.blob")
-    get_blob_file(store, BlobRef.from_json(body["state"], where=where), str(folder / "state.blob"))
-    snapshots = read_checkpoint(folder / "state.blob", {member: best})
-    row = int(body["row"])
-    if not 0 <= row < len(snapshots) or snapshots[row].member != member:
-        raise DamagedStore("the checkpoint holds another member", where=where, hint="an older checkpoint is used")
-    return snapshots[row]
+def _read(store: Store, bodies: Mapping[int, Mapping[str, Any]], folder: Path) -> dict[int, Snapshot]:
+    """The members' snapshots; a state that several of them are in is downloaded once."""
+    bests = {member: _read_best(store, body, member, folder) for member, body in bodies.items()}
+    states: dict[str, tuple[Snapshot, ...]] = {}
+    snapshots = {}
+    for member, body in bodies.items():
+        where = f"member {member}, checkpoint"
+        reference = BlobRef.from_json(body["state"], where=where)
+        if reference.key not in states:
+            get_blob_file(store, reference, str(folder / "state.blob"))
+            states[reference.key] = read_checkpoint(folder / "state.blob", bests)
+        rows, row = states[reference.key], int(body["row"])
+        if not 0 <= row < len(rows) or rows[row].member != member:
+            raise DamagedStore("the checkpoint holds another member", where=where, hint="an older checkpoint is used")
+        snapshots[member] = rows[row]
+    return snapshots
+
+
+def _read_best(store: Store, body: Mapping[str, Any], member: int, folder: Path) -> Best | None:
+    if body["best"] is None:
+        return None
+    reference = BlobRef.from_json(body["best"], where=f"member {member}, checkpoint")
+    get_blob_file(store, reference, str(folder / "best.blob"))
+    return read_best(folder / "best.blob")
 
 
 def check_versions(then: Mapping[str, str], now: Mapping[str, str], *, where: str) -> None:

@@ -1,8 +1,8 @@
-"""Checkpoints in the background: training hands over each finished epoch and never waits for storage.
+"""Storage beside the training: finished epochs and finished members are handed over, and nobody waits for uploads.
 
-Files first, record last: a blob means nothing until the member's log names it, so a worker that dies at any moment
-leaves the checkpoint before, whole. At most one upload of a member is under way, and nothing is queued behind it: when
-it is through, the newest epoch may be the next.
+Files first, record last: a blob means nothing until a member's log names it, so a worker that dies at any moment leaves
+what was there before, whole. At most one upload of a pack is under way, and no epoch is queued behind it: when it is
+through, the newest may be the next. A checkpoint is one blob for all members of the pack that still train.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import OrchestratorError, StoreUnavailable
+from orchestrator.errors import Fenced, OrchestratorError, StoreUnavailable
 from orchestrator.planning import events as ev
 from orchestrator.planning.ports import Store
 from orchestrator.planning.saving import decide_checkpoint
@@ -54,29 +55,30 @@ class Attempt:
     """One attempt at a member, as its saver knows it.
 
     Attributes:
-        worker, member: who trains whom.
-        log: the member's log, claimed; while the saver is open nobody else appends to it.
-        versions: of the packages that shape the numbers.
+        member: whom it trains.
+        log: the member's log, claimed; until the saver is closed nobody else appends to it.
+        files: the attempt's log and files, sent by the saver's thread.
         checkpoints: bodies of the checkpoints there are, newest first.
     """
 
-    worker: str
     member: int
     log: Log
-    versions: Mapping[str, str]
+    files: AttemptFiles
     checkpoints: Sequence[Mapping[str, Any]] = ()
 
 
 class Saver:
-    """Publishes checkpoints of one attempt from a thread of its own.
+    """Publishes what becomes of a pack from a thread of its own: checkpoints, and how each member ends.
 
     Args:
         store, layout: where to.
-        attempt: whose.
+        worker: who trains.
+        attempts: at the members of the pack.
         faults: the interval.
         folder: local scratch.
-        files: the attempt's log and files, flushed by the same thread.
-        emit: takes `Checkpointed` and `Saved`, from that thread.
+        versions: of the packages that shape the numbers.
+        emit: takes `Checkpointed`, `Saved` and what `settle` gives, from that thread.
+        on_closed: called by that thread as the last thing.
         monotonic, epoch: the clocks; what they say decides about intervals and is shown, never about safety.
         patience: how long to go on trying to upload one file.
     """
@@ -85,45 +87,65 @@ class Saver:
         self,
         store: Store,
         layout: RunLayout,
-        attempt: Attempt,
+        worker: str,
+        attempts: Sequence[Attempt],
         faults: FaultsSpec,
         folder: Path,
-        files: AttemptFiles,
+        versions: Mapping[str, str],
         emit: Callable[[ev.Event], None],
         *,
+        on_closed: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
         epoch: Callable[[], float] = time.time,
         patience: Patience = _PATIENCE,
     ) -> None:
-        self._store, self._layout, self._attempt = store, layout, attempt
-        self._faults, self._folder, self._files, self._emit = faults, folder, files, emit
-        self._monotonic, self._epoch, self._patience = monotonic, epoch, patience
+        self._store, self._layout, self._worker = store, layout, worker
+        self._attempts = {attempt.member: attempt for attempt in attempts}
+        self._faults, self._folder, self._versions, self._emit = faults, folder, versions, emit
+        self._on_closed, self._monotonic, self._epoch, self._patience = on_closed, monotonic, epoch, patience
         self._changed = threading.Condition()
-        self._newest: Snapshot | None = None
+        self._newest: Sequence[Snapshot] = ()
+        self._endings: deque[tuple[int, Callable[[], ev.Event]]] = deque()
+        self._through: set[int] = set()
         self._due = self._asked = self._stop = self._closing = self._uploading = False
         self._error: Exception | None = None
         self._began = monotonic()
-        self._kept = list(attempt.checkpoints[: KEPT + LEFT_BEHIND])
-        self._saved_epoch = int(self._kept[0]["epoch"]) if self._kept else 0
-        self._best: tuple[int, Mapping[str, JSON]] | None = None
-        if self._kept and self._kept[0]["best"] is not None:  # verified when the member was resumed
-            self._best = self._kept[0]["best_epoch"], self._kept[0]["best"]
+        self._kept = {a.member: list(a.checkpoints[: KEPT + LEFT_BEHIND]) for a in attempts}
+        self._saved_epoch = max((int(kept[0]["epoch"]) for kept in self._kept.values() if kept), default=0)
+        # What was verified when the members were resumed is not uploaded again.
+        self._best = {m: (k[0]["best_epoch"], k[0]["best"]) for m, k in self._kept.items() if k and k[0]["best"]}
         self._thread = threading.Thread(target=self._run, name="saver", daemon=True)
         self._thread.start()
 
-    def keep(self, snapshot: Snapshot) -> None:
-        """Take over a finished epoch; it is uploaded when it is due, or when somebody asks for it."""
+    def keep(self, snapshots: Sequence[Snapshot]) -> None:
+        """Take over a finished epoch of the pack; it is uploaded when it is due, or when somebody asks for it."""
         with self._changed:
-            self._newest = snapshot
+            self._newest = snapshots
             self._decide()
+
+    def settle(self, member: int, ending: Callable[[], ev.Event]) -> None:
+        """Have the end of a member published: `ending` is called by the saver's thread, and its event is told.
+
+        No checkpoint of the member follows. Of what `ending` raises, `Fenced` and what storage refuses are told, too.
+        """
+        with self._changed:
+            self._through.add(member)
+            self._endings.append((member, ending))
+            self._changed.notify_all()
+
+    def unsettled(self) -> tuple[int, ...]:
+        """Members whose end is on its way."""
+        with self._changed:
+            return tuple(member for member, _ in self._endings)
 
     def _decide(self) -> None:
         """Have the newest epoch uploaded if it is due. Called with the lock held."""
-        if self._newest is None or self._newest.epoch <= self._saved_epoch:
+        epoch = _epoch_of(self._newest)
+        if epoch <= self._saved_epoch:
             return
         decision = decide_checkpoint(
             self._faults,
-            epoch=self._newest.epoch,
+            epoch=epoch,
             saved_epoch=self._saved_epoch,
             since_last_s=self._monotonic() - self._began,
             uploading=self._uploading or self._due,
@@ -137,7 +159,7 @@ class Saver:
 
         Raises:
             Stopped: the worker was told to give up.
-            Fenced: a successor has claimed the member.
+            Fenced: a successor has claimed a member.
             OrchestratorError: another error of the saver that no later epoch would mend.
         """
         if self._error is not None:
@@ -152,73 +174,121 @@ class Saver:
             self._stop = self._stop or stop
             self._changed.notify_all()
 
+    def finish(self) -> None:
+        """Nothing more will come: what is under way is brought to its end, then the thread ends. Returns at once."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
     def close(self) -> None:
-        """Wait for the upload under way, send the rest of the log, end the thread. Then the log is the caller's again.
+        """`finish`, and wait for it. Then the logs are the caller's again.
 
         Raises:
             StoreUnavailable: the upload does not come to its end.
         """
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        self.finish()
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():
-            raise StoreUnavailable("an upload does not come to its end", where=f"member {self._attempt.member}")
+            raise StoreUnavailable("an upload does not come to its end", where=f"members {sorted(self._attempts)}")
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._due or self._asked or self._closing, FLUSH_EVERY_S)
-                asked, closing = self._asked, self._closing
-                wanted = self._newest if asked or self._due else None
-                self._due = self._asked = False
-                if wanted is not None and (wanted.epoch <= self._saved_epoch or self._error is not None):
-                    wanted = None
-                self._uploading = wanted is not None
-            try:
-                if wanted is not None:
-                    self._save(wanted)
-                self._files.flush()
-            except Exception as error:  # a thread that died in silence would leave every later epoch unsaved
-                self._error = self._error or error
-            if asked:
-                self._emit(ev.Saved(self._attempt.worker))
-            with self._changed:
-                self._uploading = False
-                if closing and not self._asked:
-                    return
-                if wanted is not None and self._saved_epoch == wanted.epoch:
-                    self._decide()  # of the epochs that ended meanwhile, the newest may be due
-
-    def _save(self, snapshot: Snapshot) -> None:
-        self._began = self._monotonic()
         try:
-            record = self._publish(snapshot)
-        except (StoreUnavailable, OSError) as error:  # the next epoch tries again
-            logger.warning("epoch %s could not be saved: %s", snapshot.epoch, error)
-            return
-        self._saved_epoch = snapshot.epoch
-        self._emit(ev.Checkpointed(self._attempt.worker, self._attempt.member, snapshot.epoch))
-        self._collect(record)
+            while self._turn():
+                pass
+        finally:
+            self._on_closed()
 
-    def _publish(self, snapshot: Snapshot) -> Mapping[str, Any]:
-        """Blobs first, the record last: only the record publishes them."""
-        best = snapshot.best
-        if best is not None and (self._best is None or self._best[0] != best.epoch):
-            path = self._folder / "best.blob"
-            write_best(best, path)
-            self._best = best.epoch, self._put(path)
+    def _turn(self) -> bool:
+        """Do what there is to do; false: that was all."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._due or self._asked or self._closing or self._endings, FLUSH_EVERY_S)
+        self._settle_all()  # before a checkpoint that is without them
+        with self._changed:
+            asked, closing = self._asked, self._closing
+            wanted = self._newest if asked or self._due else ()
+            wanted = [snapshot for snapshot in wanted if snapshot.member not in self._through]
+            self._due = self._asked = False
+            if wanted and (_epoch_of(wanted) <= self._saved_epoch or self._error is not None):
+                wanted = []
+            self._uploading = bool(wanted)
+        try:
+            if wanted:
+                self._save(wanted)
+            for attempt in self._attempts.values():
+                attempt.files.flush()
+        except Exception as error:  # a thread that died in silence would leave every later epoch unsaved
+            self._error = self._error or error
+        if asked:
+            self._emit(ev.Saved(self._worker))
+        with self._changed:
+            self._uploading = False
+            if closing and not self._asked and not self._endings:
+                return False
+            if wanted and self._saved_epoch == _epoch_of(wanted):
+                self._decide()  # of the epochs that ended meanwhile, the newest may be due
+        return True
+
+    def _settle_all(self) -> None:
+        while self._endings:
+            _, ending = self._endings[0]
+            try:
+                self._emit(ending())
+            except Fenced as fenced:
+                self._error = self._error or fenced
+                self._emit(ev.WorkerFenced(self._worker, str(fenced)))
+            except OrchestratorError as error:
+                self._error = self._error or error
+                self._emit(ev.WorkerFailed(self._worker, error))
+            except Exception as error:
+                logger.exception("the end of a member could not be published")
+                self._error = self._error or error
+                bug = OrchestratorError(f"{type(error).__name__}: {error}", where=self._worker)
+                self._emit(ev.WorkerFailed(self._worker, bug))
+            with self._changed:  # after its event: until then the worker says that it is publishing
+                self._endings.popleft()
+
+    def _save(self, snapshots: Sequence[Snapshot]) -> None:
+        self._began = self._monotonic()
+        epoch = _epoch_of(snapshots)
+        try:
+            records = self._publish(snapshots)
+        except (StoreUnavailable, OSError) as error:  # the next epoch tries again
+            logger.warning("epoch %s could not be saved: %s", epoch, error)
+            return
+        self._saved_epoch = epoch
+        for snapshot in snapshots:
+            self._emit(ev.Checkpointed(self._worker, snapshot.member, snapshot.epoch))
+        self._collect(records)
+
+    def _publish(self, snapshots: Sequence[Snapshot]) -> Mapping[int, Mapping[str, Any]]:
+        """Blobs first, the records last: only the records publish them."""
+        for snapshot in snapshots:
+            best, known = snapshot.best, self._best.get(snapshot.member)
+            if best is not None and (known is None or known[0] != best.epoch):
+                path = self._folder / "best.blob"
+                write_best(best, path)
+                self._best[snapshot.member] = best.epoch, self._put(path)
         path = self._folder / "state.blob"
-        write_checkpoint([snapshot], path)
-        record = self._attempt.log.append(
+        write_checkpoint(snapshots, path)
+        state = self._put(path)
+        return {snapshot.member: self._record(row, snapshot, state) for row, snapshot in enumerate(snapshots)}
+
+    def _record(self, row: int, snapshot: Snapshot, state: Mapping[str, JSON]) -> Mapping[str, Any]:
+        best = snapshot.best
+        record = self._attempts[snapshot.member].log.append(
             "checkpoint",
             epoch=snapshot.epoch,
-            state=self._put(path),
-            row=0,
-            best=self._best[1] if best is not None and self._best is not None else None,
+            state=state,
+            row=row,
+            best=None if best is None else self._best[snapshot.member][1],
             best_epoch=None if best is None else best.epoch,
             rng=[snapshot.seed, snapshot.epoch],
-            versions=dict(self._attempt.versions),
+            versions=dict(self._versions),
             scores={name: value for name, value in snapshot.logs.items() if math.isfinite(value)},
             stopped=snapshot.stopped,
             at=round(self._epoch(), 3),
@@ -228,15 +298,24 @@ class Saver:
     def _put(self, path: Path) -> Mapping[str, JSON]:
         return put_blob_file(self._store, self._layout, str(path), patience=self._patience).to_json()
 
-    def _collect(self, newest: Mapping[str, Any]) -> None:
-        """Delete what the newest checkpoints have superseded. What cannot be deleted is left for `prune`."""
-        self._kept.insert(0, newest)
-        needed = {key for body in self._kept[:KEPT] for key in _keys(body)}
-        for body in self._kept[KEPT:]:
-            for key in _keys(body) - needed:
-                with suppress(OrchestratorError):
-                    self._store.delete(key)
-        del self._kept[KEPT:]
+    def _collect(self, newest: Mapping[int, Mapping[str, Any]]) -> None:
+        """Delete what the newest checkpoints have superseded. What cannot be deleted is left for `prune`.
+
+        A member that is through keeps its last ones: should its model be lost, its best epoch may be reached from them.
+        """
+        for member, body in newest.items():
+            self._kept[member].insert(0, body)
+        needed = {key for kept in self._kept.values() for body in kept[:KEPT] for key in _keys(body)}
+        superseded = {key for kept in self._kept.values() for body in kept[KEPT:] for key in _keys(body)} - needed
+        for key in superseded:
+            with suppress(OrchestratorError):
+                self._store.delete(key)
+        for kept in self._kept.values():
+            del kept[KEPT:]
+
+
+def _epoch_of(snapshots: Sequence[Snapshot]) -> int:
+    return snapshots[0].epoch if snapshots else 0
 
 
 def _keys(checkpoint: Mapping[str, Any]) -> set[str]:

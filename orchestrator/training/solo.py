@@ -183,14 +183,17 @@ def make_late(
 
 
 def _tune(model: keras.Model, train: TrainSpec, device: Device, num_steps: int) -> None:
-    """Settings of speed that leave the numbers alone. XLA loses on a CPU with small models, so `auto` is off there."""
+    """Settings of speed that leave the numbers alone.
+
+    TensorFlow's XLA loses on a CPU with small models, so `auto` is off there; JAX knows nothing else.
+    """
     if train.steps_per_execution == "auto":
         model.steps_per_execution = choose_steps_per_execution(num_steps, train.epochs)
     else:
         model.steps_per_execution = train.steps_per_execution
     if train.jit_compile != "auto":
         model.jit_compile = train.jit_compile
-    elif device.kind == "cpu":
+    elif device.backend == "tensorflow" and device.kind == "cpu":
         model.jit_compile = False
 
 

@@ -19,6 +19,7 @@ from orchestrator.planning.ports import Clock, Cluster
 from orchestrator.spec import Job, parse_job
 from orchestrator.storage.log import Log
 from orchestrator.testing import FakeClock, FakeCluster, MemoryStore
+from tests.support.packs import train_alone
 
 EPOCHS = 20
 ROWS = {"train": 60, "validation": 20, "test": 20}
@@ -102,7 +103,7 @@ def ray_cluster(job: Job, project: Path) -> Iterator[Callable[[], Cluster]]:
     from orchestrator.cluster.ray_cluster import RayCluster
     from orchestrator.cluster.session import connect
     from orchestrator.planning.placement import Placement
-    from orchestrator.training.program import WorkerSetup
+    from orchestrator.training.setup import WorkerSetup
     from tests.support.light_program import LightProgram
 
     session = connect(None, str(project))
@@ -156,7 +157,7 @@ def test_a_worker_is_ready_before_anything_else_is_heard_of_it(subject: Subject)
 
 def test_epochs_come_in_order_then_the_member_then_the_idle_worker(subject: Subject) -> None:
     subject.start("w0")
-    subject.cluster.send([cmd.TrainPack("w0", 0)])
+    subject.cluster.send([train_alone("w0", 0)])
     subject.until(is_a(ev.WorkerIdle, "w0"))
     ready, *epochs, trained, idle = subject.of("w0")
     assert isinstance(ready, ev.WorkerReady)
@@ -169,7 +170,7 @@ def test_epochs_come_in_order_then_the_member_then_the_idle_worker(subject: Subj
 
 def test_a_worker_takes_one_command_after_another(subject: Subject) -> None:
     subject.start("w0")
-    for command in (cmd.Preflight("w0"), cmd.TrainPack("w0", 1), cmd.Predict("w0", 1)):
+    for command in (cmd.Preflight("w0"), train_alone("w0", 1), cmd.Predict("w0", 1)):
         subject.cluster.send([command])
         subject.heard.clear()
         subject.until(is_a(ev.WorkerIdle, "w0"))
@@ -178,7 +179,7 @@ def test_a_worker_takes_one_command_after_another(subject: Subject) -> None:
 
 def test_workers_train_side_by_side_and_each_keeps_its_order(subject: Subject) -> None:
     subject.cluster.send([cmd.StartWorker("w0"), cmd.StartWorker("w1")])
-    subject.cluster.send([cmd.TrainPack("w0", 0), cmd.TrainPack("w1", 1)])
+    subject.cluster.send([train_alone("w0", 0), train_alone("w1", 1)])
     subject.until(lambda event: isinstance(event, ev.WorkerIdle), times=2)
     for member, worker in enumerate(("w0", "w1")):
         epochs = [e for e in subject.of(worker) if isinstance(e, ev.EpochEnded)]
@@ -188,7 +189,7 @@ def test_workers_train_side_by_side_and_each_keeps_its_order(subject: Subject) -
 def test_nothing_is_heard_of_a_killed_worker_and_the_other_works_on(subject: Subject) -> None:
     subject.start("w0")
     subject.start("w1")
-    subject.cluster.send([cmd.TrainPack("w0", 0), cmd.TrainPack("w1", 1)])
+    subject.cluster.send([train_alone("w0", 0), train_alone("w1", 1)])
     subject.until(is_a(ev.EpochEnded, "w0"))
     subject.cluster.send([cmd.KillWorker("w0")])
     subject.heard.clear()
@@ -215,7 +216,7 @@ keeps_checkpoints = pytest.mark.parametrize("subject", ["fake"], indirect=True)
 @keeps_checkpoints
 def test_saving_now_waits_for_nothing_and_the_member_goes_on_where_it_was_saved(subject: Subject) -> None:
     subject.start("w0")
-    subject.cluster.send([cmd.TrainPack("w0", 0)])
+    subject.cluster.send([train_alone("w0", 0)])
     subject.until(is_a(ev.EpochEnded, "w0"), times=3)
     subject.cluster.send([cmd.SaveNow("w0", stop=True)])
     subject.until(is_a(ev.WorkerIdle, "w0"))
@@ -223,7 +224,7 @@ def test_saving_now_waits_for_nothing_and_the_member_goes_on_where_it_was_saved(
     assert told[-2:] == [ev.Saved, ev.WorkerIdle]
     assert ev.MemberTrained not in told
     assert 3 <= told.count(ev.EpochEnded) < EPOCHS
-    subject.cluster.send([cmd.TrainPack("w0", 0)])
+    subject.cluster.send([train_alone("w0", 0)])
     subject.until(is_a(ev.MemberTrained, "w0"))
     epochs = [event.epoch for event in subject.of("w0") if isinstance(event, ev.EpochEnded)]
     assert epochs == list(range(1, EPOCHS + 1)), "no epoch twice, none left out"
@@ -232,7 +233,7 @@ def test_saving_now_waits_for_nothing_and_the_member_goes_on_where_it_was_saved(
 @keeps_checkpoints
 def test_saving_without_a_stop_lets_the_member_train_on(subject: Subject) -> None:
     subject.start("w0")
-    subject.cluster.send([cmd.TrainPack("w0", 0)])
+    subject.cluster.send([train_alone("w0", 0)])
     subject.until(is_a(ev.EpochEnded, "w0"))
     subject.cluster.send([cmd.SaveNow("w0")])
     subject.until(is_a(ev.WorkerIdle, "w0"))
@@ -244,7 +245,7 @@ def test_saving_without_a_stop_lets_the_member_train_on(subject: Subject) -> Non
 @keeps_checkpoints
 def test_a_late_member_is_published_from_its_newest_checkpoint_or_there_is_nothing_to_publish(subject: Subject) -> None:
     subject.start("w0")
-    subject.cluster.send([cmd.TrainPack("w0", 0)])
+    subject.cluster.send([train_alone("w0", 0)])
     subject.until(is_a(ev.Checkpointed, "w0"))
     subject.cluster.send([cmd.SaveNow("w0", stop=True)])
     subject.until(is_a(ev.WorkerIdle, "w0"))
@@ -263,7 +264,7 @@ def test_commands_for_workers_that_are_gone_or_never_were_change_nothing(subject
     subject.start("w0")
     subject.cluster.send([cmd.KillWorker("w0")])
     subject.heard.clear()
-    subject.cluster.send([cmd.Predict("w0", 0), cmd.KillWorker("w0"), cmd.TrainPack("nobody", 0)])
+    subject.cluster.send([cmd.Predict("w0", 0), cmd.KillWorker("w0"), train_alone("nobody", 0)])
     subject.start("w1")
     assert {getattr(event, "worker", "w1") for event in subject.heard} == {"w1"}
 
@@ -282,13 +283,13 @@ def test_a_poll_without_events_ends_when_its_time_is_over(subject: Subject) -> N
 
 def test_sending_does_not_wait_for_the_work(subject: Subject) -> None:
     began = time.monotonic()
-    subject.cluster.send([cmd.StartWorker("w0"), cmd.TrainPack("w0", 0), cmd.StartWorker("w1")])
+    subject.cluster.send([cmd.StartWorker("w0"), train_alone("w0", 0), cmd.StartWorker("w1")])
     assert time.monotonic() - began < PATIENCE_S
 
 
 def test_nothing_is_heard_after_the_close_which_may_come_twice(subject: Subject) -> None:
     subject.start("w0")
-    subject.cluster.send([cmd.TrainPack("w0", 0)])
+    subject.cluster.send([train_alone("w0", 0)])
     subject.cluster.close()
     subject.cluster.close()
     subject.heard.clear()

@@ -23,12 +23,14 @@ from orchestrator.storage.blobs import get_blob_file
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
 from orchestrator.storage.records import BlobRef
-from orchestrator.training import program as program_module
+from orchestrator.training import train_pack
 from orchestrator.training.checkpoint import read_best
 from orchestrator.training.device import Device
-from orchestrator.training.program import Program, WorkerSetup
+from orchestrator.training.program import Program
 from orchestrator.training.publish import weights_digest
+from orchestrator.training.setup import WorkerSetup
 from tests.support.in_process import load
+from tests.support.packs import train_alone
 from tests.support.tiny_jobs import TinyProject
 
 pytestmark = pytest.mark.slow
@@ -109,10 +111,12 @@ class Life:
         module = importlib.import_module(self.module_name)
         module.hook = None if hook is None else lambda epoch, batch: hook(self, epoch, batch)
         self.program.handle(command, self.dataset)
-        return self.events
+        self.program.close()  # what is published beside the next command is told after `idle`: here, before it
+        idle = [event for event in self.events if isinstance(event, ev.WorkerIdle)]
+        return [*(event for event in self.events if event not in idle), *(ev.WorkerIdle("w") for _ in idle)]
 
     def train(self, hook: Hook | None = None) -> Sequence[ev.Event]:
-        return self.work(cmd.TrainPack("w", 0), hook)
+        return self.work(train_alone("w", 0), hook)
 
     def save_now(self) -> None:
         """From within training: have the newest finished epoch published, and wait until it is."""
@@ -252,9 +256,9 @@ def test_checkpoints_that_are_damaged_or_gone_cost_time_and_no_bit(
 def test_a_checkpoint_of_other_versions_is_refused_with_the_difference(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = program_module._versions()
+    now = train_pack.versions("tensorflow")
     with monkeypatch.context() as patch:
-        patch.setattr(program_module, "_versions", lambda: {**now, "keras": "3.0.0"})
+        patch.setattr(train_pack, "versions", lambda backend: {**now, "keras": "3.0.0"})
         with pytest.raises(Killed):
             life.train(KILLED)
     before = life.kinds()

@@ -8,6 +8,7 @@ import threading
 from orchestrator.api import SystemClock
 from orchestrator.attach import Start, become_coordinator
 from orchestrator.controller import Controller, RunRequest
+from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.progress import SilentProgress
@@ -94,7 +95,7 @@ def _control(store: Store, log: Log, clock: FakeClock) -> Result:
     request = RunRequest(job, plan, LAYOUT, run_id="tuesday", spec_digest="5" * 64, code_digest="c" * 64)
     cluster = FakeCluster(store, LAYOUT, plan, coord_term=log.term, clock=clock, epochs=1)
     return Controller(
-        request, store=store, log=log, cluster=cluster, clock=clock, progress=SilentProgress(), num_workers=1
+        request, store=store, log=log, cluster=cluster, clock=clock, progress=SilentProgress(), crew=Crew(1)
     ).run()
 
 

@@ -29,8 +29,9 @@ from orchestrator.planning import events as ev
 from orchestrator.planning.placement import Placement
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.spec import parse_job
-from orchestrator.training.program import WorkerSetup
+from orchestrator.training.setup import WorkerSetup
 from tests.support.light_program import LightProgram
+from tests.support.packs import train_alone
 
 HEALTH = {  # a dead node is known after some two seconds instead of a minute
     "health_check_initial_delay_ms": 0,
@@ -243,7 +244,7 @@ class Cases:
             for event in cluster.poll(0.5):
                 if isinstance(event, ev.WorkerReady):
                     nodes[event.worker] = self.names[event.node]
-                    cluster.send([cmd.TrainPack(event.worker, 0)])
+                    cluster.send([train_alone(event.worker, 0)])
                 if isinstance(event, ev.EpochEnded):
                     logs[event.worker] = event.logs
             if len(logs) == num_workers:

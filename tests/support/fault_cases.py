@@ -28,6 +28,7 @@ from orchestrator.planning import events as ev
 from tests.support.cluster_cases import HEALTH
 from tests.support.fault_runs import LightRun, light_job, state_of, strike, wait_until
 from tests.support.light_trainer import Faults
+from tests.support.packs import train_alone
 
 EPOCHS = 10
 NODE = {"object_store_memory": 80_000_000}
@@ -280,7 +281,7 @@ class Cases:
         run.stage.start_gate.touch()
         claims = len(run.stage.told("claim"))
         worker = ray.remote(Worker).options(num_cpus=0, max_concurrency=3).remote(run.setup, run.program)
-        ray.get(worker.command.remote(cmd.TrainPack("", 0), None))
+        ray.get(worker.command.remote(train_alone("", 0), None))
         ray.get(worker.interrupt.remote(cmd.SaveNow("", stop=True)))
         said = [type(event).__name__ for event in ray.get(worker.events.remote(1.0))]
         run.stage.start_gate.unlink()

@@ -27,7 +27,7 @@ from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
 from orchestrator.storage.records import BlobRef, Record
-from orchestrator.training.program import WorkerSetup
+from orchestrator.training.setup import WorkerSetup
 from tests.support.light_trainer import Faults, LightTrainer, Stage, model_bytes
 
 WAIT_S = 60.0

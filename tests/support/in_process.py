@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.models.build import import_function
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
-from orchestrator.planning.placement import ClusterShape, NodeShape
+from orchestrator.planning.placement import ClusterShape, Crew, NodeShape
 from orchestrator.planning.seeds import split_seed
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result
@@ -21,7 +23,8 @@ from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
 from orchestrator.storage.probe import probe
 from orchestrator.training.data import Dataset, load_dataset
-from orchestrator.training.program import Program, WorkerSetup
+from orchestrator.training.program import Program
+from orchestrator.training.setup import WorkerSetup
 
 
 def load(job: Job) -> Dataset:
@@ -36,14 +39,14 @@ class InProcessCluster:
     """The `Cluster` port with one worker at a time, whose program runs in `send`."""
 
     def __init__(self, setup: WorkerSetup) -> None:
-        self._events: list[ev.Event] = []
+        self._events: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()
         self._dataset: Dataset | None = None
         try:
             self._dataset = load(setup.job)
             rows = {name: split.num_rows for name, split in self._dataset.splits()}
-            self._events.append(ev.DataLoaded(self._dataset.fingerprint, rows))
+            self._events.put(ev.DataLoaded(self._dataset.fingerprint, rows))
         except OrchestratorError as error:
-            self._events.append(ev.DataFailed(error))
+            self._events.put(ev.DataFailed(error))
         self._setup = setup
         self._program: Program | None = None
 
@@ -54,19 +57,25 @@ class InProcessCluster:
         for command in commands:
             if isinstance(command, cmd.StartWorker):
                 setup = replace(self._setup, worker=command.worker)
-                self._program = Program(setup, lambda event: self._events.append(event), lambda: None)
+                self._program = Program(setup, self._events.put, lambda: None)
                 self._program.start()
-                self._events.append(ev.WorkerReady(command.worker, node="here", pid=1))
+                self._events.put(ev.WorkerReady(command.worker, node="here", pid=1))
             elif isinstance(command, cmd.SaveNow) and self._program:
                 self._program.interrupt(command)
             elif not isinstance(command, cmd.KillWorker) and self._program and self._dataset:
                 self._program.handle(command, self._dataset)
 
     def poll(self, timeout_s: float) -> Sequence[ev.Event]:
-        happened, self._events = self._events, []
+        happened: list[ev.Event] = []
+        with suppress(queue.Empty):
+            happened.append(self._events.get(timeout=timeout_s))
+            while True:
+                happened.append(self._events.get_nowait())
         return happened
 
     def close(self) -> None:
+        if self._program is not None:
+            self._program.close()
         self._program = None
 
 
@@ -101,7 +110,7 @@ def run_in_process(
         cluster=InProcessCluster(setup),
         clock=api.SystemClock(),
         progress=progress or SilentProgress(),
-        num_workers=1,
+        crew=Crew(1),
         interruption=interruption,
     )
     return controller.run()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.training.data import Dataset
-from orchestrator.training.program import WorkerSetup
+from orchestrator.training.setup import WorkerSetup
 
 BATCH_S = 0.02
 
@@ -40,13 +40,13 @@ class LightProgram:
         match command:
             case cmd.Preflight():
                 self._emit(ev.PreflightPassed(name, "multiclass", "cpu", True, {}, {}))
-            case cmd.TrainPack(pack=pack):
+            case cmd.TrainPack(members=(member,)):
                 epochs = self._setup.job.train.epochs
                 for epoch in range(1, epochs + 1):
                     threading.Event().wait(BATCH_S)
                     self._on_batch()
-                    self._emit(ev.EpochEnded(name, pack, epoch, epochs, _seen(dataset)))
-                self._emit(ev.MemberTrained(name, pack))
+                    self._emit(ev.EpochEnded(name, member, epoch, epochs, _seen(dataset)))
+                self._emit(ev.MemberTrained(name, member))
             case cmd.Predict(member=member):
                 self._emit(ev.MemberPredicted(name, member, {}))
         self._emit(ev.WorkerIdle(name))

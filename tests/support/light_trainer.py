@@ -31,7 +31,7 @@ from orchestrator.storage.open import open_store
 from orchestrator.storage.records import JSON, BlobRef
 from orchestrator.storage.tables import history_to_parquet, labels_to_parquet, predictions_to_parquet
 from orchestrator.training.data import Dataset
-from orchestrator.training.program import WorkerSetup
+from orchestrator.training.setup import WorkerSetup
 
 EPOCH_S = 0.05
 NUM_CLASSES = 3
@@ -171,8 +171,8 @@ class LightTrainer:
                 case cmd.Preflight():
                     labels = {split: self._keep(labels_to_parquet(rows)) for split, rows in _labels(dataset).items()}
                     self._emit(ev.PreflightPassed(name, "multiclass", "cpu", True, {"light": "1"}, labels))
-                case cmd.TrainPack(pack=pack):
-                    for member in plan.packs[pack].members:
+                case cmd.TrainPack(members=members):
+                    for member in members:
                         self._train(plan.members[member])
                 case cmd.PublishLate(member=member):
                     self._publish_late(plan.members[member])

@@ -26,6 +26,7 @@ from orchestrator.errors import (
     TimedOut,
 )
 from orchestrator.planning import commands as cmd
+from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.progress import SilentProgress
@@ -85,7 +86,7 @@ class Site:
             cluster=self.cluster,
             clock=self.clock,
             progress=self.notes,
-            num_workers=num_workers,
+            crew=Crew(num_workers),
             give_up_at=None if timeout_s is None else self.clock.monotonic() + timeout_s,
             interruption=interruption,
         )
@@ -106,7 +107,7 @@ class Site:
 
     def trained(self) -> list[int]:
         """Members that the newest coordinator sent to training."""
-        return [command.pack for command in self.cluster.sent if isinstance(command, cmd.TrainPack)]
+        return [i for command in self.cluster.sent if isinstance(command, cmd.TrainPack) for i in command.members]
 
 
 class Killed(BaseException):
@@ -164,7 +165,7 @@ def test_the_log_of_a_run_tells_its_story_in_order() -> None:
     site.start()
     assert site.kinds() == ["claim", "opened", "packed", "selection", "done"]
     assert [site.member_kinds(member) for member in range(3)] == [["claim", *["checkpoint"] * 3, "final"]] * 3
-    assert site.body("packed") == {"packs": [{"members": [i], "engine": "solo"} for i in range(3)]}
+    assert site.body("packed")["packs"] == [{"members": [i], "engine": "solo"} for i in range(3)]
 
 
 def test_result_json_is_the_blob_that_done_names() -> None:

@@ -25,6 +25,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 from orchestrator.controller import Controller, RunRequest
 from orchestrator.ensemble.metrics import TaskKind
 from orchestrator.errors import Fenced, MissingObject
+from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import read_member, read_run
@@ -126,7 +127,7 @@ def template() -> Template:
     rows = {"train": 4, "validation": 6}
     cluster = FakeCluster(store, LAYOUT, plan, coord_term=log.claim(), clock=clock, epochs=1, rows=rows)
     Controller(
-        request, store=store, log=log, cluster=cluster, clock=clock, progress=SilentProgress(), num_workers=1
+        request, store=store, log=log, cluster=cluster, clock=clock, progress=SilentProgress(), crew=Crew(1)
     ).run()
     memory = read_run(log.records())
     blobs = {key: store.get(key) for key in store.list(f"{LAYOUT.root}/blobs")}

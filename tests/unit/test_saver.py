@@ -125,15 +125,17 @@ class Bench:
         store = store or self.store
         log = Log.open(store, MEMBER_LOG, deadline_s=patience.deadline_s)
         log.claim()
-        recovered = newest_checkpoint(store, read_member(log.records()).checkpoints, 0, VERSIONS, self.folder)
-        self.resumed = recovered.snapshot
+        recovered = newest_checkpoint(store, {0: read_member(log.records()).checkpoints}, VERSIONS, self.folder)
+        self.resumed = recovered.snapshots.get(0)
+        files = AttemptFiles(store, LAYOUT.attempt_prefix(0, log.term), self.folder / "files")
         saver = Saver(
             store,
             LAYOUT,
-            Attempt("w", 0, log, VERSIONS, recovered.checkpoints),
+            "w",
+            [Attempt(0, log, files, recovered.checkpoints.get(0, ()))],
             faults,
             self.folder,
-            AttemptFiles(store, LAYOUT.attempt_prefix(0, log.term), self.folder / "files"),
+            VERSIONS,
             self.events,
             monotonic=self.clock.monotonic,
             epoch=self.clock.epoch,
@@ -145,7 +147,7 @@ class Bench:
     def publish(self, saver: Saver, *snapshots: Snapshot) -> None:
         """Have each published, and wait for it and for what follows it."""
         for each in snapshots:
-            saver.keep(each)
+            saver.keep([each])
             self.save_now(saver)
 
     def save_now(self, saver: Saver, *, stop: bool = False) -> None:
@@ -180,7 +182,7 @@ def named(body: Mapping[str, Any]) -> set[str]:
 
 def test_the_record_comes_after_the_blobs_that_it_names(bench: Bench) -> None:
     saver = bench.open_saver()
-    saver.keep(snapshot(1, best=1))
+    saver.keep([snapshot(1, best=1)])
     bench.events.wait(checkpointed(1))
     (body,) = bench.bodies()
     writes = bench.memory.writes
@@ -193,7 +195,7 @@ def test_the_record_says_what_resuming_needs(bench: Bench) -> None:
     saver = bench.open_saver()
     bench.clock.advance(3)
     kept = snapshot(2, best=1, stopped=True, logs={"loss": 0.5, "val_loss": float("nan")})
-    saver.keep(kept)
+    saver.keep([kept])
     bench.events.wait(checkpointed(2))
     (body,) = bench.bodies()
     assert {name: value for name, value in body.items() if name not in ("state", "best")} == {
@@ -256,10 +258,10 @@ def test_a_blob_cut_off_on_its_way_is_named_by_no_record(bench: Bench) -> None:
 def test_of_the_epochs_that_end_during_an_upload_the_newest_is_next_and_the_others_are_skipped(bench: Bench) -> None:
     saver = bench.open_saver()
     bench.memory.gate.clear()
-    saver.keep(snapshot(1))
+    saver.keep([snapshot(1)])
     assert bench.memory.uploading.wait(DEADLINE_S)
-    saver.keep(snapshot(2))
-    saver.keep(snapshot(3))
+    saver.keep([snapshot(2)])
+    saver.keep([snapshot(3)])
     bench.memory.gate.set()
     bench.events.wait(checkpointed(3))
     saver.close()
@@ -270,9 +272,9 @@ def test_of_the_epochs_that_end_during_an_upload_the_newest_is_next_and_the_othe
 def test_an_epoch_that_ends_during_an_upload_waits_for_its_interval_like_any_other(bench: Bench) -> None:
     saver = bench.open_saver(FaultsSpec(checkpoint_every_epochs=2))
     bench.memory.gate.clear()
-    saver.keep(snapshot(2))
+    saver.keep([snapshot(2)])
     assert bench.memory.uploading.wait(DEADLINE_S)
-    saver.keep(snapshot(3))
+    saver.keep([snapshot(3)])
     bench.memory.gate.set()
     saver.close()
     assert bench.epochs() == [2]
@@ -284,7 +286,7 @@ def test_the_first_checkpoint_by_seconds_waits_for_the_interval(
 ) -> None:
     saver = bench.open_saver(FaultsSpec(checkpoint_every_s=30))
     bench.clock.advance(seconds)
-    saver.keep(snapshot(1))
+    saver.keep([snapshot(1)])
     saver.close()
     assert bench.epochs() == epochs
 
@@ -295,10 +297,10 @@ def test_the_next_checkpoint_by_seconds_waits_for_another_interval(
 ) -> None:
     saver = bench.open_saver(FaultsSpec(checkpoint_every_s=30))
     bench.clock.advance(100)
-    saver.keep(snapshot(1))
+    saver.keep([snapshot(1)])
     bench.save_now(saver)
     bench.clock.advance(seconds)
-    saver.keep(snapshot(2))
+    saver.keep([snapshot(2)])
     saver.close()
     assert bench.epochs() == epochs
 
@@ -306,7 +308,7 @@ def test_the_next_checkpoint_by_seconds_waits_for_another_interval(
 def test_checkpoints_by_epochs_count_from_the_last_one(bench: Bench) -> None:
     saver = bench.open_saver(FaultsSpec(checkpoint_every_epochs=2))
     for epoch in range(1, 6):
-        saver.keep(snapshot(epoch))
+        saver.keep([snapshot(epoch)])
         if epoch % 2 == 0:
             bench.events.wait(checkpointed(epoch))
             bench.save_now(saver)
@@ -317,8 +319,8 @@ def test_checkpoints_by_epochs_count_from_the_last_one(bench: Bench) -> None:
 def test_a_member_that_goes_on_counts_from_the_epoch_it_resumed(bench: Bench) -> None:
     bench.publish(bench.open_saver(ON_DEMAND), snapshot(3))
     saver = bench.open_saver(FaultsSpec(checkpoint_every_epochs=2))
-    saver.keep(snapshot(4))
-    saver.keep(snapshot(5))
+    saver.keep([snapshot(4)])
+    saver.keep([snapshot(5)])
     bench.events.wait(checkpointed(5))
     saver.close()
     assert bench.epochs() == [3, 5]
@@ -326,8 +328,8 @@ def test_a_member_that_goes_on_counts_from_the_epoch_it_resumed(bench: Bench) ->
 
 def test_save_now_publishes_the_newest_finished_epoch_and_then_says_so(bench: Bench) -> None:
     saver = bench.open_saver(ON_DEMAND)
-    saver.keep(snapshot(1))
-    saver.keep(snapshot(2))
+    saver.keep([snapshot(1)])
+    saver.keep([snapshot(2)])
     bench.save_now(saver)
     assert bench.epochs() == [2]
     assert bench.events.all() == [checkpointed(2), SAVED]
@@ -337,9 +339,9 @@ def test_save_now_publishes_the_newest_finished_epoch_and_then_says_so(bench: Be
 def test_save_now_waits_for_the_upload_under_way_and_then_publishes_what_is_newer(bench: Bench) -> None:
     saver = bench.open_saver()
     bench.memory.gate.clear()
-    saver.keep(snapshot(1))
+    saver.keep([snapshot(1)])
     assert bench.memory.uploading.wait(DEADLINE_S)
-    saver.keep(snapshot(2))
+    saver.keep([snapshot(2)])
     saver.save_now(stop=False)
     bench.memory.gate.set()
     bench.events.wait(SAVED)
@@ -356,7 +358,7 @@ def test_save_now_answers_when_there_is_nothing_to_publish(bench: Bench) -> None
 
 def test_save_now_does_not_publish_an_epoch_twice(bench: Bench) -> None:
     saver = bench.open_saver()
-    saver.keep(snapshot(1))
+    saver.keep([snapshot(1)])
     bench.save_now(saver)
     bench.save_now(saver)
     assert bench.epochs() == [1]
@@ -368,7 +370,7 @@ def test_save_now_answers_when_saving_fails(error: type[OrchestratorError], benc
     saver = bench.open_saver(ON_DEMAND)
     fault = Fault("put_file", "before", error=error)
     bench.store.inject(fault)
-    saver.keep(snapshot(1))
+    saver.keep([snapshot(1)])
     bench.save_now(saver)
     assert bench.store.fired[fault] == 1
     assert bench.events.all() == [SAVED]
@@ -377,7 +379,7 @@ def test_save_now_answers_when_saving_fails(error: type[OrchestratorError], benc
 
 def test_a_stop_publishes_the_newest_epoch_and_ends_the_training_at_its_next_look(bench: Bench) -> None:
     saver = bench.open_saver(ON_DEMAND)
-    saver.keep(snapshot(4))
+    saver.keep([snapshot(4)])
     saver.check()
     bench.save_now(saver, stop=True)
     assert bench.epochs() == [4]
@@ -419,7 +421,7 @@ def test_while_the_store_is_out_of_reach_training_goes_on_and_a_later_epoch_is_p
     assert bench.store.fired[fault] == 1
     assert "epoch 1 could not be saved" in caplog.text
     saver.check()
-    saver.keep(snapshot(2, best=1))
+    saver.keep([snapshot(2, best=1)])
     bench.events.wait(checkpointed(2))
     assert bench.epochs() == [2]
     assert named(bench.bodies()[0]) <= bench.blobs()
@@ -519,7 +521,7 @@ def test_a_damaged_newer_checkpoint_never_costs_the_older_one_that_was_resumed(b
 def test_close_waits_for_the_upload_under_way(bench: Bench) -> None:
     saver = bench.open_saver()
     bench.memory.gate.clear()
-    saver.keep(snapshot(1))
+    saver.keep([snapshot(1)])
     assert bench.memory.uploading.wait(DEADLINE_S)
     at_close: list[list[int]] = []
     closer = threading.Thread(target=lambda: (saver.close(), at_close.append(bench.epochs())))
@@ -534,7 +536,7 @@ def test_close_waits_for_the_upload_under_way(bench: Bench) -> None:
 def test_close_says_when_an_upload_does_not_come_to_its_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     saver = bench.open_saver()
     bench.memory.gate.clear()
-    saver.keep(snapshot(1))
+    saver.keep([snapshot(1)])
     assert bench.memory.uploading.wait(DEADLINE_S)
     with monkeypatch.context() as patch:
         patch.setattr(saver_module, "CLOSE_S", 0.01)
@@ -559,7 +561,7 @@ def test_whoever_closes_a_saver_has_the_log_for_its_own(bench: Bench) -> None:
     saver = bench.open_saver()
     bench.publish(saver, snapshot(1))
     saver.close()
-    saver.keep(snapshot(2))
+    saver.keep([snapshot(2)])
     saver.close()
     assert bench.epochs() == [1]
 
@@ -568,7 +570,8 @@ def test_the_log_of_the_attempt_is_sent_by_the_end(bench: Bench) -> None:
     log = Log.open(bench.store, MEMBER_LOG)
     log.claim()
     files = AttemptFiles(bench.store, LAYOUT.attempt_prefix(0, log.term), bench.folder / "files")
-    saver = Saver(bench.store, LAYOUT, Attempt("w", 0, log, VERSIONS), ON_DEMAND, bench.folder, files, bench.events)
+    attempts = [Attempt(0, log, files)]
+    saver = Saver(bench.store, LAYOUT, "w", attempts, ON_DEMAND, bench.folder, VERSIONS, bench.events)
     files.write("epoch 1\n")
     saver.close()
     chunks = bench.memory.list(LAYOUT.attempt_prefix(0, log.term))

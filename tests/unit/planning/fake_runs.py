@@ -11,6 +11,8 @@ from planning_examples import plan
 from orchestrator.errors import Interrupted
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
+from orchestrator.planning.packs import packs_to_json
+from orchestrator.planning.placement import Crew
 from orchestrator.planning.recovery import read_member, read_run
 from orchestrator.planning.schedule import Settings, State, begin, step
 from orchestrator.spec import FaultsSpec
@@ -58,7 +60,7 @@ class Run:
         )
         settings = Settings(
             self.the_plan,
-            num_workers,
+            Crew(num_workers),
             self.faults,
             self.quorum,
             cutoff=None if cutoff_s is None else self.began + cutoff_s,
@@ -106,6 +108,8 @@ class Run:
             match command:
                 case cmd.RecordEnded(member=member, attempt=attempt, cause=cause):
                     self.log.append("ended", member=member, attempt=attempt, cause=cause.value)
+                case cmd.RecordPacked(packs=packs):
+                    self.log.append("packed", packs=packs_to_json(packs))
                 case cmd.Void(member=member, reason=reason):
                     self.lost_models.append(member)
                     self._claim(member).append("void", reason=reason)

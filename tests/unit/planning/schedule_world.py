@@ -18,6 +18,8 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.events import Cause
+from orchestrator.planning.packs import Architecture, Pack, PackingRules
+from orchestrator.planning.placement import Crew
 from orchestrator.planning.recovery import RunMemory
 from orchestrator.planning.schedule import Settings, begin, step
 from orchestrator.spec import FaultsSpec
@@ -30,16 +32,30 @@ class Busy:
     """What a worker of the world does.
 
     Attributes:
-        task, member: what, and on whom.
+        task, members: what, and on whom of those that are not settled.
+        publishing: whom it trained before and publishes meanwhile.
         settled: it has only `WorkerIdle` left to say.
+        pack: what it trains.
         told: it was told to save and to give up; `saved`: it did.
     """
 
     task: str
-    member: int | None = None
+    members: tuple[int, ...] = ()
+    publishing: tuple[int, ...] = ()
     settled: bool = False
+    pack: Pack | None = None
     told: bool = False
     saved: bool = False
+
+    @property
+    def unsettled(self) -> tuple[int, ...]:
+        return (*self.members, *self.publishing)
+
+    def settle(self, member: int) -> None:
+        self.publishing = tuple(i for i in self.publishing if i != member)
+        if member in self.members:
+            self.members = tuple(i for i in self.members if i != member)
+            self.settled = not self.members
 
 
 class World:
@@ -47,6 +63,8 @@ class World:
 
     Args:
         num_members, num_workers, quorum, faults, deadline, cutoff: of the run.
+        pack_size: of packs, trained by the fused engine; 1: each member alone, by `fit`.
+        packing, crew, solo_crew: instead of what follows from these.
         memory, trained, diverged: what predecessors left.
     """
 
@@ -59,12 +77,23 @@ class World:
         faults: FaultsSpec | None = None,
         deadline: float | None = None,
         cutoff: float | None = None,
+        pack_size: int = 1,
+        packing: PackingRules | None = None,
+        crew: Crew | None = None,
+        solo_crew: Crew | None = None,
         memory: RunMemory | None = None,
         trained: Sequence[int] = (),
         diverged: Mapping[int, str] | None = None,
     ) -> None:
         self.settings = Settings(
-            plan(num_members), num_workers, faults or FaultsSpec(), quorum, deadline=deadline, cutoff=cutoff
+            plan(num_members),
+            crew or Crew(num_workers),
+            faults or FaultsSpec(),
+            quorum,
+            deadline=deadline,
+            cutoff=cutoff,
+            packing=packing or PackingRules("fused" if pack_size > 1 else "solo", max_members=pack_size),
+            solo_crew=solo_crew,
         )
         self.cutoff = cutoff
         self.now = 0.0
@@ -87,7 +116,7 @@ class World:
         self._carry_out(commands)
 
     def step(self, *events: ev.Event) -> list[cmd.Command]:
-        """Let things happen; returns the commands that followed."""
+        """Let things happen; returns the commands that followed, but for the record of the packs."""
         before = len(self.sent)
         for event in events:
             self._happens(event)
@@ -96,7 +125,7 @@ class World:
             assert not (was_over and commands), "something was done after the end"
             self._carry_out(commands)
             self._check()
-        return self.sent[before:]
+        return [command for command in self.sent[before:] if not isinstance(command, cmd.RecordPacked)]
 
     def tick(self, seconds: float) -> list[cmd.Command]:
         """Let time pass."""
@@ -111,7 +140,7 @@ class World:
         """Data, workers (all that were started) and preflight are fine; the first worker checks."""
         names = workers or tuple(self.workers)
         self.step(ev.DataLoaded("f", {"train": 1}), *(ev.WorkerReady(name, "n", 1) for name in names))
-        return self.step(passed(names[0]), ev.WorkerIdle(names[0]))
+        return self.step(self.passed(names[0]), ev.WorkerIdle(names[0]))
 
     def possible(self) -> list[ev.Event]:
         """All good things that could happen next."""
@@ -119,22 +148,31 @@ class World:
         for name, busy in self.workers.items():
             if busy.task == "starting":
                 events.append(ev.WorkerReady(name, "n", 1))
-            elif busy.settled:
-                events.append(ev.WorkerIdle(name))
+            elif busy.settled or busy.saved:
+                events.append(ev.WorkerIdle(name, busy.publishing))
             elif busy.task == "preflight":
-                events.append(passed(name))
-            elif busy.saved:
-                events.append(ev.WorkerIdle(name))
+                events.append(self.passed(name))
             elif busy.told:
                 events.append(ev.Saved(name))
-            elif busy.task == "train" and busy.member is not None:
-                events += [ev.EpochEnded(name, busy.member, 1, 2, {}), ev.Checkpointed(name, busy.member, 1)]
-                events += [ev.Progress(name), ev.MemberTrained(name, busy.member)]
-            elif busy.task == "publish" and busy.member is not None:
-                events += [ev.MemberTrained(name, busy.member, late=True), ev.NothingToPublish(name, busy.member)]
-            elif busy.task == "predict" and busy.member is not None:
-                events.append(ev.MemberPredicted(name, busy.member, {}))
+            events += [ev.MemberTrained(name, member) for member in busy.publishing]
+            for member in busy.members:
+                events += self._good_news(name, busy, member)
         return events
+
+    def _good_news(self, name: str, busy: Busy, member: int) -> list[ev.Event]:
+        match busy.task:
+            case "train" if not busy.told:
+                news = [ev.EpochEnded(name, member, 1, 2, {}), ev.Checkpointed(name, member, 1), ev.Progress(name)]
+                return [*news, ev.MemberTrained(name, member), ev.WorkerIdle(name, busy.unsettled)]
+            case "publish":
+                return [ev.MemberTrained(name, member, late=True), ev.NothingToPublish(name, member)]
+            case "predict":
+                return [ev.MemberPredicted(name, member, {})]
+        return []
+
+    def passed(self, worker: str) -> ev.PreflightPassed:
+        """All is well; all members are of one architecture."""
+        return passed(worker, len(self.settings.plan.members))
 
     def mishaps(self) -> list[ev.Event]:
         """All that could go wrong next: errors and deaths of workers, and late words of those given up."""
@@ -147,14 +185,16 @@ class World:
         deaths = (Cause.CRASH, Cause.PREEMPTED, Cause.NODE_LOST, Cause.OUT_OF_MEMORY)
         events: list[ev.Event] = [ev.WorkerLost(name, cause, "gone") for cause in deaths]
         events.append(ev.NodeDraining(name, 30.0))
-        if busy.member is not None and not busy.settled:
+        for member in busy.unsettled:
             errors = (Cause.USER_ERROR, Cause.OUT_OF_MEMORY)
-            events += [ev.AttemptFailed(name, busy.member, cause, "error") for cause in errors]
+            events += [ev.AttemptFailed(name, member, cause, "error") for cause in errors]
             if busy.task == "train":
-                events += [ev.MemberDiverged(name, busy.member, "NaN"), ev.MemberTrained(name, busy.member)]
-            if busy.task == "predict":
-                events.append(ev.ModelLost(name, busy.member, "damaged"))
+                events += [ev.MemberDiverged(name, member, "NaN"), ev.MemberTrained(name, member)]
+            if busy.task == "predict" and member in busy.members:
+                events.append(ev.ModelLost(name, member, "damaged"))
             events.append(ev.WorkerFenced(name, "superseded"))
+        if busy.task == "train" and busy.members and busy.pack is not None and len(busy.pack.members) > 1:
+            events.append(ev.PackTooLarge(name, busy.pack.index, "no memory"))
         return events
 
     def _happens(self, event: ev.Event) -> None:
@@ -165,8 +205,10 @@ class World:
         match event:
             case ev.DataLoaded():
                 self.data_loaded = True
-            case ev.WorkerReady() | ev.WorkerIdle():
+            case ev.WorkerReady():
                 self.workers[event.worker] = Busy("idle")
+            case ev.WorkerIdle(publishing=publishing):
+                self.workers[event.worker] = Busy("idle", publishing=publishing)
             case ev.WorkerLost():
                 self._bury(event.worker)
             case ev.PreflightPassed():
@@ -175,15 +217,18 @@ class World:
             case ev.MemberTrained(member=member, late=late):
                 self.published.add(member)
                 self.late |= {member} if late else set()
-                self.workers[event.worker].settled = True
+                self.workers[event.worker].settle(member)
             case (
                 ev.MemberPredicted(member=member)
                 | ev.MemberDiverged(member=member)
                 | ev.NothingToPublish(member=member)
             ):
                 self.settled.add(member)
-                self.workers[event.worker].settled = True
-            case ev.AttemptFailed() | ev.ModelLost():
+                self.workers[event.worker].settle(member)
+            case ev.AttemptFailed(member=member) | ev.ModelLost(member=member):
+                self.workers[event.worker].settle(member)
+            case ev.PackTooLarge():
+                self.workers[event.worker].members = ()
                 self.workers[event.worker].settled = True
             case ev.Saved():
                 self.workers[event.worker].saved = True
@@ -214,12 +259,14 @@ class World:
                     assert not self.preflight_passed, "a second preflight"
                     assert all(busy.task != "preflight" for busy in self.workers.values()), "two preflights at once"
                     self._assign(worker, Busy("preflight"))
-                case cmd.TrainPack(worker=worker, pack=pack):
+                case cmd.TrainPack(worker=worker, pack=pack, members=members):
                     assert self.data_loaded
                     assert self.preflight_passed, "training before the preflight passed"
-                    assert pack not in self.published, "a published member is trained again"
+                    assert members
+                    assert set(members) <= set(pack.members)
+                    assert not set(members) & self.published, "a published member is trained again"
                     assert self.cutoff is None or self.now < self.cutoff, "training after the deadline"
-                    self._assign(worker, Busy("train", pack))
+                    self._assign(worker, Busy("train", members, pack=pack))
                 case cmd.SaveNow(worker=worker, stop=stop):
                     busy = self.workers[worker]
                     assert stop
@@ -231,16 +278,16 @@ class World:
                     assert self.cutoff is not None
                     assert self.now >= self.cutoff, "late before the deadline"
                     assert member not in self.published, "a published member is published again"
-                    self._assign(worker, Busy("publish", member))
+                    self._assign(worker, Busy("publish", (member,)))
                 case cmd.Void(member=member):
                     self.published.remove(member)
                     self.late.discard(member)
                 case cmd.RecordFailed(member=member):
-                    assert all(busy.member != member or busy.settled for busy in self.workers.values())
+                    assert all(member not in busy.unsettled for busy in self.workers.values())
                     assert member not in self.published, "a claim after `final`"
                 case cmd.Predict(worker=worker, member=member):
                     assert member in self.published, "nothing to predict with"
-                    self._assign(worker, Busy("predict", member))
+                    self._assign(worker, Busy("predict", (member,)))
                 case cmd.RecordEnded(member=member, attempt=attempt, cause=cause):
                     self.attempts[member] += 1
                     assert attempt == self.attempts[member], "attempts are numbered without gaps"
@@ -251,14 +298,15 @@ class World:
     def _assign(self, worker: str, task: Busy) -> None:
         assert self.workers[worker].task == "idle", f"{worker} is busy"
         assert worker not in self.drained, "work for a node that is being taken away"
-        if task.member is not None:
-            assert task.member not in self.settled, "a settled member gets more work"
-            at_work = [busy.member for busy in self.workers.values() if not busy.settled]
-            assert task.member not in at_work, "one member on two workers"
+        task.publishing = self.workers[worker].publishing
+        for member in task.members:
+            assert member not in self.settled, "a settled member gets more work"
+            at_work = [i for busy in self.workers.values() for i in busy.unsettled]
+            assert member not in at_work, "one member on two workers"
         self.workers[worker] = task
 
     def _check(self) -> None:
-        assert len(self.workers) <= self.settings.num_workers
+        assert len(self.workers) <= self.state.crew.num_workers
         assert set(self.state.workers) == set(self.workers)
         faults = self.settings.faults
         assert {index for index, member in self.state.members.items() if member.late} <= self.late
@@ -276,8 +324,16 @@ class World:
             assert (member.status == "failed") == spent, "a member fails exactly when a budget is gone"
 
 
-def passed(worker: str) -> ev.PreflightPassed:
-    return ev.PreflightPassed(worker, task="multiclass", device="cpu", deterministic=True, versions={}, labels={})
+def passed(worker: str, num_members: int = 0) -> ev.PreflightPassed:
+    return ev.PreflightPassed(
+        worker,
+        task="multiclass",
+        device="cpu",
+        deterministic=True,
+        versions={},
+        labels={},
+        architectures={index: Architecture("one") for index in range(num_members)},
+    )
 
 
 def walk(world: World, rnd: Random, mishaps: int, *, steps: int = 2_000) -> Counter[str]:

@@ -8,6 +8,7 @@ from schedule_world import World, commands_of, passed
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.events import Cause
+from tests.support.packs import train_alone
 
 SAVE = [cmd.SaveNow("w0", stop=True)]
 
@@ -27,7 +28,7 @@ def test_what_trains_on_a_draining_node_is_saved_and_goes_on_elsewhere_at_once()
         cmd.RecordEnded(0, 1, Cause.PREEMPTED, "its node is being taken away")
     ]
     assert sent[-2:] == [cmd.KillWorker("w0"), cmd.StartWorker("w1")]
-    assert world.step(ev.WorkerReady("w1", "other", 1)) == [cmd.TrainPack("w1", 0)], "without a delay"
+    assert world.step(ev.WorkerReady("w1", "other", 1)) == [train_alone("w1", 0)], "without a delay"
     assert world.state.members[0].preemptions == 1
 
 
@@ -36,7 +37,7 @@ def test_another_worker_that_is_free_takes_the_member() -> None:
     world.train_all_of("w1", 0)
     world.step(ev.MemberPredicted("w1", 0, {}), ev.WorkerIdle("w1"))
     sent = world.step(ev.NodeDraining("w0", None), ev.Saved("w0"), ev.WorkerIdle("w0"))
-    assert sent[-2:] == [cmd.KillWorker("w0"), cmd.TrainPack("w1", 1)], "the old one is ended before the new one begins"
+    assert sent[-2:] == [cmd.KillWorker("w0"), train_alone("w1", 1)], "the old one is ended before the new one begins"
 
 
 @pytest.mark.parametrize("cause", [Cause.NODE_LOST, Cause.CRASH, Cause.PREEMPTED, Cause.STALL])

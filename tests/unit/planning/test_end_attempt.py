@@ -10,6 +10,7 @@ from orchestrator.planning import events as ev
 from orchestrator.planning.events import Cause
 from orchestrator.planning.recovery import RunMemory
 from orchestrator.spec import FaultsSpec
+from tests.support.packs import train_alone
 
 NO_RETRY = FaultsSpec(max_crashes=0, max_out_of_memory=0)
 
@@ -27,7 +28,7 @@ def test_a_member_whose_model_is_lost_is_taken_back_and_trained_again() -> None:
     assert sent[:2] == [cmd.RecordEnded(0, 1, Cause.DAMAGED, "gone"), cmd.Void(0, "gone")]
     member = world.state.members[0]
     assert (member.status, member.trained_by, dict(member.predictions)) == ("waiting", None, {})
-    assert world.tick(61) == [cmd.TrainPack("w0", 0)]
+    assert world.tick(61) == [train_alone("w0", 0)]
     assert world.train_all_of("w0", 0) == [cmd.Predict("w0", 0)]
 
 
@@ -85,4 +86,4 @@ def test_a_worker_that_gives_a_member_up_without_a_word_costs_an_attempt_and_los
     world.get_ready()
     sent = world.step(ev.WorkerIdle("w0"))
     assert [command.cause for command in commands_of(sent, cmd.RecordEnded)] == [Cause.CRASH]
-    assert world.tick(61) == [cmd.TrainPack("w0", 0)]
+    assert world.tick(61) == [train_alone("w0", 0)]

@@ -10,6 +10,7 @@ from orchestrator.errors import ClusterUnavailable, QuorumMissed
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.events import Cause
+from orchestrator.planning.placement import Crew
 from orchestrator.planning.recovery import RunMemory
 from orchestrator.planning.schedule import Settings, begin
 from orchestrator.spec import FaultsSpec
@@ -50,7 +51,7 @@ def test_members_that_wait_are_published_from_what_earlier_starts_left_or_have_n
     world.step(ev.Saved("w0"), ev.WorkerIdle("w0"))
     told = [command.member for command in commands_of(world.sent, cmd.PublishLate)]
     for _ in range(2):
-        member = world.workers["w0"].member
+        member = world.workers["w0"].members[0]
         assert member is not None
         sent = world.step(ev.NothingToPublish("w0", member), ev.WorkerIdle("w0"))
         told += [command.member for command in commands_of(sent, cmd.PublishLate)]
@@ -177,6 +178,6 @@ def test_the_notice_and_the_deadline_together_are_told_once_and_counted_never() 
 
 
 def test_a_member_that_an_earlier_start_published_late_stays_late() -> None:
-    settings = Settings(plan(2), 1, FAULTS)
+    settings = Settings(plan(2), Crew(1), FAULTS)
     state, _ = begin(settings, 0.0, RunMemory(), [0, 1], {}, late=[1])
     assert [member.late for member in state.members.values()] == [False, True]

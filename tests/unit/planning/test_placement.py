@@ -16,7 +16,7 @@ GPU4 = NodeShape(16, 4)
     ("nodes", "resources", "num_packs", "workers", "num_gpus", "reason"),
     [
         ([CPU4], {}, 9, 4, 0, "4 × 1 CPU (as many as fit)"),
-        ([CPU4], {}, 3, 3, 0, "3 × 1 CPU (one per pack)"),
+        ([CPU4], {}, 3, 3, 0, "3 × 1 CPU (one per member)"),
         ([CPU4], {"concurrency": 2}, 9, 2, 0, "2 × 1 CPU (resources.concurrency)"),
         ([CPU4, CPU2], {"num_cpus": 3}, 9, 1, 0, "1 × 3 CPU (as many as fit)"),
         ([GPU2, GPU1], {}, 9, 3, 1, "3 × 1 CPU and 1 GPU (as many as fit)"),

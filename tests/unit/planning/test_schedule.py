@@ -27,6 +27,7 @@ from orchestrator.planning.recovery import RunMemory
 from orchestrator.planning.schedule import step
 from orchestrator.planning.seeds import jitter
 from orchestrator.spec import FaultsSpec
+from tests.support.packs import train_alone
 
 seeds = st.integers(0, 2**32 - 1)
 TERMINAL = {"done", "failed", "diverged", "not_started"}
@@ -43,12 +44,19 @@ def test_random_deaths_in_random_order_keep_every_promise() -> None:
         quorum=st.none() | st.integers(1, 6),
         mishaps=st.integers(0, 40),
         cutoff=st.none() | st.floats(0, 200),
+        pack_size=st.integers(1, 4),
     )
     def check(
-        seed: int, num_members: int, num_workers: int, quorum: int | None, mishaps: int, cutoff: float | None
+        seed: int,
+        num_members: int,
+        num_workers: int,
+        quorum: int | None,
+        mishaps: int,
+        cutoff: float | None,
+        pack_size: int,
     ) -> None:
         quorum = None if quorum is None else min(quorum, num_members)
-        world = World(num_members, num_workers, quorum=quorum, cutoff=cutoff)
+        world = World(num_members, num_workers, quorum=quorum, cutoff=cutoff, pack_size=pack_size)
         met.update(walk(world, Random(seed), mishaps))
         statuses = {index: member.status for index, member in world.state.members.items()}
         met[type(world.end).__name__] += 1
@@ -67,7 +75,7 @@ def test_random_deaths_in_random_order_keep_every_promise() -> None:
 
     check()
     expected = {"WorkerLost", "AttemptFailed", "MemberDiverged", "WorkerFenced", "ModelLost", "NodeDraining"}
-    expected |= {"MemberTrained", "late", "late member", "Select", "Abort"}
+    expected |= {"MemberTrained", "PackTooLarge", "late", "late member", "Select", "Abort"}
     assert expected <= set(+met), f"the walks never met {expected - set(+met)}"
 
 
@@ -76,14 +84,18 @@ def test_random_deaths_in_random_order_keep_every_promise() -> None:
     one=seeds,
     other=seeds,
     workers=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     trained=st.sets(st.integers(0, 4)),
     diverged=st.sets(st.integers(0, 4)),
 )
 def test_the_order_of_finishing_does_not_change_which_members_are_selected(
-    one: int, other: int, workers: tuple[int, int], trained: set[int], diverged: set[int]
+    one: int, other: int, workers: tuple[int, int], sizes: tuple[int, int], trained: set[int], diverged: set[int]
 ) -> None:
     left = dict.fromkeys(diverged, "NaN")
-    worlds = [World(6, count, quorum=1, trained=sorted(trained - diverged), diverged=left) for count in workers]
+    worlds = [
+        World(6, count, quorum=1, trained=sorted(trained - diverged), diverged=left, pack_size=size)
+        for count, size in zip(workers, sizes, strict=True)
+    ]
     for world, seed in zip(worlds, (one, other), strict=True):
         walk(world, Random(seed), mishaps=0)
     assert (
@@ -100,9 +112,9 @@ def test_a_run_without_trouble_goes_from_start_to_selection() -> None:
     assert world.sent == [cmd.StartWorker("w0")]
     assert world.step(ev.WorkerReady("w0", "n", 1)) == []
     assert world.step(ev.DataLoaded("f", {"train": 1})) == [cmd.Preflight("w0")]
-    assert world.step(passed("w0"), ev.WorkerIdle("w0")) == [cmd.TrainPack("w0", 0)]
+    assert world.step(passed("w0"), ev.WorkerIdle("w0")) == [train_alone("w0", 0)]
     assert world.train_all_of("w0", 0) == [cmd.Predict("w0", 0)]
-    assert world.step(ev.MemberPredicted("w0", 0, {}), ev.WorkerIdle("w0")) == [cmd.TrainPack("w0", 1)]
+    assert world.step(ev.MemberPredicted("w0", 0, {}), ev.WorkerIdle("w0")) == [train_alone("w0", 1)]
     assert world.train_all_of("w0", 1) == [cmd.Predict("w0", 1)]
     assert world.step(ev.MemberPredicted("w0", 1, {}), ev.WorkerIdle("w0")) == [
         cmd.Select((0, 1), "2 of 2 members, 2 needed")
@@ -117,8 +129,8 @@ def test_the_preflight_runs_on_one_worker_while_the_others_wait() -> None:
     world = World(3, 3)
     sent = world.step(*(ev.WorkerReady(f"w{i}", "n", 1) for i in range(3)), ev.DataLoaded("f", {}))
     assert sent == [cmd.Preflight("w0")]
-    assert world.step(passed("w0")) == [cmd.TrainPack("w1", 0), cmd.TrainPack("w2", 1)]
-    assert world.step(ev.WorkerIdle("w0")) == [cmd.TrainPack("w0", 2)]
+    assert world.step(passed("w0")) == [train_alone("w1", 0), train_alone("w2", 1)]
+    assert world.step(ev.WorkerIdle("w0")) == [train_alone("w0", 2)]
 
 
 def test_when_the_worker_of_the_preflight_dies_another_one_checks() -> None:
@@ -151,7 +163,7 @@ def test_a_prediction_that_failed_is_tried_by_whoever_is_free() -> None:
     world.get_ready()
     world.train_all_of("w1", 0)
     sent = world.step(ev.AttemptFailed("w1", 0, Cause.OUT_OF_MEMORY, "killed"), ev.WorkerIdle("w1"))
-    assert sent[-1] == cmd.TrainPack("w1", 2)
+    assert sent[-1] == train_alone("w1", 2)
     world.train_all_of("w0", 1)
     world.step(ev.MemberPredicted("w0", 1, {}), ev.WorkerIdle("w0"))
     assert world.tick(61) == [cmd.Predict("w0", 0)]
@@ -206,7 +218,7 @@ def test_other_members_go_on_while_one_waits_for_its_retry() -> None:
     world = World(3, 1, quorum=2)
     world.get_ready()
     sent = world.step(ev.AttemptFailed("w0", 0, Cause.CRASH, "trouble"), ev.WorkerIdle("w0"))
-    assert sent[-1] == cmd.TrainPack("w0", 1)
+    assert sent[-1] == train_alone("w0", 1)
 
 
 def test_a_retry_waits_for_its_backoff() -> None:
@@ -217,7 +229,7 @@ def test_a_retry_waits_for_its_backoff() -> None:
         delay = decide_retry(Cause.CRASH, {Cause.CRASH: used}, FaultsSpec(), jitter(0, 0, used)).delay_s
         assert 0.5 * 2 ** (used - 1) <= delay <= 2 ** (used - 1)
         assert world.tick(delay - 0.01) == []
-        assert world.tick(0.02) == [cmd.TrainPack("w0", 0)]
+        assert world.tick(0.02) == [train_alone("w0", 0)]
 
 
 def test_a_failed_prediction_is_retried_without_training_again() -> None:
@@ -243,7 +255,7 @@ def test_a_silent_worker_is_killed_and_its_member_retried_elsewhere() -> None:
     assert commands_of(sent, cmd.RecordEnded) == [cmd.RecordEnded(0, 1, Cause.STALL, "no progress for 600 s")]
     assert sent[-1] == cmd.StartWorker("w1")
     world.tick(61)
-    assert world.step(ev.WorkerReady("w1", "n", 1)) == [cmd.TrainPack("w1", 0)]
+    assert world.step(ev.WorkerReady("w1", "n", 1)) == [train_alone("w1", 0)]
 
 
 def test_a_silent_preflight_is_killed_too() -> None:
@@ -315,13 +327,13 @@ def test_idle_workers_that_die_while_the_last_member_trains_do_not_end_the_run()
     world = World(6, 6)
     world.get_ready()
     for index in range(5):
-        worker = next(name for name, busy in world.workers.items() if busy.member == index)
+        worker = next(name for name, busy in world.workers.items() if busy.members == (index,))
         world.train_all_of(worker, index)
         world.step(ev.MemberPredicted(worker, index, {}), ev.WorkerIdle(worker))
     for worker in [name for name, busy in world.workers.items() if busy.task == "idle"]:
         world.step(ev.WorkerLost(worker, Cause.CRASH, "killed by the memory monitor"))
     assert world.end is None
-    assert [busy.member for busy in world.workers.values()] == [5]
+    assert [busy.members for busy in world.workers.values()] == [(5,)]
 
 
 def test_waiting_for_a_node_is_bounded() -> None:
@@ -370,12 +382,12 @@ def test_members_that_are_published_are_only_predicted() -> None:
     world = World(3, 1, trained=[0, 2])
     assert world.get_ready() == [cmd.Predict("w0", 0)]
     assert world.step(ev.MemberPredicted("w0", 0, {}), ev.WorkerIdle("w0")) == [cmd.Predict("w0", 2)]
-    assert world.step(ev.MemberPredicted("w0", 2, {}), ev.WorkerIdle("w0")) == [cmd.TrainPack("w0", 1)]
+    assert world.step(ev.MemberPredicted("w0", 2, {}), ev.WorkerIdle("w0")) == [train_alone("w0", 1)]
 
 
 def test_members_that_diverged_are_not_trained_again() -> None:
     world = World(2, 1, quorum=1, diverged={0: "loss is NaN at epoch 1"})
-    assert world.get_ready() == [cmd.TrainPack("w0", 1)]
+    assert world.get_ready() == [train_alone("w0", 1)]
 
 
 def test_a_budget_outlives_the_coordinator_that_spent_it() -> None:
@@ -391,7 +403,7 @@ def test_a_budget_outlives_the_coordinator_that_spent_it() -> None:
 def test_a_budget_that_a_dead_coordinator_had_used_up_gives_no_further_attempt(ended: dict[Cause, int]) -> None:
     world = World(2, 1, quorum=1, memory=RunMemory(ended={0: ended}, attempts={0: sum(ended.values())}))
     assert world.state.members[0].status == "failed"
-    assert world.get_ready() == [cmd.TrainPack("w0", 1)]
+    assert world.get_ready() == [train_alone("w0", 1)]
 
 
 def test_nothing_left_to_train_and_too_few_members_ends_at_once_without_a_worker() -> None:

@@ -115,10 +115,14 @@ def test_a_stop_always_ends_within_its_grace_and_nothing_new_begins() -> None:
         before=st.integers(0, 60),
         cutoff=st.none() | st.floats(0, 100),
         mishaps=st.integers(0, 20),
+        pack_size=st.integers(1, 3),
     )
-    def check(seed: int, num_members: int, num_workers: int, before: int, cutoff: float | None, mishaps: int) -> None:
+    def check(
+        seed: int, num_members: int, num_workers: int, before: int, cutoff: float | None, mishaps: int, pack_size: int
+    ) -> None:
         rnd = Random(seed)
-        world = World(num_members, num_workers, cutoff=cutoff, faults=FaultsSpec(stop_grace_s=GRACE_S))
+        faults = FaultsSpec(stop_grace_s=GRACE_S)
+        world = World(num_members, num_workers, cutoff=cutoff, faults=faults, pack_size=pack_size)
         walk(world, rnd, mishaps, steps=before)
         if world.end is not None:
             return

@@ -42,7 +42,7 @@ def test_the_shortest_job_has_every_default() -> None:
     assert made.train.early_stopping == EarlyStoppingSpec(patience=5, restore_best_weights=True)
     assert made.train.checkpoint.save_best_only
     assert (made.ensemble.weights, made.ensemble.quorum, made.ensemble.gate) == (None, None, None)
-    assert (made.resources.num_gpus, made.resources.num_cpus, made.resources.concurrency) == (None, 1, None)
+    assert (made.resources.num_gpus, made.resources.num_cpus, made.resources.concurrency) == (None, None, None)
     assert (made.faults.max_crashes, made.faults.max_out_of_memory, made.faults.node_wait_s) == (3, 2, 1800.0)
     assert (made.storage.url, made.ray.address) == ("runs", None)
 

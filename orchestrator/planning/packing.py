@@ -1,0 +1,85 @@
+"""The schedule's packs: decided once, when the preflight has seen the models; halved for want of memory. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orchestrator.planning import events as ev
+from orchestrator.planning.commands import Command, KillWorker, Note, RecordPacked
+from orchestrator.planning.packs import Architecture, Pack, decide_packs, split_evenly
+from orchestrator.planning.schedule_state import State, Stepped, change_worker, pack_of, set_member
+
+_UNSEEN = "its model was not looked at before the start"
+
+
+def pack_members(state: State, passed: ev.PreflightPassed) -> Stepped:
+    """Decide the packs, unless a predecessor has; a member whose model was not looked at is trained alone."""
+    if state.packs:
+        return _regroup(state, state.packs)
+    seen = passed.architectures
+    unseen = {i: Architecture(f"member {i}", obstacle=_UNSEEN) for i in state.members if i not in seen}
+    decision = decide_packs(
+        dict(sorted({**seen, **unseen}.items())),
+        state.settings.packing,
+        device=passed.device,
+        num_rows=(state.rows or {}).get("train", 0),
+        num_workers=state.crew.num_workers,
+    )
+    commands: list[Command] = [RecordPacked(decision.packs, decision.reason)]
+    if state.settings.packing.engine != "solo":
+        commands.append(Note(f"engine: {decision.reason}"))
+    state, changed = _regroup(use_packs(state, decision.packs), decision.packs)
+    return state, [*commands, *changed]
+
+
+def use_packs(state: State, packs: Sequence[Pack]) -> State:
+    """Have the members wait in these packs."""
+    state = replace(state, packs=tuple(packs))
+    if state.cut_at is not None:
+        return state
+    wanted = {pack_of(state, i).index for i, member in state.members.items() if member.status == "waiting"}
+    return replace(state, waiting=tuple(sorted(wanted)))
+
+
+def _regroup(state: State, packs: Sequence[Pack]) -> Stepped:
+    """Other workers, where the members turn out to be trained one by one: one with all cores would not be faster.
+
+    Few and short ones are not worth the start of further workers.
+    """
+    crew = state.settings.solo_crew
+    if crew is None or crew == state.crew or any(pack.engine == "fused" for pack in packs):
+        return state, []
+    if _is_short(state):
+        return state, []
+    gone: list[Command] = [KillWorker(name) for name in state.workers]
+    return replace(state, crew=crew, workers={}), gone
+
+
+def _is_short(state: State) -> bool:
+    rules = state.settings.packing
+    steps = (state.rows or {}).get("train", 0) / rules.batch_size * rules.epochs
+    return steps * len(state.members) < SHORT_STEPS
+
+
+SHORT_STEPS = 5_000
+"""Below so many gradient steps of all members, a further worker's start takes longer than it saves."""
+
+
+def halve(state: State, event: ev.PackTooLarge, now: float) -> Stepped:
+    """Two packs instead of one that does not fit into memory; that is no attempt that failed."""
+    pack = state.packs[event.pack]
+    halves = split_evenly(pack.members, -(-len(pack.members) // 2))
+    new = tuple(Pack(len(state.packs) + number, half, pack.engine) for number, half in enumerate(halves))
+    worker = state.workers[event.worker]
+    unsettled = [index for index in worker.members if index in pack.members]
+    for index in unsettled:
+        state = set_member(state, index, status="waiting")
+    state = change_worker(state, event.worker, members=tuple(i for i in worker.members if i not in unsettled))
+    state = replace(state, packs=(*state.packs, *new))
+    if state.cut_at is None:
+        state = replace(state, waiting=(*state.waiting, *(p.index for p in new if set(p.members) & set(unsettled))))
+    else:
+        state = replace(state, unpublished=(*state.unpublished, *unsettled))
+    text = f"a pack of {len(pack.members)} members does not fit into memory: halved ({event.message})"
+    return state, [RecordPacked(state.packs, text), Note(text)]

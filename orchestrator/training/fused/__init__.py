@@ -1,0 +1,1 @@
+"""The fused engine: members of one architecture stacked and trained as one compiled program."""

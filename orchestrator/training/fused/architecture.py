@@ -1,0 +1,182 @@
+"""Which models can be stacked, and why one cannot be fused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from orchestrator.models import architecture
+from orchestrator.models.build import import_function
+from orchestrator.spec import TrainSpec
+from orchestrator.spec.members import is_reference
+
+_NOISE = {"AlphaDropout": "rate", "GaussianDropout": "rate", "GaussianNoise": "stddev"}
+"""Layers whose number is part of the program: only `Dropout` and its spatial forms have it as a variable."""
+
+_BATCH_HOOKS = (
+    *("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"),
+    *("on_test_batch_begin", "on_test_batch_end"),
+)
+_HARMLESS = ("TerminateOnNaN",)
+"""Looks at batches, but what it would stop for ends the member at the end of the epoch anyway."""
+
+
+def signature(model: keras.Model) -> str | None:
+    """What two members must have in common to be trained by one program.
+
+    Layers and their connections, shapes and types of variables, optimizer, loss and metrics; but not names, seeds,
+    initial values, dropout rates and the learning rate, which each member has for itself.
+
+    Args:
+        model: built and compiled.
+
+    Returns:
+        A sha256 in hex, or None where it cannot be told: then `why_not_fused` says why.
+    """
+    computed = architecture.signature(model)
+    if computed is None or _strange_part(model) is not None:
+        return None
+    noise = [getattr(layer, _NOISE[type(layer).__name__], None) for layer in _noisy(model)]
+    trainable = [bool(variable.trainable) for variable in model.weights]
+    parts = [computed, noise, trainable, _optimizer(model.optimizer), _objectives(model)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def layer_kinds(model: keras.Model) -> frozenset[str]:
+    """The kinds of layers that decide about speed: `convolution`, `recurrent`; `other` for all else."""
+    return frozenset(_kind(layer) for layer in model._flatten_layers(include_self=False))
+
+
+def why_not_fused(model: keras.Model, train: TrainSpec, device_kind: str) -> str | None:
+    """Why a member cannot be trained in a pack, in words that go on from `solo: `; None: it can.
+
+    Only what is impossible, or would give other results; what is merely slower is for the table of engines.
+
+    Args:
+        model: built and compiled.
+        train: the job's `train:` settings.
+        device_kind: `cpu` or `gpu`.
+    """
+    found = (check for check in (_of_model(model), _of_settings(model, train), _of_backend(model, train)))
+    return next((reason for reason in found if reason is not None), None)
+
+
+def _of_model(model: keras.Model) -> str | None:
+    if architecture.signature(model) is None:
+        return "what its model computes cannot be read from its configuration (code of the job's own, or unbuilt)"
+    strange = _strange_part(model)
+    if strange is not None:
+        return f"its {strange} is code that may differ between members in ways its configuration does not say"
+    return None
+
+
+def _of_settings(model: keras.Model, train: TrainSpec) -> str | None:
+    optimizer = model.optimizer
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return "mixed_float16 scales the loss by what it meets"
+    if getattr(optimizer, "use_ema", False):
+        return "its optimizer averages weights (use_ema)"
+    if getattr(optimizer, "gradient_accumulation_steps", None):
+        return "its optimizer accumulates gradients"
+    if model.run_eagerly:
+        return "it is compiled with run_eagerly"
+    if train.checkpoint.save_freq != "epoch":
+        return "train.checkpoint.save_freq counts batches"
+    at_batches = [name for name in _callback_names(train) if _looks_at_batches(name)]
+    if at_batches:
+        return f"the callback {at_batches[0]} looks at batches"
+    return None
+
+
+def _of_backend(model: keras.Model, train: TrainSpec) -> str | None:
+    if keras.backend.backend() == "jax":
+        return None
+    if train.jit_compile is False:
+        return "train.jit_compile is false, and a pack is compiled"
+    kinds = layer_kinds(model)
+    for kind in ("convolution", "recurrent"):
+        if kind in kinds:
+            return f"TensorFlow cannot stack {kind} layers (train.backend: jax can)"
+    for layer in model._flatten_layers():
+        if type(layer).__name__.startswith("Random"):
+            return f"TensorFlow cannot stack {type(layer).__name__}"
+    return None
+
+
+def _kind(layer: keras.layers.Layer) -> str:
+    if type(layer).__name__.startswith("Conv") or ".layers.convolutional." in type(layer).__module__:
+        return "convolution"
+    if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
+        return "recurrent"
+    return "other"
+
+
+def _noisy(model: keras.Model) -> list[Any]:
+    return [layer for layer in model._flatten_layers() if type(layer).__name__ in _NOISE]
+
+
+def _strange_part(model: keras.Model) -> str | None:
+    """The part of `compile` that is neither Keras' own nor a plain function of a module."""
+    if not _is_keras(type(model.optimizer)):
+        return "optimizer"
+    if callable(getattr(model.optimizer, "_learning_rate", None)) and not _is_known(model.optimizer._learning_rate):
+        return "learning rate schedule"
+    config = model._compile_config.config
+    for name in ("loss", "metrics", "weighted_metrics"):
+        if not all(_is_known(leaf) for leaf in keras.tree.flatten(config.get(name))):
+            return name.replace("_", " ").removesuffix("s") if name != "loss" else name
+    return None
+
+
+def _is_known(part: Any) -> bool:
+    """Names, Keras' own objects, and functions that see nothing but their arguments and their module."""
+    if part is None or isinstance(part, str | int | float):
+        return True
+    if hasattr(part, "__qualname__"):
+        return _is_keras(part) or ("<" not in part.__qualname__ and getattr(part, "__closure__", None) is None)
+    inner = [getattr(part, name, None) for name in ("fn", "_fn")]
+    return _is_keras(type(part)) and all(_is_known(each) for each in inner if each is not None)
+
+
+def _is_keras(part: Any) -> bool:
+    return str(getattr(part, "__module__", "")).partition(".")[0] == "keras"
+
+
+def _optimizer(optimizer: Any) -> Any:
+    config = {key: value for key, value in optimizer.get_config().items() if key != "name"}
+    if not callable(getattr(optimizer, "_learning_rate", None)):  # a schedule is code, a number is a variable
+        config.pop("learning_rate", None)
+    return [type(optimizer).__name__, config]
+
+
+def _objectives(model: keras.Model) -> Any:
+    config = model._compile_config.config
+    return [
+        keras.tree.map_structure(_told, config.get(name)) for name in ("loss", "metrics", "weighted_metrics")
+    ] + [config.get("loss_weights")]
+
+
+def _told(part: Any) -> Any:
+    if part is None or isinstance(part, str | int | float):
+        return part
+    if hasattr(part, "__qualname__"):
+        return f"{part.__module__}:{part.__qualname__}"
+    inner = [_told(getattr(part, name)) for name in ("fn", "_fn") if getattr(part, name, None) is not None]
+    return json.dumps([type(part).__name__, part.name, part.get_config(), inner], sort_keys=True, default=str)
+
+
+def _callback_names(train: TrainSpec) -> Iterator[str]:
+    for asked in train.callbacks:
+        yield asked if isinstance(asked, str) else asked.class_name
+
+
+def _looks_at_batches(name: str) -> bool:
+    if name in _HARMLESS:
+        return False
+    cls: Callable[..., Any] | None = import_function(name) if is_reference(name) else getattr(keras.callbacks, name, None)
+    base = keras.callbacks.Callback
+    return any(getattr(cls, hook, None) is not getattr(base, hook) for hook in _BATCH_HOOKS)

@@ -1,0 +1,217 @@
+"""The fused engine: the epochs of a pack, with each member's real callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+from orchestrator.errors import InvalidModel
+from orchestrator.models.first_batch import first_line
+from orchestrator.spec import TrainSpec
+from orchestrator.training.callbacks import Diverged
+from orchestrator.training.checkpoint import Snapshot
+from orchestrator.training.data import Dataset
+from orchestrator.training.device import Device
+from orchestrator.training.feed import epoch_order
+from orchestrator.training.fused.architecture import signature
+from orchestrator.training.fused.program import (
+    Batches,
+    Leaves,
+    Logs,
+    Program,
+    choose_validation_batch,
+    make_program,
+    member_logs,
+)
+from orchestrator.training.fused.row import Row
+from orchestrator.training.fused.seat import CannotFuse, Seat
+from orchestrator.training.fused.state import PackState
+from orchestrator.training.publish import is_out_of_memory
+from orchestrator.training.solo import VALIDATION_BATCH, Trained
+
+BLOCK = 100
+"""Steps in one call of the program. Bits do not depend on it: how many there are is an argument."""
+
+
+def train_fused(
+    seats: Sequence[Seat],
+    train: TrainSpec,
+    dataset: Dataset,
+    device: Device,
+    on_batch: Callable[[], None],
+    *,
+    keep: Callable[[Sequence[Snapshot]], None] = lambda snapshots: None,
+    check: Callable[[], None] = lambda: None,
+    done: Callable[[int, Trained | Diverged], None],
+) -> None:
+    """Train the members of a pack together, or go on with them; each ends on its own.
+
+    A pack that goes on from a common epoch ends with the same bits as one that was never interrupted, on a CPU in
+    deterministic mode, if it has the same members in the same seats.
+
+    Args:
+        seats: the pack, in a fixed order.
+        train: the job's `train:` settings.
+        dataset: the rows; shared and read-only.
+        device: what is trained on.
+        on_batch: called for each block of batches, as a sign of life.
+        keep: gets, after each epoch, the state of all members that were not `finished` before and have not diverged,
+            all at the pack's epoch, those that have stopped too, in arrays of their own.
+        check: called between blocks; what it raises ends the training and reaches the caller unchanged.
+        done: gets a seat's number and what its training gave, as soon as that member is through.
+
+    Raises:
+        CannotFuse: the compiler refuses the program, before anything has been trained.
+        InvalidModel: the build function fails, the members are not of one architecture, a snapshot does not fit or is
+            of another epoch than the others, or `ModelCheckpoint` kept no model.
+    """
+    epoch = _common_epoch(seats, train)
+    rows = [
+        Row(number, seat, train, has_validation=dataset.validation is not None) for number, seat in enumerate(seats)
+    ]
+    pack = _Pack(rows, train, dataset, device, on_batch, check)
+    if any(row.active for row in rows) and epoch < train.epochs:
+        pack.warm_up()
+    unfinished = [row for row in rows if not row.seat.finished]
+    for row in unfinished:
+        row.begin()
+    for row in unfinished:
+        if epoch == train.epochs or not row.active:
+            done(row.number, row.finish())
+    while epoch < train.epochs and any(row.active for row in rows):
+        epoch += 1
+        ended = pack.train_epoch(epoch)
+        keep([row.snapshot(epoch) for row in unfinished if not row.diverged])
+        for row, outcome in ended:
+            done(row.number, row.finish() if outcome is None else outcome)
+
+
+def _common_epoch(seats: Sequence[Seat], train: TrainSpec) -> int:
+    """Epochs that are finished already."""
+    begun = {0 if seat.start_from is None else seat.start_from.epoch for seat in seats if not seat.finished}
+    if len(begun) > 1:
+        raise InvalidModel(f"the members of a pack stand at different epochs: {sorted(begun)}")
+    return min(max(begun, default=0), train.epochs)
+
+
+class _Pack:
+    """The rows of a pack with their program."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        train: TrainSpec,
+        dataset: Dataset,
+        device: Device,
+        on_batch: Callable[[], None],
+        check: Callable[[], None],
+    ) -> None:
+        members = [row.seat.member for row in rows]
+        signatures = {signature(row.model) for row in rows}
+        if len(signatures) > 1 or None in signatures:
+            where = f"members {', '.join(str(member.index) for member in members)}"
+            raise InvalidModel("the members of a pack are of different architectures", where=where)
+        validation = dataset.validation
+        size = VALIDATION_BATCH if validation is None else choose_validation_batch(validation.num_rows, VALIDATION_BATCH)
+        self._rows, self._train, self._dataset = rows, train, dataset
+        self._on_batch, self._check = on_batch, check
+        self._program: Program = make_program((signatures.pop(), device), members, train, dataset, size)
+        self._batches = Batches.of(dataset.train.num_rows, train.batch_size)
+        self._test_batches = None if validation is None else Batches.of(validation.num_rows, size)
+        self._data = self._program.put_data(dataset.train)
+        self._test_data = None if validation is None else self._program.put_data(validation)
+        self._state = PackState(self._program)
+        for row in rows:
+            row.join(self._program.member, self._state, self._batches.full + (self._batches.tail > 0))
+
+    def warm_up(self) -> None:
+        """Compile all programs, by no steps at all.
+
+        Raises:
+            CannotFuse: the compiler refuses one.
+        """
+        self._state.send()
+        try:
+            for size, _ in _parts(self._batches, 0):
+                order = self._program.put(np.zeros((len(self._rows), self._dataset.train.num_rows), np.int32))
+                self._run(size, (0, 0), self._fresh_metrics(), order)
+            if self._test_batches is not None:
+                for size, _ in _parts(self._test_batches, 0):
+                    self._program.test(self._state.device, self._fresh_metrics(), self._test_data, size, (0, 0))
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise CannotFuse(first_line(error)) from error
+
+    def train_epoch(self, epoch: int) -> list[tuple[Row, Diverged | None]]:
+        """One epoch (1-based) of all active rows; those whose training ends with it, and how."""
+        training = [row for row in self._rows if row.active]
+        for row in training:
+            row.begin_epoch(epoch)
+        logs = self._train_all(epoch)
+        val_logs = self._test_all()
+        self._state.fetch()
+        ended: list[tuple[Row, Diverged | None]] = []
+        for row in training:
+            scores = None if val_logs is None else member_logs(val_logs, row.number)
+            try:
+                row.end_epoch(epoch, member_logs(logs, row.number), scores)
+            except Diverged as diverged:
+                row.active, row.diverged = False, True
+                ended.append((row, diverged))
+                continue
+            if not row.active or epoch == self._train.epochs:
+                ended.append((row, None))
+        return ended
+
+    def _train_all(self, epoch: int) -> Logs:
+        num_rows = self._dataset.train.num_rows
+        order = np.zeros((len(self._rows), num_rows), np.int32)
+        for row in self._rows:
+            if row.active:
+                order[row.number] = epoch_order(num_rows, row.seat.member.seed, epoch)
+        placed = self._program.put(order)
+        self._state.send()
+        metrics = self._fresh_metrics()
+        for size, steps in _parts(self._batches, BLOCK):
+            self._check()
+            self._on_batch()
+            metrics, logs = self._run(size, steps, metrics, placed)
+        return logs
+
+    def _run(self, size: int, steps: tuple[int, int], metrics: Leaves, order: object) -> tuple[Leaves, Logs]:
+        active = self._program.put(np.asarray([row.active for row in self._rows]))
+        self._state.device, metrics, logs = self._program.train(
+            self._state.device, metrics, self._data, order, size, steps, active
+        )
+        return metrics, logs
+
+    def _test_all(self) -> Logs | None:
+        if self._test_batches is None:
+            return None
+        metrics = self._fresh_metrics()
+        for size, steps in _parts(self._test_batches, BLOCK):
+            self._check()
+            self._on_batch()
+            metrics, logs = self._program.test(self._state.device, metrics, self._test_data, size, steps)
+        return logs
+
+    def _fresh_metrics(self) -> Leaves:
+        """The metrics' state at the beginning of an epoch."""
+        member = self._program.member
+        begun = [keras.ops.convert_to_numpy(variable) for variable in member.metrics]
+        return [self._program.put(np.stack([value] * len(self._rows))) for value in begun]
+
+
+def _parts(batches: Batches, block: int) -> list[tuple[int, tuple[int, int]]]:
+    """Calls of the program for an epoch: (rows in a batch, (first batch, the one after the last)).
+
+    A block of 0 gives one empty call for each program.
+    """
+    starts = range(0, batches.full, block) if block else range(1)
+    parts = [(batches.size, (start, min(start + block, batches.full))) for start in starts]
+    if batches.tail:
+        parts.append((batches.tail, (batches.full, batches.full + min(block, 1))))
+    return parts

@@ -1,0 +1,34 @@
+"""All that a worker needs to know of its run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.planning.plan import Plan
+from orchestrator.spec import Job
+from orchestrator.storage.layout import RunLayout
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """All that a worker needs to know of its run, sent once.
+
+    Attributes:
+        worker: its name in the schedule.
+        job: the job.
+        plan: the members.
+        layout: where the run keeps what.
+        coord_term: the term of the coordinator that started this worker; claims carry it.
+        code_root: folder from which the job's own modules are imported, or None to use the working directory.
+        num_cpus: thread budget.
+        num_gpus: what it may use of the node's GPUs; 0 keeps TensorFlow off them.
+    """
+
+    worker: str
+    job: Job
+    plan: Plan
+    layout: RunLayout
+    coord_term: int
+    code_root: str | None
+    num_cpus: int
+    num_gpus: float

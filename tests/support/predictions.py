@@ -1,0 +1,114 @@
+"""Ensembles to predict with, and the check that a shared program changes no bit: run on either backend of Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.models.predictor import Inputs, Predictor
+
+layers = keras.layers
+ROWS = 700  # more than a batch, and no multiple of one
+Build = Callable[[int], "keras.Model"]
+
+
+def rows(num_rows: int = ROWS, width: int = 16) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(7).normal(size=(num_rows, width)).astype("float32")
+
+
+def mlp(k: int, units: int = 8, activation: Any = "relu") -> keras.Model:
+    hidden = layers.Dense(units, activation=activation, name=f"hidden_of_{k}")
+    return keras.Sequential([keras.Input((16,)), hidden, layers.Dropout(k / 10), layers.Dense(3, activation="softmax")])
+
+
+def batch_norm(k: int) -> keras.Model:
+    normal = layers.BatchNormalization()
+    return keras.Sequential(
+        [keras.Input((16,)), layers.Dense(8), normal, layers.Dropout(k / 10, seed=k), layers.Dense(3, "softmax")]
+    )
+
+
+def convolution(k: int) -> keras.Model:
+    image = [keras.Input((16,)), layers.Reshape((4, 4, 1)), layers.Conv2D(4, 2, activation="relu")]
+    head = [layers.BatchNormalization(), layers.Flatten(), layers.Dropout(k / 10), layers.Dense(3, "softmax")]
+    return keras.Sequential([*image, *head])
+
+
+def two_inputs(k: int) -> keras.Model:
+    left, right = keras.Input((9,), name="left"), keras.Input((7,), name="right")
+    both = layers.Concatenate()([layers.Dense(5, "tanh")(left), layers.Dropout(k / 10)(right)])
+    return keras.Model({"left": left, "right": right}, layers.Dense(1, "sigmoid")(both))
+
+
+def logits(k: int) -> keras.Model:
+    """The second and later members' losses differ in what they make of the outputs."""
+    model = keras.Sequential([keras.Input((16,)), layers.Dropout(k / 10), layers.Dense(3)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=k > 1))
+    return model
+
+
+ENSEMBLES: Mapping[str, Build] = {
+    "mlp": mlp,
+    "batch_norm": batch_norm,
+    "convolution": convolution,
+    "two_inputs": two_inputs,
+    "logits": logits,
+}
+
+
+def member(build: Build, k: int) -> keras.Model:
+    """Member `k`: built as in a worker, with weights of its own, moving averages too."""
+    keras.utils.clear_session(free_memory=False)
+    model = build(k)
+    rng = np.random.default_rng(k)
+    for variable in model.weights:
+        variable.assign(rng.uniform(0.1, 1.0, variable.shape) * rng.choice([-1, 1] if variable.trainable else [1]))
+    return model
+
+
+def inputs_of(build: Build) -> Inputs:
+    x = rows()
+    return {"left": x[:, :9], "right": x[:, 9:]} if build is two_inputs else x
+
+
+def check_ensemble(name: str) -> None:
+    """Four members in one predictor give what each gives in a predictor of its own, and what Keras gives."""
+    build, shared = ENSEMBLES[name], Predictor()
+    x, seen = inputs_of(build), set()
+    for k in (1, 2, 3, 1):
+        own = member(build, k)
+        expected = Predictor().predict(own, x)
+        keras_says = own.predict(x, verbose=0)
+        found = shared.predict(member(build, k), x)
+        assert found.dtype == np.float32
+        assert found.tobytes() == expected.tobytes(), f"{name}: member {k}"
+        if name != "logits":
+            np.testing.assert_allclose(found, keras_says, atol=1e-6)
+        seen.add(found.tobytes())
+    assert len(seen) == 3, "members must differ, or nothing is shown"
+    assert shared.num_programs == 1
+
+
+def check_architectures() -> None:
+    """Members that differ in more than their weights are never mixed up, however few programs are kept."""
+    steep = lambda values: 3 * values  # noqa: E731  # it has to have no name
+    builds: list[Build] = [mlp, lambda k: mlp(k, 9), lambda k: mlp(k, 8, "tanh"), lambda k: mlp(k, 8, steep)]
+    expected = [Predictor().predict(member(build, 1), rows()) for build in builds]
+    for most in (1, 2, 4):
+        shared = Predictor(max_programs=most)
+        for _ in range(2):
+            for build, values in zip(builds, expected, strict=True):
+                assert shared.predict(member(build, 1), rows()).tobytes() == values.tobytes()
+            assert shared.num_programs == min(most, 3), "the last is like no other, and not kept"
+    assert len({values.tobytes() for values in expected}) == len(builds)
+
+
+if __name__ == "__main__":
+    for each in ENSEMBLES:
+        check_ensemble(each)
+    check_architectures()
+    print(f"same bits on {keras.backend.backend()}")  # noqa: T201  # what the test waits for
