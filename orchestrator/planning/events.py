@@ -186,6 +186,15 @@ class PackTooLarge:
 
 
 @dataclass(frozen=True)
+class PackRefused:
+    """The pack's members cannot be trained as one program after all; the worker lives."""
+
+    worker: str
+    pack: int
+    message: str
+
+
+@dataclass(frozen=True)
 class MemberPredicted:
     """The predictions of the member's published model are stored; `blobs` are their references by split."""
 
@@ -251,6 +260,7 @@ Event = (
     | MemberDiverged
     | AttemptFailed
     | PackTooLarge
+    | PackRefused
     | MemberPredicted
     | WorkerIdle
     | WorkerFenced

@@ -1,4 +1,4 @@
-"""The schedule's packs: decided once, when the preflight has seen the models; halved for want of memory. Pure."""
+"""The schedule's packs: decided once, when the preflight has seen the models; split where that goes wrong. Pure."""
 
 from __future__ import annotations
 
@@ -66,12 +66,19 @@ SHORT_STEPS = 5_000
 """Below so many gradient steps of all members, a further worker's start takes longer than it saves."""
 
 
-def halve(state: State, event: ev.PackTooLarge, now: float) -> Stepped:
-    """Two packs instead of one that does not fit into memory; that is no attempt that failed."""
-    pack = state.packs[event.pack]
-    halves = split_evenly(pack.members, -(-len(pack.members) // 2))
-    new = tuple(Pack(len(state.packs) + number, half, pack.engine) for number, half in enumerate(halves))
-    worker = state.workers[event.worker]
+def split(state: State, event: ev.PackTooLarge | ev.PackRefused) -> Stepped:
+    """Several packs instead of one: halves where memory is too small, each member alone where they cannot be fused.
+
+    That is no attempt that failed.
+    """
+    pack, worker = state.packs[event.pack], state.workers[event.worker]
+    if isinstance(event, ev.PackTooLarge):
+        parts, engine = split_evenly(pack.members, -(-len(pack.members) // 2)), pack.engine
+        text = f"a pack of {len(pack.members)} members does not fit into memory: halved ({event.message})"
+    else:
+        parts, engine = split_evenly(pack.members, 1), "solo"
+        text = f"engine: solo: {event.message}"
+    new = tuple(Pack(len(state.packs) + number, part, engine) for number, part in enumerate(parts))
     unsettled = [index for index in worker.members if index in pack.members]
     for index in unsettled:
         state = set_member(state, index, status="waiting")
@@ -81,5 +88,4 @@ def halve(state: State, event: ev.PackTooLarge, now: float) -> Stepped:
         state = replace(state, waiting=(*state.waiting, *(p.index for p in new if set(p.members) & set(unsettled))))
     else:
         state = replace(state, unpublished=(*state.unpublished, *unsettled))
-    text = f"a pack of {len(pack.members)} members does not fit into memory: halved ({event.message})"
     return state, [RecordPacked(state.packs, text), Note(text)]

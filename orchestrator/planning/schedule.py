@@ -31,7 +31,7 @@ from orchestrator.planning.draining import PREEMPTED, cause_of_loss, drain, end_
 from orchestrator.planning.events import Cause, Event
 from orchestrator.planning.lateness import NOTHING_IN_TIME, cut_off, end_overdue, put_back
 from orchestrator.planning.pace import Pace, alive, epoch_ended, is_stalled, longest_silence_s, moved_on
-from orchestrator.planning.packing import halve, pack_members, use_packs
+from orchestrator.planning.packing import pack_members, split, use_packs
 from orchestrator.planning.packs import packs_from_json
 from orchestrator.planning.policies import decide_quorum, exhausted
 from orchestrator.planning.recovery import RunMemory
@@ -234,12 +234,13 @@ def _on_member(
     | ev.NothingToPublish
     | ev.ModelLost
     | ev.AttemptFailed
-    | ev.PackTooLarge,
+    | ev.PackTooLarge
+    | ev.PackRefused,
     now: float,
 ) -> Stepped:
     """A worker settles a member, or gives a pack up; it says `idle` when it has done all it was told."""
-    if isinstance(event, ev.PackTooLarge):
-        return halve(state, event, now)
+    if isinstance(event, ev.PackTooLarge | ev.PackRefused):
+        return split(state, event)
     state, index = release(state, event.worker, event.member, now), event.member
     match event:
         case ev.MemberTrained(worker=worker, late=late):

@@ -84,13 +84,14 @@ def start_backend(train: TrainSpec, num_cpus: int) -> Device:
         raise InvalidJob(
             "the job computes with JAX, which is not installed here",
             where="train.backend",
-            hint='on every node: pip install "jax>=0.5", or "jax[cuda12]>=0.5" for GPUs',
+            hint='on every node: pip install "jax>=0.6.2", or "jax[cuda12]>=0.6.2" for GPUs',
         )
     with _absent("sklearn"):
         import keras  # here and now, with its backend, not at the first member
-    if keras.config.backend() != train.backend:
+    found = keras.config.backend()
+    if found != train.backend:
         raise OrchestratorError(
-            f"Keras was imported with its backend {keras.config.backend()} before this job could ask for {train.backend}",
+            f"Keras was imported with its backend {found} before the job could ask for {train.backend}",
             where="train.backend",
             hint="do not import keras from sitecustomize or a Ray worker setup hook",
         )
@@ -123,7 +124,7 @@ def _start_jax() -> str:
     from keras.src.saving import serialization_lib
     from keras.src.utils import rng_utils
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         _keep_compiled(jax.config)
     for module in (rng_utils, serialization_lib):
         if hasattr(module, "tf"):

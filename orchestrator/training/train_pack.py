@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,9 @@ class PackTrainer:
                     self._train_until_the_end(training)
                 finally:
                     saver.finish()
-        if training.too_large is not None:
-            saver.close()  # or its last records would meet the claims of the halves
-            self._emit(ev.PackTooLarge(self._setup.worker, pack.index, training.too_large))
+        if training.given_up is not None:
+            saver.close()  # or its last records would meet the claims of the packs that follow
+            self._emit(training.given_up)
 
     def _train_until_the_end(self, training: _Training) -> None:
         with self._lock:
@@ -277,7 +278,7 @@ class _Training:
         self._left = {each.member.index: each for each in claimed}
         self.saver = saver
         self._dataset, self._device, self._folder, self._began = dataset, device, folder, began
-        self.too_large: str | None = None
+        self.given_up: ev.PackTooLarge | ev.PackRefused | None = None
 
     def run(self) -> None:
         """Train. Raises whatever ends the training of all members that are left."""
@@ -300,7 +301,7 @@ class _Training:
                 self._dataset,
                 _folder_of(self._folder, index),
                 self._device,
-                lambda epoch, logs: trainer.tell(index, epoch, logs),
+                partial(trainer.tell, index),
                 trainer._on_batch,
                 start_from=self._recovered.snapshots.get(index),
                 keep=lambda snapshot: self.saver.keep([snapshot]),
@@ -320,7 +321,7 @@ class _Training:
                 folder=_folder_of(self._folder, index),
                 start_from=self._recovered.snapshots.get(index),
                 finished=index not in self._left,
-                on_epoch=lambda epoch, logs, index=index: self._trainer.tell(index, epoch, logs),
+                on_epoch=partial(self._trainer.tell, index),
             )
             for index in self._pack.members
         ]
@@ -336,13 +337,19 @@ class _Training:
         )
 
     def fail(self, error: BaseException) -> None:
-        """The training of all that is left has ended in an error.
+        """The training of all that is left has ended in an error: theirs, or one that other packs will not have.
 
         Raises:
             OrchestratorError: it is no member's own fault.
         """
-        if is_out_of_memory(error) and len(self._pack.members) > 1:
-            self.too_large = f"{type(error).__name__}: {error}"[:500]
+        from orchestrator.training.fused.seat import CannotFuse
+
+        worker, pack = self._trainer._setup.worker, self._pack
+        if isinstance(error, CannotFuse):
+            self.given_up = ev.PackRefused(worker, pack.index, f"the members cannot be fused: {error}"[:500])
+            return
+        if is_out_of_memory(error) and len(pack.members) > 1:
+            self.given_up = ev.PackTooLarge(worker, pack.index, f"{type(error).__name__}: {error}"[:500])
             return
         if isinstance(error, OrchestratorError) and not isinstance(error, InvalidModel | InvalidJob):
             raise error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,11 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InvalidModel
-from orchestrator.training import feed
 from orchestrator.training.callbacks import Diverged
 from orchestrator.training.device import Device
+from orchestrator.training.feed import epoch_order
 from orchestrator.training.fused import row, state, train
-from tests.support.fused_cases import ROWS, curve, dataset_of, facts, member, pack, solo, spec
+from tests.support.fused_cases import curve, dataset_of, facts, member, pack, solo, spec, started_device
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +24,13 @@ CURVES_AGREE = 5e-4
 batches is summed in another order, and grows to 2e-4."""
 
 
+@pytest.fixture(scope="module")
+def backend_device(request: pytest.FixtureRequest) -> Device:
+    return started_device(request)
+
+
 def assert_same_curves(one: Any, other: Any) -> None:
+    assert len(one.history) == len(other.history)
     assert [list(epoch) for epoch in one.history] == [list(epoch) for epoch in other.history], "names and their order"
     for a, b in zip(one.history, other.history, strict=True):
         assert list(a.values()) == pytest.approx(list(b.values()), abs=CURVES_AGREE)
@@ -58,23 +66,20 @@ def test_the_published_model_has_the_weights_that_fit_would_have_given(tmp_path:
 
 
 def test_dropout_acts_with_each_members_own_rate(tmp_path: Path, backend_device: Device) -> None:
-    """The same seed, data and weights: the training loss grows with the rate, and a rate of 0 is `fit` without it."""
-    rates, dataset = (0.0, 0.3, 0.6, 0.9), dataset_of()
+    """The same seed, data and initial weights: the training loss grows with the rate."""
+    rates, dataset = (0.01, 0.3, 0.6, 0.9), dataset_of()
     members = [member(0, dropout=rate) for rate in rates]
     together = pack(members, spec(), dataset, tmp_path / "pack", backend_device)
     last = [curve(trained)[-1] for trained in together]
     assert last == sorted(last), last
     assert min(np.diff(last)) > 0.03, last
-    assert_same_curves(together[0], solo(members[0], spec(), dataset, tmp_path / "solo", backend_device))
 
 
 def test_with_dropout_packs_and_fit_agree_on_average(tmp_path: Path, backend_device: Device) -> None:
     """TensorFlow draws other masks within XLA; the mean loss of eight members agrees within its standard error."""
     members, dataset = [member(i, dropout=0.4) for i in range(8)], dataset_of()
     together = [curve(t)[-1] for t in pack(members, spec(), dataset, tmp_path / "pack", backend_device)]
-    alone = [
-        curve(solo(plan, spec(), dataset, tmp_path / f"{plan.index}", backend_device))[-1] for plan in members
-    ]
+    alone = [curve(solo(plan, spec(), dataset, tmp_path / f"{plan.index}", backend_device))[-1] for plan in members]
     difference = np.asarray(together) - np.asarray(alone)
     error = max(1e-6, difference.std(ddof=1) / np.sqrt(len(difference)))
     assert abs(difference.mean()) < 4 * error
@@ -100,42 +105,38 @@ def test_members_of_different_architectures_are_refused(tmp_path: Path, backend_
         pack([member(0), member(1, units=8)], spec(), dataset_of(), tmp_path, backend_device)
 
 
-def shared_order(num_rows: int, seed: int, epoch: int) -> Any:
-    return feed.epoch_order(num_rows, 70, epoch)
+MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "one order for all": lambda patch: patch.setattr(
+        train, "epoch_order", lambda num_rows, seed, epoch: epoch_order(num_rows, 70, epoch)
+    ),
+    "one dropout rate for all": lambda patch: patch.setattr(row, "find_places", places_with_rate(0.8)),
+    "the same order in each epoch": lambda patch: patch.setattr(
+        train, "epoch_order", lambda num_rows, seed, epoch: epoch_order(num_rows, seed, 1)
+    ),
+    "a stop that is not heeded": lambda patch: patch.setattr(row.Row, "stops", lambda self: False),
+}
 
 
-def other_row(number: int) -> Any:
-    """Members' dropout rates all come to the first row."""
-    write = state.PackState.write
+def places_with_rate(rate: float) -> Any:
+    def places(model: Any, program: Any, where: str) -> Any:
+        found = state.find_places(model, program, where)
+        return replace(found, rates=tuple((place, rate) for place, _ in found.rates))
 
-    def wrong(self: Any, place: int, row_number: int, value: object) -> None:
-        at = number if isinstance(value, float) else row_number
-        write(self, place, at, value)
-
-    return wrong
+    return places
 
 
-def without_learning(self: Any, steps: Any) -> None:
-    del self, steps
-
-
-@pytest.mark.parametrize("mutation", ["shared order", "shared rate", "no mask"])
+@pytest.mark.parametrize("mutation", MUTATIONS)
 def test_the_oracle_catches(
     mutation: str, tmp_path: Path, backend_device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mistakes that an engine could make, each made on purpose: the comparisons above fail."""
-    settings = spec(early_stopping={"monitor": "loss", "patience": 0, "min_delta": 9.0}) if mutation == "no mask" else spec()
-    settings = settings.model_copy(update={"checkpoint": settings.checkpoint.model_copy(update={"save_best_only": False})})
-    dataset = dataset_of()
+    """Mistakes that an engine could make, made on purpose: the comparison of curves must fail."""
+    stopping = {"monitor": "loss", "patience": 1, "min_delta": 0.3}
+    settings, dataset = spec(epochs=5, early_stopping=stopping), dataset_of()
     members = [member(0, dropout=0.8), member(1)]
-    if mutation == "shared order":
-        monkeypatch.setattr(train, "epoch_order", shared_order)
-    elif mutation == "shared rate":
-        monkeypatch.setattr(state.PackState, "write", other_row(1))
-    else:
-        monkeypatch.setattr(row.Row, "stops", lambda self: False)
-    trained = pack(members, settings, dataset, tmp_path / "pack", backend_device)[1]
     alone = solo(members[1], settings, dataset, tmp_path / "solo", backend_device)
+    assert alone.stopped_epoch is not None
+    assert_same_curves(pack(members, settings, dataset, tmp_path / "right", backend_device)[1], alone)
+    MUTATIONS[mutation](monkeypatch)
+    wrong = pack(members, settings, dataset, tmp_path / "wrong", backend_device)[1]
     with pytest.raises(AssertionError):
-        assert_same_curves(trained, alone)
-    assert ROWS == dataset.train.num_rows
+        assert_same_curves(wrong, alone)

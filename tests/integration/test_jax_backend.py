@@ -38,7 +38,7 @@ class Witness(keras.callbacks.Callback):
 
 
 def test_a_run_on_jax_needs_no_tensorflow_in_its_worker(project: TinyProject, ray_session: None) -> None:
-    """Both members are built, trained, saved and predicted in one process; the second one is the witness of the first."""
+    """Both members live in one process, from build to prediction: the second one is the witness of the first."""
     witness = project.folder / f"{project.name}_witness.py"
     witness.write_text(WITNESS, encoding="utf-8")
     train = {"backend": "jax", "engine": "solo", "epochs": 3, "callbacks": [f"{witness.stem}:Witness"]}
@@ -54,6 +54,30 @@ def test_a_run_on_jax_needs_no_tensorflow_in_its_worker(project: TinyProject, ra
     assert first[1:] == ["jax", "jax"], "the backend, and what was imported"
 
 
+NUM_THREADS = """
+import sys
+from pathlib import Path
+
+from orchestrator.spec import TrainSpec
+from orchestrator.training.device import prepare_backend
+
+prepare_backend(TrainSpec(backend="jax"), num_cpus=int(sys.argv[1]), num_gpus=0)
+import jax
+
+square = jax.numpy.ones((600, 600))
+(square @ square).block_until_ready()
+print(len(list(Path("/proc/self/task").iterdir())))
+"""
+
+
+def test_threads_follow_the_budget() -> None:
+    def count(num_cpus: int) -> int:
+        asked = [sys.executable, "-c", NUM_THREADS, str(num_cpus)]
+        return int(subprocess.run(asked, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+    assert count(5) - count(1) >= 4
+
+
 def test_what_holds_for_tensorflow_holds_for_jax() -> None:
     """Exact resume, steps per execution, publication, divergence, memory: see `tests/support/jax_cases.py`."""
     asked = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/support/jax_cases.py"]
@@ -65,11 +89,11 @@ def test_what_holds_for_tensorflow_holds_for_jax() -> None:
 
 def test_a_worker_without_jax_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jax", None)  # how Python is told that there is no such module
-    with pytest.raises(InvalidJob, match="train.backend: .*JAX, which is not installed here") as refused:
+    with pytest.raises(InvalidJob, match=r"train\.backend: .*JAX, which is not installed here") as refused:
         start_backend(JAX, num_cpus=1)
     assert "pip install" in str(refused.value)
 
 
 def test_a_process_that_has_another_backend_is_refused(device: Device) -> None:
-    with pytest.raises(OrchestratorError, match="backend tensorflow before this job could ask for jax"):
+    with pytest.raises(OrchestratorError, match="backend tensorflow before the job could ask for jax"):
         start_backend(JAX, num_cpus=1)

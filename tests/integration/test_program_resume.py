@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import importlib
-import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,133 +12,21 @@ from typing import Any
 import keras
 import pytest
 
-from orchestrator import api
 from orchestrator.errors import Fenced, IdentityChanged
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
-from orchestrator.planning.recovery import MemberMemory, read_member
 from orchestrator.storage.blobs import get_blob_file
 from orchestrator.storage.log import Log
-from orchestrator.storage.open import open_store
 from orchestrator.storage.records import BlobRef
 from orchestrator.training import train_pack
 from orchestrator.training.checkpoint import read_best
 from orchestrator.training.device import Device
-from orchestrator.training.program import Program
 from orchestrator.training.publish import weights_digest
-from orchestrator.training.setup import WorkerSetup
-from tests.support.in_process import load
-from tests.support.packs import train_alone
-from tests.support.tiny_jobs import TinyProject
+from tests.support.program_life import DEADLINE_S, Hook, Killed, Life
 
 pytestmark = pytest.mark.slow
 
 EPOCHS = 4
-DEADLINE_S = 60.0
-SOURCE = """
-
-import keras
-
-hook = None
-
-
-class Hooked(keras.callbacks.Callback):
-    "Calls `hook`, if there is one, with the epoch (1-based) and the batch that begin."
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch + 1
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if hook is not None:
-            hook(self.epoch, batch)
-"""
-
-
-class Killed(BaseException):
-    """Stands for the death of the process: nothing may catch it."""
-
-
-Hook = Callable[["Life", int, int], None]
-
-
-class Life:
-    """One member of a job, trained by one worker after another."""
-
-    def __init__(self, folder: Path) -> None:
-        project = TinyProject(folder, f"tiny_{secrets.token_hex(4)}", SOURCE)
-        self.module_name = project.name
-        job = project.job(
-            members=1,
-            faults={"checkpoint_every_epochs": 1},
-            train={
-                "epochs": EPOCHS,
-                "early_stopping": {"patience": 2},
-                "callbacks": [
-                    {"class_name": "CSVLogger", "config": {"filename": "metrics.csv"}},
-                    f"{project.name}:Hooked",
-                ],
-            },
-        )
-        planned = api.plan(job, root=str(folder))
-        self.layout = planned.request.layout
-        self.store = open_store(job.storage.url)
-        self.dataset = load(planned.request.job)
-        self.setup = WorkerSetup(
-            worker="w",
-            job=planned.request.job,
-            plan=planned.request.plan,
-            layout=self.layout,
-            coord_term=1,
-            code_root=str(folder),
-            num_cpus=1,
-            num_gpus=0,
-        )
-        self.news = threading.Condition()
-        self.events: list[ev.Event] = []
-
-    def _take(self, event: ev.Event) -> None:
-        with self.news:
-            self.events.append(event)
-            self.news.notify_all()
-
-    def work(self, command: cmd.WorkerCommand, hook: Hook | None = None) -> Sequence[ev.Event]:
-        """What a new worker tells while it carries out one command; `hook` is called at each batch of training."""
-        self.events = []
-        self.program = Program(self.setup, self._take, lambda: None)
-        self.program.start()
-        module = importlib.import_module(self.module_name)
-        module.hook = None if hook is None else lambda epoch, batch: hook(self, epoch, batch)
-        self.program.handle(command, self.dataset)
-        self.program.close()  # what is published beside the next command is told after `idle`: here, before it
-        idle = [event for event in self.events if isinstance(event, ev.WorkerIdle)]
-        return [*(event for event in self.events if event not in idle), *(ev.WorkerIdle("w") for _ in idle)]
-
-    def train(self, hook: Hook | None = None) -> Sequence[ev.Event]:
-        return self.work(train_alone("w", 0), hook)
-
-    def save_now(self) -> None:
-        """From within training: have the newest finished epoch published, and wait until it is."""
-        with self.news:
-            told = self.events.count(ev.Saved("w"))
-        self.program.interrupt(cmd.SaveNow("w"))
-        with self.news:
-            assert self.news.wait_for(lambda: self.events.count(ev.Saved("w")) > told, DEADLINE_S)
-
-    def kinds(self) -> list[str]:
-        return [record.kind for record in Log.open(self.store, self.layout.member_log(0)).records()]
-
-    def memory(self) -> MemberMemory:
-        return read_member(Log.open(self.store, self.layout.member_log(0)).records())
-
-    def final(self) -> Mapping[str, Any]:
-        final = self.memory().final
-        assert final is not None
-        return final
-
-    def attempt_log(self, term: int) -> str:
-        prefix = self.layout.attempt_prefix(0, term)
-        chunks = [key for key in self.store.list(prefix) if key.startswith(f"{prefix}/log-")]
-        return b"".join(self.store.get(key) for key in chunks).decode()
 
 
 def saving_each_epoch(at: tuple[int, int], act: Callable[[Life], None]) -> Hook:
@@ -177,7 +63,7 @@ STOPPED = saving_each_epoch((3, 2), stop)
 @pytest.fixture
 def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device) -> Life:
     monkeypatch.syspath_prepend(str(tmp_path))
-    return Life(tmp_path)
+    return Life(tmp_path, EPOCHS)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +72,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory, device: Device) -> Mappin
     folder = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        life = Life(folder)
+        life = Life(folder, EPOCHS)
         events = life.train()
         assert events[-2:] == [ev.MemberTrained("w", 0), ev.WorkerIdle("w")]
         return life.final()

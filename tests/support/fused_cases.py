@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
+import pytest
 
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec import TrainSpec
-from orchestrator.training.callbacks import Diverged
 from orchestrator.training.checkpoint import Snapshot, read_best, read_checkpoint, write_best, write_checkpoint
 from orchestrator.training.data import Dataset, load_dataset
-from orchestrator.training.device import Device
+from orchestrator.training.device import Device, prepare_backend, start_backend
 from orchestrator.training.fused.seat import Seat
-from orchestrator.training.fused.train import train_fused
+from orchestrator.training.fused.train import Outcome, train_fused
 from orchestrator.training.solo import Trained, train_solo
 
 ROWS, VALIDATION, BATCH = 150, 50, 16
@@ -34,9 +34,7 @@ def rows(seed: int = 0) -> Any:
 def weighted_pairs(seed: int = 0) -> Any:
     weights = np.random.default_rng(1).uniform(0.2, 3.0, ROWS + VALIDATION).astype("float32")
     parts = {"train": weights[:ROWS], "validation": weights[ROWS:]}
-    return {
-        name: ({"left": x[:, :6], "right": x[:, 6:]}, y, parts[name]) for name, (x, y) in rows(seed).items()
-    }
+    return {name: ({"left": x[:, :6], "right": x[:, 6:]}, y, parts[name]) for name, (x, y) in rows(seed).items()}
 
 
 def compiled(model: keras.Model, rate: float = 0.01) -> keras.Model:
@@ -119,6 +117,16 @@ def spec(**changes: Any) -> TrainSpec:
     return TrainSpec.model_validate({"epochs": 4, "batch_size": BATCH, "early_stopping": None, **changes})
 
 
+def started_device(request: pytest.FixtureRequest) -> Device:
+    """A worker's device with the backend of this process: `KERAS_BACKEND` says which."""
+    backend = keras.config.backend()
+    if backend == "tensorflow":
+        return cast(Device, request.getfixturevalue("device"))
+    train = TrainSpec(backend=backend)
+    prepare_backend(train, num_cpus=1, num_gpus=0)
+    return start_backend(train, num_cpus=1)
+
+
 class Killed(BaseException):
     """Stands for the death of the process: nothing may catch it."""
 
@@ -134,11 +142,11 @@ class PackLife:
     device: Device
     newest: Mapping[int, Snapshot] = field(default_factory=dict)
     published: set[int] = field(default_factory=set)
-    outcomes: dict[int, Trained | Diverged] = field(default_factory=dict)
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
     order: list[tuple[str, Any]] = field(default_factory=list)
     lives: int = 0
 
-    def go_on(self, *, killed_at: int | None = None, forget: int = 0) -> dict[int, Trained | Diverged]:
+    def go_on(self, *, killed_at: int | None = None, forget: int = 0) -> dict[int, Outcome]:
         """Train from the newest checkpoint; at look `killed_at` it dies, and the last `forget` checkpoints are lost."""
         self.lives += 1
         home = self.folder / f"life-{self.lives}"
@@ -155,13 +163,20 @@ class PackLife:
             kept.append(snapshots)
             self.order.append(("kept", tuple((s.member, s.epoch, s.stopped) for s in snapshots)))
 
-        def done(seat: int, outcome: Trained | Diverged) -> None:
+        def done(seat: int, outcome: Outcome) -> None:
             self.outcomes[seat] = outcome
             self.order.append(("done", seat))
 
         try:
             train_fused(
-                self._seats(home), self.train, self.dataset, self.device, lambda: None, keep=keep, check=check, done=done
+                self._seats(home),
+                self.train,
+                self.dataset,
+                self.device,
+                lambda: None,
+                keep=keep,
+                check=check,
+                done=done,
             )
         finally:
             if kept[: len(kept) - forget]:
@@ -195,9 +210,7 @@ def solo(plan: MemberPlan, train: TrainSpec, dataset: Dataset, folder: Path, dev
     return train_solo(plan, train, dataset, folder, device, lambda epoch, logs: None, lambda: None)
 
 
-def pack(
-    members: Sequence[MemberPlan], train: TrainSpec, dataset: Dataset, folder: Path, device: Device
-) -> list[Any]:
+def pack(members: Sequence[MemberPlan], train: TrainSpec, dataset: Dataset, folder: Path, device: Device) -> list[Any]:
     """What a pack's members end with, in the order of their seats."""
     outcomes = PackLife(members, train, dataset, folder, device).go_on()
     return [outcomes[seat] for seat in range(len(members))]

@@ -40,9 +40,7 @@ def test_jax_gets_the_thread_budget_by_the_one_variable_that_it_heeds(prepared: 
 
 
 @pytest.mark.parametrize(("num_gpus", "share"), [(0.25, "0.225"), (0.5, "0.450"), (1, "0.900"), (2, "0.900")])
-def test_jax_takes_memory_as_it_needs_it_and_no_more_than_its_share(
-    prepared: Any, num_gpus: float, share: str
-) -> None:
+def test_jax_takes_memory_as_it_needs_it_and_no_more_than_its_share(prepared: Any, num_gpus: float, share: str) -> None:
     set_to = prepared(num_gpus, backend="jax")
     assert "CUDA_VISIBLE_DEVICES" not in set_to
     assert "JAX_PLATFORMS" not in set_to

@@ -155,9 +155,9 @@ def _optimizer(optimizer: Any) -> Any:
 
 def _objectives(model: keras.Model) -> Any:
     config = model._compile_config.config
-    return [
-        keras.tree.map_structure(_told, config.get(name)) for name in ("loss", "metrics", "weighted_metrics")
-    ] + [config.get("loss_weights")]
+    return [keras.tree.map_structure(_told, config.get(name)) for name in ("loss", "metrics", "weighted_metrics")] + [
+        config.get("loss_weights")
+    ]
 
 
 def _told(part: Any) -> Any:
@@ -177,6 +177,8 @@ def _callback_names(train: TrainSpec) -> Iterator[str]:
 def _looks_at_batches(name: str) -> bool:
     if name in _HARMLESS:
         return False
-    cls: Callable[..., Any] | None = import_function(name) if is_reference(name) else getattr(keras.callbacks, name, None)
+    cls: Callable[..., Any] | None = (
+        import_function(name) if is_reference(name) else getattr(keras.callbacks, name, None)
+    )
     base = keras.callbacks.Callback
     return any(getattr(cls, hook, None) is not getattr(base, hook) for hook in _BATCH_HOOKS)

@@ -41,9 +41,7 @@ class JaxProgram:
         result: tuple[Leaves, Leaves, Logs] = self._train(state, metrics, data, order, size, *_numbers(steps), active)
         return result
 
-    def test(
-        self, state: Leaves, metrics: Leaves, data: Any, size: int, steps: tuple[int, int]
-    ) -> tuple[Leaves, Logs]:
+    def test(self, state: Leaves, metrics: Leaves, data: Any, size: int, steps: tuple[int, int]) -> tuple[Leaves, Logs]:
         result: tuple[Leaves, Logs] = self._test(state, metrics, data, size, *_numbers(steps))
         return result
 

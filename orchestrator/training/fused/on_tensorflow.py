@@ -32,7 +32,9 @@ class TensorFlowProgram:
         return tf.constant(array)
 
     def put_data(self, split: Split) -> Any:
-        return tuple(keras.tree.map_structure(_shared, part) for part in (split.x, split.y, split.w) if part is not None)
+        return tuple(
+            keras.tree.map_structure(_shared, part) for part in (split.x, split.y, split.w) if part is not None
+        )
 
     def get(self, leaves: Sequence[Any]) -> list[Array]:
         return [np.array(leaf.numpy()) for leaf in leaves]
@@ -44,10 +46,10 @@ class TensorFlowProgram:
         result: tuple[Leaves, Leaves, Logs] = run(state, metrics, data, order, *_numbers(steps), active)
         return result
 
-    def test(
-        self, state: Leaves, metrics: Leaves, data: Any, size: int, steps: tuple[int, int]
-    ) -> tuple[Leaves, Logs]:
-        result: tuple[Leaves, Logs] = self._function("test", size, self._test_steps)(state, metrics, data, *_numbers(steps))
+    def test(self, state: Leaves, metrics: Leaves, data: Any, size: int, steps: tuple[int, int]) -> tuple[Leaves, Logs]:
+        result: tuple[Leaves, Logs] = self._function("test", size, self._test_steps)(
+            state, metrics, data, *_numbers(steps)
+        )
         return result
 
     def _function(self, name: str, size: int, steps: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,9 +70,7 @@ class TensorFlowProgram:
             batch = tf.nest.map_structure(lambda array: tf.gather(array, rows), data)
             return number + 1, *tf.vectorized_map(self._step, (state, metrics, batch))
 
-        _, trained, metrics = tf.while_loop(
-            lambda number, *_: number < stop, step, (start, list(state), list(metrics))
-        )
+        _, trained, metrics = tf.while_loop(lambda number, *_: number < stop, step, (start, list(state), list(metrics)))
         kept = [tf.where(_like(active, new), new, old) for new, old in zip(trained, state, strict=True)]
         return kept, metrics, tf.vectorized_map(self.member.results, metrics)
 
@@ -127,7 +127,9 @@ def _shared(array: Array) -> Any:
         return tf.constant(array)
     memory = (ctypes.c_byte * array.nbytes).from_address(array.ctypes.data)
     memory.owner = array  # type: ignore[attr-defined]  # lives as long as the tensor
-    writable = np.frombuffer(memory, array.dtype).reshape(array.shape)  # DLPack cannot say that memory is read-only
+    writable = np.frombuffer(memoryview(memory).cast("B"), array.dtype).reshape(
+        array.shape
+    )  # DLPack cannot say that memory is read-only
     return tf.experimental.dlpack.from_dlpack(writable.__dlpack__())
 
 

@@ -67,9 +67,7 @@ class Program(Protocol):
             active: [K], true for members that train.
         """
 
-    def test(
-        self, state: Leaves, metrics: Leaves, data: Any, size: int, steps: tuple[int, int]
-    ) -> tuple[Leaves, Logs]:
+    def test(self, state: Leaves, metrics: Leaves, data: Any, size: int, steps: tuple[int, int]) -> tuple[Leaves, Logs]:
         """Score batches of validation rows, in their own order. Arguments as for `train`."""
 
 

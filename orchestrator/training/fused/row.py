@@ -17,7 +17,7 @@ from orchestrator.training.callbacks import StopOnDivergence, TellEpochs
 from orchestrator.training.checkpoint import Array, Snapshot
 from orchestrator.training.fused.seat import Seat
 from orchestrator.training.fused.stand_in import StandIn
-from orchestrator.training.fused.state import PackState, Places, find_places
+from orchestrator.training.fused.state import PackState, find_places
 from orchestrator.training.fused.stateless import StatelessMember
 from orchestrator.training.made_callbacks import make_callbacks, make_checkpoint, make_early_stopping, stopped_epoch
 from orchestrator.training.solo import Trained, _best_epoch, _publish
@@ -29,13 +29,13 @@ class Row:
 
     Attributes:
         active: it trains; a row that does not is carried along as it is.
-        diverged: it ended so: there is nothing of it to keep.
+        failed: it diverged, or its own code raised: there is nothing of it to keep.
     """
 
     def __init__(self, number: int, seat: Seat, train: TrainSpec, *, has_validation: bool) -> None:
         self.number, self.seat, self._train = number, seat, train
         self.active = not seat.finished and not (seat.start_from is not None and seat.start_from.stopped)
-        self.diverged = False
+        self.failed = False
         self._frozen: Snapshot | None = None
         self.model = _build(seat, train)
         self._checkpoint = make_checkpoint(train, seat.folder, has_validation=has_validation)
@@ -94,9 +94,12 @@ class Row:
             logs = {**logs, **{f"val_{name}": value for name, value in val_logs.items()}}
         self._hooks.on_epoch_end(epoch - 1, logs)
         self._settle()
-        if self._model.stop_training:
-            self.active = False
         self._logs = logs
+        self.active = not self.stops()
+
+    def stops(self) -> bool:
+        """Whether a callback has ended the member's training."""
+        return bool(self._model.stop_training)
 
     def snapshot(self, epoch: int) -> Snapshot:
         """All that is needed to go on after an epoch of the pack; a member that has stopped stays as it was then."""
@@ -122,7 +125,7 @@ class Row:
             callbacks=take_states(self._stateful),
             history=tuple(self._history),
             logs=dict(self._logs),
-            stopped=bool(self._model.stop_training),
+            stopped=self.stops(),
             best=self._checkpoint.best_model,
         )
 

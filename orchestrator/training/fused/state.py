@@ -70,7 +70,8 @@ class PackState:
         member = program.member
         self._program = program
         variables = [*member.trainable, *member.rest, *member.optimizer]
-        self._host = [np.zeros((program.num_rows, *v.shape), _dtype(v)) for v in variables]
+        likes = [keras.ops.convert_to_numpy(variable) for variable in variables]
+        self._host = [np.zeros((program.num_rows, *like.shape), like.dtype) for like in likes]
         self._changed = set(range(len(variables)))
         self.device: Leaves = [None] * len(variables)
 
@@ -92,7 +93,3 @@ class PackState:
     def fetch(self) -> None:
         """Bring the host up to date."""
         self._host = self._program.get(self.device)
-
-
-def _dtype(variable: keras.Variable) -> np.dtype[np.generic]:
-    return keras.ops.convert_to_numpy(variable).dtype

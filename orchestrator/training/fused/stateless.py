@@ -76,9 +76,7 @@ class StatelessMember:
         trainable, optimizer = self.model.optimizer.stateless_apply(optimizer, gradients, trainable)
         return list(trainable), list(optimizer)
 
-    def test_batch(
-        self, trainable: Tensors, rest: Tensors, metrics: Tensors, x: Any, y: Any, w: Any
-    ) -> Tensors:
+    def test_batch(self, trainable: Tensors, rest: Tensors, metrics: Tensors, x: Any, y: Any, w: Any) -> Tensors:
         """The state of all metrics after a batch of validation."""
         loss, (y_pred, _, metrics) = self.loss(trainable, rest, metrics, x, y, w, training=False)
         return self.update_metrics(metrics, loss, x, y, y_pred, w)

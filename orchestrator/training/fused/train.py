@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from orchestrator.errors import InvalidModel
+from orchestrator.errors import InvalidJob, InvalidModel, OrchestratorError
 from orchestrator.models.first_batch import first_line
 from orchestrator.spec import TrainSpec
-from orchestrator.training.callbacks import Diverged
 from orchestrator.training.checkpoint import Snapshot
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device
@@ -31,6 +30,11 @@ from orchestrator.training.fused.state import PackState
 from orchestrator.training.publish import is_out_of_memory
 from orchestrator.training.solo import VALIDATION_BATCH, Trained
 
+__all__ = ["BLOCK", "CannotFuse", "Outcome", "Seat", "train_fused"]
+
+Outcome = Trained | BaseException
+"""What a member's training ends with: `Diverged`, or what its own callbacks raised, as an exception."""
+
 BLOCK = 100
 """Steps in one call of the program. Bits do not depend on it: how many there are is an argument."""
 
@@ -44,7 +48,7 @@ def train_fused(
     *,
     keep: Callable[[Sequence[Snapshot]], None] = lambda snapshots: None,
     check: Callable[[], None] = lambda: None,
-    done: Callable[[int, Trained | Diverged], None],
+    done: Callable[[int, Outcome], None],
 ) -> None:
     """Train the members of a pack together, or go on with them; each ends on its own.
 
@@ -57,15 +61,16 @@ def train_fused(
         dataset: the rows; shared and read-only.
         device: what is trained on.
         on_batch: called for each block of batches, as a sign of life.
-        keep: gets, after each epoch, the state of all members that were not `finished` before and have not diverged,
-            all at the pack's epoch, those that have stopped too, in arrays of their own.
+        keep: gets, after each epoch, the state of all members that were not `finished` before and have not failed, all
+            at the pack's epoch, those that have stopped too, in arrays of their own.
         check: called between blocks; what it raises ends the training and reaches the caller unchanged.
-        done: gets a seat's number and what its training gave, as soon as that member is through.
+        done: gets a seat's number and what its training gave, as soon as that member is through. A member that
+            diverges, or whose own callbacks raise, ends alone.
 
     Raises:
         CannotFuse: the compiler refuses the program, before anything has been trained.
         InvalidModel: the build function fails, the members are not of one architecture, a snapshot does not fit or is
-            of another epoch than the others, or `ModelCheckpoint` kept no model.
+            of another epoch than the others.
     """
     epoch = _common_epoch(seats, train)
     rows = [
@@ -79,13 +84,28 @@ def train_fused(
         row.begin()
     for row in unfinished:
         if epoch == train.epochs or not row.active:
-            done(row.number, row.finish())
+            done(row.number, _finish(row))
     while epoch < train.epochs and any(row.active for row in rows):
         epoch += 1
         ended = pack.train_epoch(epoch)
-        keep([row.snapshot(epoch) for row in unfinished if not row.diverged])
-        for row, outcome in ended:
-            done(row.number, row.finish() if outcome is None else outcome)
+        keep([row.snapshot(epoch) for row in unfinished if not row.failed])
+        for row, error in ended:
+            done(row.number, error or _finish(row))
+
+
+def _finish(row: Row) -> Outcome:
+    try:
+        return row.finish()
+    except (Exception, SystemExit) as error:
+        return _own_fault(error)
+
+
+def _own_fault(error: BaseException) -> BaseException:
+    """An error in the code of one member. Raises what concerns them all."""
+    shared = isinstance(error, OrchestratorError) and not isinstance(error, InvalidModel | InvalidJob)
+    if shared or is_out_of_memory(error):
+        raise error
+    return error
 
 
 def _common_epoch(seats: Sequence[Seat], train: TrainSpec) -> int:
@@ -114,7 +134,7 @@ class _Pack:
             where = f"members {', '.join(str(member.index) for member in members)}"
             raise InvalidModel("the members of a pack are of different architectures", where=where)
         validation = dataset.validation
-        size = VALIDATION_BATCH if validation is None else choose_validation_batch(validation.num_rows, VALIDATION_BATCH)
+        size = choose_validation_batch(0 if validation is None else validation.num_rows, VALIDATION_BATCH)
         self._rows, self._train, self._dataset = rows, train, dataset
         self._on_batch, self._check = on_batch, check
         self._program: Program = make_program((signatures.pop(), device), members, train, dataset, size)
@@ -145,26 +165,31 @@ class _Pack:
                 raise
             raise CannotFuse(first_line(error)) from error
 
-    def train_epoch(self, epoch: int) -> list[tuple[Row, Diverged | None]]:
-        """One epoch (1-based) of all active rows; those whose training ends with it, and how."""
+    def train_epoch(self, epoch: int) -> list[tuple[Row, BaseException | None]]:
+        """One epoch (1-based) of all active rows; those whose training ends with it, and why if it is for an error."""
         training = [row for row in self._rows if row.active]
-        for row in training:
-            row.begin_epoch(epoch)
+        ended = [(row, self._guarded(row, row.begin_epoch, epoch)) for row in training]
+        ended = [(row, error) for row, error in ended if error is not None]
         logs = self._train_all(epoch)
         val_logs = self._test_all()
         self._state.fetch()
-        ended: list[tuple[Row, Diverged | None]] = []
         for row in training:
-            scores = None if val_logs is None else member_logs(val_logs, row.number)
-            try:
-                row.end_epoch(epoch, member_logs(logs, row.number), scores)
-            except Diverged as diverged:
-                row.active, row.diverged = False, True
-                ended.append((row, diverged))
+            if row.failed:
                 continue
-            if not row.active or epoch == self._train.epochs:
-                ended.append((row, None))
+            scores = None if val_logs is None else member_logs(val_logs, row.number)
+            error = self._guarded(row, row.end_epoch, epoch, member_logs(logs, row.number), scores)
+            if error is not None or not row.active or epoch == self._train.epochs:
+                ended.append((row, error))
         return ended
+
+    def _guarded(self, row: Row, call: Callable[..., None], *arguments: object) -> BaseException | None:
+        """Call a member's own code; what it raises ends that member alone."""
+        try:
+            call(*arguments)
+        except (Exception, SystemExit) as error:
+            row.active, row.failed = False, True
+            return _own_fault(error)
+        return None
 
     def _train_all(self, epoch: int) -> Logs:
         num_rows = self._dataset.train.num_rows

@@ -195,6 +195,7 @@ class World:
             events.append(ev.WorkerFenced(name, "superseded"))
         if busy.task == "train" and busy.members and busy.pack is not None and len(busy.pack.members) > 1:
             events.append(ev.PackTooLarge(name, busy.pack.index, "no memory"))
+            events.append(ev.PackRefused(name, busy.pack.index, "the compiler refuses it"))
         return events
 
     def _happens(self, event: ev.Event) -> None:
@@ -227,7 +228,7 @@ class World:
                 self.workers[event.worker].settle(member)
             case ev.AttemptFailed(member=member) | ev.ModelLost(member=member):
                 self.workers[event.worker].settle(member)
-            case ev.PackTooLarge():
+            case ev.PackTooLarge() | ev.PackRefused():
                 self.workers[event.worker].members = ()
                 self.workers[event.worker].settled = True
             case ev.Saved():

@@ -152,6 +152,17 @@ def test_a_pack_that_does_not_fit_is_halved_without_counting_an_attempt() -> Non
     assert again.state.waiting == (1, 2), "who resumes goes on with the halves"
 
 
+def test_members_that_cannot_be_fused_after_all_are_trained_one_by_one() -> None:
+    world = World(3, 1, pack_size=3)
+    world.get_ready()
+    sent = world.step(ev.PackRefused("w0", 0, "the compiler refuses it"), ev.WorkerIdle("w0"))
+    assert not commands_of(sent, cmd.RecordEnded)
+    assert commands_of(sent, cmd.TrainPack) == [cmd.TrainPack("w0", Pack(1, (0,), "solo"), (0,))]
+    recorded = commands_of(world.sent, cmd.RecordPacked)[-1]
+    assert [(pack.members, pack.engine) for pack in recorded.packs[1:]] == [((i,), "solo") for i in range(3)]
+    assert "the compiler refuses it" in recorded.reason
+
+
 def test_a_worker_trains_on_while_it_publishes_and_both_are_retried_when_it_dies() -> None:
     world = World(2, 1)
     world.get_ready()

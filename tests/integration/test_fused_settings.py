@@ -1,0 +1,267 @@
+"""What may be fused, with which settings, and what callbacks see of a member in a pack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from orchestrator.models.build import build_member
+from orchestrator.training.data import Split
+from orchestrator.training.device import Device
+from orchestrator.training.fused import program, stand_in
+from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
+from orchestrator.training.fused.seat import CannotFuse
+from tests.support.fused_cases import (
+    ROWS,
+    VALIDATION,
+    compiled,
+    curve,
+    dataset_of,
+    member,
+    pack,
+    rows,
+    solo,
+    spec,
+    started_device,
+)
+
+pytestmark = pytest.mark.slow
+
+layers = keras.layers
+ON_JAX = keras.config.backend() == "jax"
+
+
+@pytest.fixture(scope="module")
+def backend_device(request: pytest.FixtureRequest) -> Device:
+    return started_device(request)
+
+
+def sequential(*between: Any, **compiling: Any) -> keras.Model:
+    model = keras.Sequential([keras.Input((12,)), *between, layers.Dense(2, activation="softmax")])
+    settings = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"], **compiling}
+    model.compile(**settings)
+    return model
+
+
+def dense(units: int = 8, **arguments: Any) -> Any:
+    return layers.Dense(units, activation="relu", **arguments)
+
+
+def own_loss(y_true: Any, y_pred: Any) -> Any:
+    return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+
+
+def closure(weight: float) -> Callable[..., Any]:
+    return lambda y_true, y_pred: weight * own_loss(y_true, y_pred)
+
+
+class OwnLayer(keras.layers.Layer):
+    def call(self, x: Any) -> Any:
+        return 2 * x
+
+
+ALIKE: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "dropout rate": (lambda: sequential(layers.Dropout(0.0)), lambda: sequential(layers.Dropout(0.5))),
+    "learning rate": (
+        lambda: sequential(optimizer=keras.optimizers.SGD(0.1, momentum=0.9)),
+        lambda: sequential(optimizer=keras.optimizers.SGD(0.3, momentum=0.9)),
+    ),
+    "names": (lambda: sequential(dense(name="one")), lambda: sequential(dense(name="other"))),
+    "seeds": (lambda: sequential(layers.Dropout(0.2, seed=1)), lambda: sequential(layers.Dropout(0.2, seed=2))),
+    "initial values": (lambda: sequential(dense(kernel_initializer="zeros")), lambda: sequential(dense())),
+}
+UNLIKE: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "width": (lambda: sequential(dense(8)), lambda: sequential(dense(9))),
+    "activation": (lambda: sequential(dense()), lambda: sequential(layers.Dense(8, activation="tanh"))),
+    "noise of another layer": (
+        lambda: sequential(layers.GaussianNoise(0.1)),
+        lambda: sequential(layers.GaussianNoise(0.2)),
+    ),
+    "optimizer": (lambda: sequential(), lambda: sequential(optimizer="sgd")),
+    "weight decay": (
+        lambda: sequential(optimizer=keras.optimizers.AdamW(weight_decay=0.1)),
+        lambda: sequential(optimizer=keras.optimizers.AdamW(weight_decay=0.2)),
+    ),
+    "loss": (lambda: sequential(), lambda: sequential(loss=own_loss)),
+    "metrics": (lambda: sequential(), lambda: sequential(metrics=[])),
+    "frozen layer": (lambda: sequential(dense()), lambda: sequential(dense(trainable=False))),
+}
+
+
+@pytest.mark.parametrize("what", ALIKE)
+def test_members_that_differ_in_this_can_be_stacked(what: str, backend_device: Device) -> None:
+    one, other = (signature(build()) for build in ALIKE[what])
+    assert one is not None
+    assert one == other
+
+
+@pytest.mark.parametrize("what", UNLIKE)
+def test_members_that_differ_in_this_cannot_be_stacked(what: str, backend_device: Device) -> None:
+    one, other = (signature(build()) for build in UNLIKE[what])
+    assert None not in (one, other)
+    assert one != other
+
+
+OBSTACLES: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
+    "own layer": (lambda: sequential(OwnLayer()), {}, "cannot be read from its configuration"),
+    "own loss with a closure": (lambda: sequential(loss=closure(2.0)), {}, "its loss is code"),
+    "eager": (lambda: sequential(run_eagerly=True), {}, "run_eagerly"),
+    "averaged weights": (lambda: sequential(optimizer=keras.optimizers.Adam(use_ema=True)), {}, "use_ema"),
+    "accumulation": (
+        lambda: sequential(optimizer=keras.optimizers.Adam(gradient_accumulation_steps=2)),
+        {},
+        "accumulates gradients",
+    ),
+    "checkpoints at batches": (sequential, {"checkpoint": {"monitor": "loss", "save_freq": 5}}, "save_freq"),
+    "callback at batches": (sequential, {"callbacks": [f"{__name__}:AtBatches"]}, "AtBatches looks at batches"),
+    "TensorBoard": (sequential, {"callbacks": ["TensorBoard"]}, "TensorBoard looks at batches"),
+}
+
+
+class AtBatches(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Counts, or logs, or whatever users do there."""
+
+
+@pytest.mark.parametrize("what", OBSTACLES)
+def test_why_a_member_is_not_fused_is_said(what: str, backend_device: Device) -> None:
+    build, settings, reason = OBSTACLES[what]
+    told = why_not_fused(build(), spec(**settings), "cpu")
+    assert told is not None
+    assert reason in told
+
+
+def test_usual_settings_are_no_obstacle(backend_device: Device) -> None:
+    train = spec(
+        callbacks=["ReduceLROnPlateau", "TerminateOnNaN", {"class_name": "CSVLogger", "config": {"filename": "a"}}]
+    )
+    model = sequential(dense(), layers.BatchNormalization(), layers.Dropout(0.3), loss=own_loss)
+    assert why_not_fused(model, train, "cpu") is None
+    assert layer_kinds(model) == {"other"}
+
+
+def test_convolutions_are_known_and_refused_where_they_cannot_be_stacked(backend_device: Device) -> None:
+    model = sequential(layers.Reshape((12, 1)), layers.Conv1D(2, 3), layers.Flatten())
+    assert "convolution" in layer_kinds(model)
+    told = why_not_fused(model, spec(), "cpu")
+    assert told is None if ON_JAX else "train.backend: jax" in str(told)
+
+
+def test_convolutions_with_dropped_channels_learn_as_by_fit(tmp_path: Path, backend_device: Device) -> None:
+    members, dataset = [member(i, "convolution", dropout=0.4 * i) for i in range(2)], dataset_of("convolution")
+    if not ON_JAX:
+        with pytest.raises(CannotFuse):
+            pack(members, spec(), dataset, tmp_path / "pack", backend_device)
+        return
+    together = pack(members, spec(), dataset, tmp_path / "pack", backend_device)
+    for plan, trained in zip(members, together, strict=True):  # JAX draws the same masks in both
+        alone = solo(plan, spec(), dataset, tmp_path / f"{plan.index}", backend_device)
+        assert curve(trained) == pytest.approx(curve(alone), abs=1e-5)
+
+
+class Halves(keras.callbacks.Callback):
+    """Changes weights and the learning rate between epochs, and writes down what it sees."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.path = Path(folder) / "seen.txt"
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 2:
+            self.model.optimizer.learning_rate = 0.001
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        kernel = self.model.layers[0].kernel if epoch == 0 else self.model.get_weights()[0]
+        seen = float(np.abs(keras.ops.convert_to_numpy(kernel)).sum())
+        with self.path.open("a") as file:
+            file.write(f"{epoch} {seen:.3f} {float(self.model.optimizer.learning_rate):.4f} {sorted(logs)}\n")
+        if epoch == 1:
+            self.model.set_weights([weights / 2 for weights in self.model.get_weights()])
+
+
+def test_callbacks_see_and_change_their_own_member_as_in_fit(tmp_path: Path, backend_device: Device) -> None:
+    train = spec(callbacks=[f"{__name__}:Halves"])
+    members, dataset = [member(0), member(1)], dataset_of()
+    together = pack(members, train, dataset, tmp_path / "pack", backend_device)
+    for plan, trained in zip(members, together, strict=True):
+        alone = solo(plan, train, dataset, tmp_path / f"solo-{plan.index}", backend_device)
+        assert curve(trained) == pytest.approx(curve(alone), abs=1e-5)
+        seen = [folder / "files" / "seen.txt" for folder in (trained.path.parent, alone.path.parent)]
+        assert seen[0].read_text() == seen[1].read_text()
+        assert " 0.0010 " in seen[0].read_text()
+
+
+def test_a_model_is_brought_up_to_date_only_for_those_who_look(
+    tmp_path: Path, backend_device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[int] = []
+    assign = stand_in.assign
+
+    def counted(variables: Any, arrays: Any, **where: Any) -> None:
+        loads.append(len(arrays))
+        assign(variables, arrays, **where)
+
+    monkeypatch.setattr(stand_in, "assign", counted)
+    settings = spec(epochs=6, checkpoint={"monitor": "val_loss", "mode": "max"}, callbacks=["ReduceLROnPlateau"])
+    pack([member(0)], settings, dataset_of(), tmp_path, backend_device)
+    improvements_and_the_end = 2
+    assert len(loads) == 2 * improvements_and_the_end
+
+
+def test_a_second_pack_of_the_same_architecture_compiles_nothing(
+    tmp_path: Path, backend_device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    member_class = program.StatelessMember
+
+    class Counted(member_class):  # type: ignore[valid-type, misc]
+        def loss(self, *arguments: Any, **keywords: Any) -> Any:
+            made.append(1)
+            return super().loss(*arguments, **keywords)
+
+    monkeypatch.setattr(program, "StatelessMember", Counted)
+    train, dataset = spec(epochs=1, batch_size=24), dataset_of()
+    pack([member(0), member(1, dropout=0.4)], train, dataset, tmp_path / "first", backend_device)
+    traced = len(made)
+    assert traced > 0
+    pack([member(2, dropout=0.1), member(3)], train, dataset, tmp_path / "second", backend_device)
+    assert len(made) == traced
+
+
+def test_rows_are_not_copied_for_the_program(backend_device: Device) -> None:
+    """Arrays that begin where vectors may, as Ray's do: the program reads the very same memory."""
+    buffer = np.zeros(4 * 1000 + 64, np.uint8)
+    begin = -buffer.ctypes.data % 64
+    x = buffer[begin : begin + 4000].view(np.float32).reshape(100, 10)
+    shared = x.view()
+    shared.flags.writeable = False
+    members = [member(0)]
+    made = program.make_program("copies", members, spec(), dataset_of(), 50)
+    data = made.put_data(Split(shared, np.zeros(100, np.int32)))
+    x[3, 4] = 7.0
+    assert float(np.asarray(data[0])[3, 4]) == 7.0
+
+
+@pytest.mark.parametrize(("num_rows", "size"), [(12_000, 1000), (50, 1024), (7919, 1024), (2048, 1024)])
+def test_validation_batches_leave_no_rest_where_that_is_possible(num_rows: int, size: int) -> None:
+    assert program.choose_validation_batch(num_rows, 1024) == size
+
+
+def test_without_validation_rows_only_the_training_figures_are_known(tmp_path: Path, backend_device: Device) -> None:
+    from orchestrator.training.data import load_dataset
+
+    dataset = load_dataset(lambda: rows()["train"], "rows", validation_split=0.0, seed=0)
+    (trained,) = pack([member(0)], spec(epochs=2), dataset, tmp_path, backend_device)
+    assert set(trained.history[0]) == {"epoch", "loss", "accuracy", "sparse_categorical_crossentropy"}
+    assert dataset.train.num_rows == ROWS != VALIDATION
+
+
+def test_a_member_is_built_by_the_jobs_own_function(backend_device: Device) -> None:
+    plan = member(0, dropout=0.2)
+    model = build_member(plan.builder, plan.kwargs, plan.seed, spec())
+    assert signature(model) == signature(compiled(keras.models.clone_model(model)))
