@@ -136,7 +136,7 @@ def plan(
     if as_json:
         answer(json_line(planned))
         return
-    facts = {name: planned[name] for name in ("run_id", "storage", "run", "placement")}
+    facts = {name: planned[name] for name in ("run_id", "storage", "run", "placement", "engine")}
     facts["exact"] = "yes, on a CPU" if planned["exact"] else f"no, because {'; '.join(planned['inexact_because'])}"
     rows = [
         {
@@ -145,8 +145,6 @@ def plan(
             "dropout": member["dropout"],
             "builder": member["builder"],
             "hyperparameters": {k: v for k, v in member["kwargs"].items() if k != "dropout"},
-            "pack": member["pack"],
-            "engine": member["engine"],
             "storage key": member["key"],
         }
         for member in planned["members"]

@@ -34,11 +34,12 @@ def pack_members(state: State, passed: ev.PreflightPassed) -> Stepped:
 
 
 def use_packs(state: State, packs: Sequence[Pack]) -> State:
-    """Have the members wait in these packs."""
+    """Have the members that wait do so in these packs; one that waits for a retry joins when its time has come."""
     state = replace(state, packs=tuple(packs))
     if state.cut_at is not None:
         return state
-    wanted = {pack_of(state, i).index for i, member in state.members.items() if member.status == "waiting"}
+    ready = (i for i, member in state.members.items() if member.status == "waiting" and i not in state.delayed)
+    wanted = {pack_of(state, i).index for i in ready}
     return replace(state, waiting=tuple(sorted(wanted)))
 
 
@@ -69,23 +70,35 @@ SHORT_STEPS = 5_000
 def split(state: State, event: ev.PackTooLarge | ev.PackRefused) -> Stepped:
     """Several packs instead of one: halves where memory is too small, each member alone where they cannot be fused.
 
-    That is no attempt that failed.
+    That is no attempt that failed. What was measured on one pack holds for those of its architecture that still wait.
     """
     pack, worker = state.packs[event.pack], state.workers[event.worker]
     if isinstance(event, ev.PackTooLarge):
-        parts, engine = split_evenly(pack.members, -(-len(pack.members) // 2)), pack.engine
+        most, engine = -(-len(pack.members) // 2), pack.engine
         text = f"a pack of {len(pack.members)} members does not fit into memory: halved ({event.message})"
     else:
-        parts, engine = split_evenly(pack.members, 1), "solo"
+        most, engine = 1, "solo"
         text = f"engine: solo: {event.message}"
-    new = tuple(Pack(len(state.packs) + number, part, engine) for number, part in enumerate(parts))
     unsettled = [index for index in worker.members if index in pack.members]
     for index in unsettled:
         state = set_member(state, index, status="waiting")
     state = change_worker(state, event.worker, members=tuple(i for i in worker.members if i not in unsettled))
-    state = replace(state, packs=(*state.packs, *new))
+    alike = [other for other in map(state.packs.__getitem__, state.waiting) if _is_as_large(state, other, pack, most)]
+    for too_large in (pack, *alike):
+        new = [
+            Pack(len(state.packs) + number, part, engine)
+            for number, part in enumerate(split_evenly(too_large.members, most))
+        ]
+        state = replace(state, packs=(*state.packs, *new))
     if state.cut_at is None:
-        state = replace(state, waiting=(*state.waiting, *(p.index for p in new if set(p.members) & set(unsettled))))
+        state = use_packs(state, state.packs)
     else:
         state = replace(state, unpublished=(*state.unpublished, *unsettled))
     return state, [RecordPacked(state.packs, text), Note(text)]
+
+
+def _is_as_large(state: State, other: Pack, pack: Pack, most: int) -> bool:
+    seen = {} if state.preflight is None else state.preflight.architectures
+    ours, theirs = seen.get(pack.members[0]), seen.get(other.members[0])
+    same = ours is not None and theirs is not None and ours.signature == theirs.signature
+    return same and other.engine == pack.engine and len(other.members) > most

@@ -45,13 +45,11 @@ class Architecture:
         signature: equal exactly where members can be stacked.
         kinds: of layers: `convolution`, `recurrent`, or `other`.
         obstacle: why it cannot be fused at all; None: it can.
-        most_in_memory: as many of them fit on the device, as measured; None: not measured, or no bound.
     """
 
     signature: str
     kinds: frozenset[str] = frozenset()
     obstacle: str | None = None
-    most_in_memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def _decide(
         return 1, "solo", "solo: the job says so"
     if architecture.obstacle is not None:
         return 1, "solo", f"solo: {architecture.obstacle}"
-    most = _largest(architecture, len(members), rules, device, num_workers)
+    most = _largest(len(members), rules, device, num_workers)
     if rules.engine == "fused":
         return most, "fused", f"fused, up to {most} at a time: the job says so"
     if device != "cpu":
@@ -131,10 +129,9 @@ def _decide(
     return most, "fused", f"fused, up to {most} at a time: small layers on a CPU wait for their dispatch"
 
 
-def _largest(architecture: Architecture, num_members: int, rules: PackingRules, device: str, num_workers: int) -> int:
+def _largest(num_members: int, rules: PackingRules, device: str, num_workers: int) -> int:
     share = MOST_ON_CPU if device == "cpu" else min(MOST_ON_GPU, math.ceil(num_members / max(1, num_workers)))
-    bounds = [share, num_members, architecture.most_in_memory, rules.max_members]
-    return max(1, min(bound for bound in bounds if bound is not None))
+    return max(1, min(share, num_members, num_members if rules.max_members is None else rules.max_members))
 
 
 def split_evenly(members: Sequence[int], most: int) -> list[tuple[int, ...]]:

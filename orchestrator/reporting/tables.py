@@ -13,7 +13,7 @@ from rich.text import Text
 from orchestrator.reporting.result import Figure, MemberResult, MemberScores, Result, SplitScores
 
 NONE = "–"
-_PLAN_COLUMNS = ("member", "seed", "dropout", "builder", "hyperparameters", "pack", "engine", "storage key")
+_PLAN_COLUMNS = ("member", "seed", "dropout", "builder", "hyperparameters", "storage key")
 _FIGURES = (
     ("mean of members", "members_mean"),
     ("best member", "best_member"),
@@ -63,8 +63,8 @@ def plan_text(
 
     Args:
         facts: what holds for the whole run, in the order to show.
-        rows: one mapping for each member; `member`, `seed`, `dropout`, `builder`, `hyperparameters`, `pack`,
-            `engine`, `storage key` come first, other keys after them; a column that no row has is left out.
+        rows: one mapping for each member; `member`, `seed`, `dropout`, `builder`, `hyperparameters`,
+            `storage key` come first, other keys after them; a column that no row has is left out.
         width: in characters; long values are folded.
         color: with ANSI colours.
     """
@@ -76,7 +76,7 @@ def plan_text(
         grid.add_row(Text(name), Text(_cell(value)))
     table = _table()
     for column in columns:
-        numeric = column in ("member", "seed", "dropout", "pack")
+        numeric = column in ("member", "seed", "dropout")
         table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(row.get(column))) for column in columns))

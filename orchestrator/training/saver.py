@@ -11,8 +11,8 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,8 @@ CLOSE_S = 600.0
 
 KEPT = 2
 """How many checkpoints keep their blobs: the newest may turn out damaged."""
+
+ENDINGS_AT_ONCE = 8
 
 LEFT_BEHIND = 2
 """How many older ones an attempt that died may not have collected; those before were."""
@@ -65,6 +67,14 @@ class Attempt:
     log: Log
     files: AttemptFiles
     checkpoints: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How a member's end is published; `publish` gives the event that tells it."""
+
+    member: int
+    publish: Callable[[], ev.Event]
 
 
 class Saver:
@@ -105,7 +115,7 @@ class Saver:
         self._on_closed, self._monotonic, self._epoch, self._patience = on_closed, monotonic, epoch, patience
         self._changed = threading.Condition()
         self._newest: Sequence[Snapshot] = ()
-        self._endings: deque[tuple[int, Callable[[], ev.Event]]] = deque()
+        self._endings: list[_Ending] = []
         self._through: set[int] = set()
         self._due = self._asked = self._stop = self._closing = self._uploading = False
         self._error: Exception | None = None
@@ -130,13 +140,13 @@ class Saver:
         """
         with self._changed:
             self._through.add(member)
-            self._endings.append((member, ending))
+            self._endings.append(_Ending(member, ending))
             self._changed.notify_all()
 
     def unsettled(self) -> tuple[int, ...]:
         """Members whose end is on its way."""
         with self._changed:
-            return tuple(member for member, _ in self._endings)
+            return tuple(ending.member for ending in self._endings)
 
     def _decide(self) -> None:
         """Have the newest epoch uploaded if it is due. Called with the lock held."""
@@ -234,23 +244,29 @@ class Saver:
         return True
 
     def _settle_all(self) -> None:
-        while self._endings:
-            _, ending = self._endings[0]
-            try:
-                self._emit(ending())
-            except Fenced as fenced:
-                self._error = self._error or fenced
-                self._emit(ev.WorkerFenced(self._worker, str(fenced)))
-            except OrchestratorError as error:
-                self._error = self._error or error
-                self._emit(ev.WorkerFailed(self._worker, error))
-            except Exception as error:
-                logger.exception("the end of a member could not be published")
-                self._error = self._error or error
-                bug = OrchestratorError(f"{type(error).__name__}: {error}", where=self._worker)
-                self._emit(ev.WorkerFailed(self._worker, bug))
-            with self._changed:  # after its event: until then the worker says that it is publishing
-                self._endings.popleft()
+        """Publish the ends that were handed over, several at once: each waits for storage, and for no other."""
+        while endings := tuple(self._endings):
+            with ThreadPoolExecutor(min(len(endings), ENDINGS_AT_ONCE), "endings") as pool:
+                list(pool.map(self._settle, endings))
+
+    def _settle(self, ending: _Ending) -> None:
+        try:
+            event = ending.publish()
+            self._attempts[ending.member].files.flush()  # before its event: nobody need wait for more of it
+            self._emit(event)
+        except Fenced as fenced:
+            self._error = self._error or fenced
+            self._emit(ev.WorkerFenced(self._worker, str(fenced)))
+        except OrchestratorError as error:
+            self._error = self._error or error
+            self._emit(ev.WorkerFailed(self._worker, error))
+        except Exception as error:
+            logger.exception("the end of a member could not be published")
+            self._error = self._error or error
+            bug = OrchestratorError(f"{type(error).__name__}: {error}", where=self._worker)
+            self._emit(ev.WorkerFailed(self._worker, bug))
+        with self._changed:  # after its event: until then the worker says that it is publishing
+            self._endings.remove(ending)
 
     def _save(self, snapshots: Sequence[Snapshot]) -> None:
         self._began = self._monotonic()

@@ -17,33 +17,44 @@ def run_cold(bench: Bench, task: Task, *, deadline_s: float, **train: Any) -> Ou
     Raises:
         Failed: it did not succeed, or not in time.
     """
-    storage = bench.scratch()
-    path = storage / "job.yaml"
-    path.write_text(json.dumps(job_of(task, storage / "runs", **train)))
-    seconds, facts = run_job(path, deadline_s=deadline_s)
-    return Outcome(seconds, facts)
+    folder = bench.scratch()
+    path = folder / "job.yaml"
+    path.write_text(json.dumps(job_of(task, folder / "runs", **train)))
+    return run_job(path, folder / "runs", deadline_s=deadline_s)
 
 
-def run_job(path: Path, *overrides: str, deadline_s: float) -> tuple[float, dict[str, Any]]:
-    """Run a job file cold: seconds, and what its result says of accuracy, engines and epochs.
+def run_job(job: Path, storage: Path, *, deadline_s: float) -> Outcome:
+    """Run a job file cold, with its runs in a new folder.
+
+    Returns:
+        Its seconds; accuracies, epochs, engines; and `training_s`, from the decision how to pack the members to the
+        last published model.
 
     Raises:
         Failed: it did not succeed, or not in time.
     """
-    command = [sys.executable, "-m", "orchestrator", "run", str(path), *overrides, "--json"]
+    command = [sys.executable, "-m", "orchestrator", "run", str(job), f"storage.url={storage}", "--json"]
     seconds, output = run_process(command, deadline_s=deadline_s)
     result = json.loads(output)
     if result["status"] != "succeeded":
         raise Failed(f"the run ended as {result['status']}")
-    return seconds, facts_of(result)
-
-
-def facts_of(result: dict[str, Any]) -> dict[str, Any]:
-    """What is worth knowing of a result beside its seconds."""
-    members = result["members"]
-    return {
-        "accuracy": round(result["validation"]["ensemble"]["accuracy"], 4),
-        "members_accuracy": round(result["validation"]["members_mean"]["accuracy"], 4),
+    members, validation = result["members"], result["validation"]
+    facts = {
+        "accuracy": round(validation["ensemble"]["accuracy"], 4),
+        "members_accuracy": round(validation["members_mean"]["accuracy"], 4),
         "epochs": sum(member["epochs"] for member in members),
         "engine": ",".join(sorted({str(member["engine"]) for member in members})),
+        "training_s": round(_training_s(storage), 3),
     }
+    return Outcome(seconds, facts)
+
+
+def _training_s(storage: Path) -> float:
+    """From the first `packed` record to the last `final` one, of the one run in this folder."""
+    packed = [path.stat().st_mtime for path, record in _records(storage, "coord") if record["kind"] == "packed"]
+    final = [record["body"]["at"] for _, record in _records(storage, "members/*") if record["kind"] == "final"]
+    return float(max(final) - min(packed))
+
+
+def _records(storage: Path, owner: str) -> list[tuple[Path, dict[str, Any]]]:
+    return [(path, json.loads(path.read_text())) for path in storage.glob(f"*/*/{owner}/log/*.json")]

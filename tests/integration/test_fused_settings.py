@@ -13,7 +13,7 @@ import pytest
 from orchestrator.models.build import build_member
 from orchestrator.training.data import Split
 from orchestrator.training.device import Device
-from orchestrator.training.fused import program, stand_in
+from orchestrator.training.fused import program, row, stand_in
 from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
 from orchestrator.training.fused.seat import CannotFuse
 from tests.support.fused_cases import (
@@ -41,9 +41,20 @@ def backend_device(request: pytest.FixtureRequest) -> Device:
     return started_device(request)
 
 
+def built(build: Callable[[], keras.Model]) -> keras.Model:
+    """As `build_member` does: names begin anew."""
+    keras.utils.clear_session(free_memory=False)
+    return build()
+
+
 def sequential(*between: Any, **compiling: Any) -> keras.Model:
     model = keras.Sequential([keras.Input((12,)), *between, layers.Dense(2, activation="softmax")])
-    settings = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"], **compiling}
+    settings: dict[str, Any] = {
+        "optimizer": "adam",
+        "loss": "sparse_categorical_crossentropy",
+        "metrics": ["accuracy"],
+        **compiling,
+    }
     model.compile(**settings)
     return model
 
@@ -52,12 +63,16 @@ def dense(units: int = 8, **arguments: Any) -> Any:
     return layers.Dense(units, activation="relu", **arguments)
 
 
-def own_loss(y_true: Any, y_pred: Any) -> Any:
+def own_metric(y_true: Any, y_pred: Any) -> Any:
     return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
 
 
+def other_metric(y_true: Any, y_pred: Any) -> Any:
+    return 2 * own_metric(y_true, y_pred)
+
+
 def closure(weight: float) -> Callable[..., Any]:
-    return lambda y_true, y_pred: weight * own_loss(y_true, y_pred)
+    return lambda y_true, y_pred: weight * own_metric(y_true, y_pred)
 
 
 class OwnLayer(keras.layers.Layer):
@@ -87,7 +102,8 @@ UNLIKE: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         lambda: sequential(optimizer=keras.optimizers.AdamW(weight_decay=0.1)),
         lambda: sequential(optimizer=keras.optimizers.AdamW(weight_decay=0.2)),
     ),
-    "loss": (lambda: sequential(), lambda: sequential(loss=own_loss)),
+    "loss": (lambda: sequential(), lambda: sequential(loss=keras.losses.SparseCategoricalCrossentropy(ignore_class=0))),
+    "own metric": (lambda: sequential(metrics=[own_metric]), lambda: sequential(metrics=[other_metric])),
     "metrics": (lambda: sequential(), lambda: sequential(metrics=[])),
     "frozen layer": (lambda: sequential(dense()), lambda: sequential(dense(trainable=False))),
 }
@@ -95,21 +111,21 @@ UNLIKE: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
 
 @pytest.mark.parametrize("what", ALIKE)
 def test_members_that_differ_in_this_can_be_stacked(what: str, backend_device: Device) -> None:
-    one, other = (signature(build()) for build in ALIKE[what])
+    one, other = (signature(built(build)) for build in ALIKE[what])
     assert one is not None
     assert one == other
 
 
 @pytest.mark.parametrize("what", UNLIKE)
 def test_members_that_differ_in_this_cannot_be_stacked(what: str, backend_device: Device) -> None:
-    one, other = (signature(build()) for build in UNLIKE[what])
+    one, other = (signature(built(build)) for build in UNLIKE[what])
     assert None not in (one, other)
     assert one != other
 
 
 OBSTACLES: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "own layer": (lambda: sequential(OwnLayer()), {}, "cannot be read from its configuration"),
-    "own loss with a closure": (lambda: sequential(loss=closure(2.0)), {}, "its loss is code"),
+    "own metric with a closure": (lambda: sequential(metrics=[closure(2.0)]), {}, "its metric is code"),
     "eager": (lambda: sequential(run_eagerly=True), {}, "run_eagerly"),
     "averaged weights": (lambda: sequential(optimizer=keras.optimizers.Adam(use_ema=True)), {}, "use_ema"),
     "accumulation": (
@@ -140,28 +156,48 @@ def test_usual_settings_are_no_obstacle(backend_device: Device) -> None:
     train = spec(
         callbacks=["ReduceLROnPlateau", "TerminateOnNaN", {"class_name": "CSVLogger", "config": {"filename": "a"}}]
     )
-    model = sequential(dense(), layers.BatchNormalization(), layers.Dropout(0.3), loss=own_loss)
+    model = sequential(dense(), layers.BatchNormalization(), layers.Dropout(0.3), metrics=[own_metric])
     assert why_not_fused(model, train, "cpu") is None
     assert layer_kinds(model) == {"other"}
 
 
-def test_convolutions_are_known_and_refused_where_they_cannot_be_stacked(backend_device: Device) -> None:
-    model = sequential(layers.Reshape((12, 1)), layers.Conv1D(2, 3), layers.Flatten())
-    assert "convolution" in layer_kinds(model)
-    told = why_not_fused(model, spec(), "cpu")
+def test_kinds_of_layers_are_told_for_the_table_of_engines(backend_device: Device) -> None:
+    convolution = sequential(layers.Reshape((12, 1)), layers.Conv1D(2, 3), layers.Flatten())
+    recurrent = sequential(layers.Reshape((12, 1)), layers.LSTM(3))
+    spread = sequential(layers.Reshape((12, 1)), layers.TimeDistributed(layers.Dense(2)), layers.Flatten())
+    assert layer_kinds(convolution) == {"convolution", "other"}
+    assert layer_kinds(recurrent) == {"recurrent", "other"}
+    assert layer_kinds(spread) == {"other"}
+    assert why_not_fused(convolution, spec(), "cpu") is None
+    told = why_not_fused(recurrent, spec(), "cpu")
     assert told is None if ON_JAX else "train.backend: jax" in str(told)
 
 
-def test_convolutions_with_dropped_channels_learn_as_by_fit(tmp_path: Path, backend_device: Device) -> None:
-    members, dataset = [member(i, "convolution", dropout=0.4 * i) for i in range(2)], dataset_of("convolution")
-    if not ON_JAX:
-        with pytest.raises(CannotFuse):
-            pack(members, spec(), dataset, tmp_path / "pack", backend_device)
-        return
+@pytest.mark.parametrize("rate", [0.0, 0.4] if ON_JAX else [0.0])
+def test_convolutions_with_dropped_channels_learn_as_by_fit(
+    rate: float, tmp_path: Path, backend_device: Device
+) -> None:
+    """JAX draws the same masks for both engines."""
+    members, dataset = [member(i, "convolution", dropout=rate * i) for i in range(2)], dataset_of("convolution")
     together = pack(members, spec(), dataset, tmp_path / "pack", backend_device)
-    for plan, trained in zip(members, together, strict=True):  # JAX draws the same masks in both
+    for plan, trained in zip(members, together, strict=True):
         alone = solo(plan, spec(), dataset, tmp_path / f"{plan.index}", backend_device)
         assert curve(trained) == pytest.approx(curve(alone), abs=1e-5)
+
+
+def test_a_program_that_the_compiler_refuses_is_told_before_anything_is_trained(
+    tmp_path: Path, backend_device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused(program.StatelessMember):
+        def results(self, metrics: Any) -> Any:
+            raise TypeError("no converter for this operation")
+
+    monkeypatch.setattr(program, "StatelessMember", Refused)
+    begun: list[int] = []
+    monkeypatch.setattr(row.Row, "begin", lambda self: begun.append(1))
+    with pytest.raises(CannotFuse, match="no converter"):
+        pack([member(0, units=11)], spec(), dataset_of(), tmp_path, backend_device)
+    assert not begun
 
 
 class Halves(keras.callbacks.Callback):

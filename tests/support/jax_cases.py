@@ -6,6 +6,7 @@ A process has one backend of Keras. Models, lives and comparisons are those of `
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from orchestrator.training.publish import cause_of
 from tests.integration.test_exact_resume import (
     EPOCH,
     STEPS,
+    Killed,
     Life,
     a_step,
     compiled,
@@ -66,6 +68,20 @@ def test_dropout_and_seeds_take_part(tmp_path: Path, device: Device, straight: C
     life = Life(tmp_path, "mlp", device, OURS)
     life.member = type(life.member)(index=0, seed=8, builder=life.builder, kwargs={"dropout": 0.3})
     assert facts(life.go_on())[0] != straight("mlp", OURS)[0]
+
+
+def test_an_epoch_begins_from_its_own_seeds_whatever_the_generators_had_drawn(
+    tmp_path: Path, device: Device, straight: Callable[[str, TrainSpec], Any]
+) -> None:
+    """Keras holds their states in the model's variables between epochs only: what is set there must reach the steps."""
+    life = Life(tmp_path, "cnn", device, OURS)
+    with pytest.raises(Killed):
+        life.go_on(killed_at=2 * EPOCH)
+    assert life.newest is not None
+    spoilt = tuple(a + 1 if a.dtype == np.uint32 else a for a in life.newest.variables)
+    assert sum(array.dtype == np.uint32 for array in spoilt) == 2, "of RandomFlip and of Dropout"
+    life.newest = replace(life.newest, variables=spoilt)
+    assert facts(life.go_on()) == straight("cnn", OURS)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4], ids=["one", "a divisor", "no divisor"])

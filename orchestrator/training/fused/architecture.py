@@ -97,10 +97,8 @@ def _of_backend(model: keras.Model, train: TrainSpec) -> str | None:
         return None
     if train.jit_compile is False:
         return "train.jit_compile is false, and a pack is compiled"
-    kinds = layer_kinds(model)
-    for kind in ("convolution", "recurrent"):
-        if kind in kinds:
-            return f"TensorFlow cannot stack {kind} layers (train.backend: jax can)"
+    if "recurrent" in layer_kinds(model):
+        return "TensorFlow cannot stack recurrent layers (train.backend: jax can)"
     for layer in model._flatten_layers():
         if type(layer).__name__.startswith("Random"):
             return f"TensorFlow cannot stack {type(layer).__name__}"

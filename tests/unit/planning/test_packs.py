@@ -63,10 +63,9 @@ def test_the_table_goes_by_device_layers_and_sizes(
         (PackingRules("fused", 1, 32), CNN, ("fused", [3])),
         (PackingRules("fused", 1, 32), STRANGE, ("solo", [1, 1, 1])),
         (PackingRules("auto", 5, 32, max_members=2), MLP, ("fused", [2, 1])),
-        (LONG, Architecture("mlp", most_in_memory=2), ("fused", [2, 1])),
     ],
 )
-def test_the_job_and_the_memory_have_their_say(
+def test_the_job_has_its_say(
     rules: PackingRules, architecture: Architecture, expected: tuple[str, list[int]]
 ) -> None:
     assert sizes(architecture, 3, rules) == expected
@@ -150,6 +149,17 @@ def test_a_pack_that_does_not_fit_is_halved_without_counting_an_attempt() -> Non
     assert [command.members for command in commands_of(world.sent, cmd.TrainPack)[1:]] == [(0, 1), (2,)]
     again = World(4, 1, memory=RunMemory(packed={"packs": packs_to_json(recorded.packs)}))
     assert again.state.waiting == (1, 2), "who resumes goes on with the halves"
+
+
+def test_what_did_not_fit_bounds_the_packs_of_that_architecture_that_wait() -> None:
+    world = World(9, 1, packing=PackingRules("fused", max_members=4))
+    world.step(ev.DataLoaded("f", {"train": 1}), ev.WorkerReady("w0", "n", 1))
+    models = {index: Architecture("other" if index > 6 else "one") for index in range(9)}
+    world.step(ev.PreflightPassed("w0", "multiclass", "gpu", False, {}, {}, models), ev.WorkerIdle("w0"))
+    assert [pack.members for pack in world.state.packs] == [(0, 1, 2, 3), (4, 5, 6), (7, 8)]
+    world.step(ev.PackTooLarge("w0", 0, "no memory"))
+    waiting = [world.state.packs[index].members for index in world.state.waiting]
+    assert sorted(waiting) == [(0, 1), (2, 3), (4, 5), (6,), (7, 8)]
 
 
 def test_members_that_cannot_be_fused_after_all_are_trained_one_by_one() -> None:

@@ -1,0 +1,3 @@
+def measure(bench):
+    """later"""
+    yield from ()
