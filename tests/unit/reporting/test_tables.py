@@ -20,8 +20,6 @@ PLAN_ROWS = [
         "dropout": 0.1 * (index + 1),
         "builder": "jobs.digits:build_model",
         "hyperparameters": {"units": [64, 32], "rate": 1e-4} if index else {},
-        "pack": index,
-        "engine": "solo",
     }
     for index in range(2)
 ]
