@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,7 @@ from orchestrator.reporting.selection import COPIES, COUNTED, result_of
 from orchestrator.storage.blobs import get_blob, put_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
+from orchestrator.storage.parallel import in_order
 from orchestrator.storage.records import BlobRef
 from orchestrator.storage.retry import Patience
 
@@ -48,17 +49,23 @@ def finished_result(store: Store, layout: RunLayout, done: Mapping[str, Any]) ->
 
 
 def _copy_members(store: Store, layout: RunLayout, selection: Mapping[str, Any]) -> None:
+    def copy(file: tuple[BlobRef, str]) -> None:
+        ref, key = file
+        body = get_blob(store, ref)
+        Patience().retry(lambda: store.put(key, body))
+
+    for _ in in_order(copy, _copies(layout, selection), num_bytes=lambda file: file[0].size):
+        pass
+
+
+def _copies(layout: RunLayout, selection: Mapping[str, Any]) -> Iterator[tuple[BlobRef, str]]:
+    """Each blob that a selected member has a readable copy of, and the key of that."""
     for member in selection["members"]:
         if member["status"] not in COUNTED:
             continue
         for part, name in COPIES.items():
             ref = BlobRef.from_json(member["final"][part], where=f"member {member['index']}, {part}")
-            _copy(store, ref, layout.member_copy(member["index"], name))
+            yield ref, layout.member_copy(member["index"], name)
         for split, stored in member["predictions"].items():
             ref = BlobRef.from_json(stored, where=f"member {member['index']}, predictions of {split}")
-            _copy(store, ref, layout.member_copy(member["index"], f"{split}.parquet"))
-
-
-def _copy(store: Store, ref: BlobRef, key: str) -> None:
-    body = get_blob(store, ref)
-    Patience().retry(lambda: store.put(key, body))
+            yield ref, layout.member_copy(member["index"], f"{split}.parquet")

@@ -28,6 +28,7 @@ from orchestrator.reporting.result import (
 )
 from orchestrator.spec import Job
 from orchestrator.storage.layout import RunLayout
+from orchestrator.storage.parallel import in_order
 from orchestrator.storage.records import BlobRef
 from orchestrator.storage.tables import labels_from_parquet, predictions_from_parquet
 
@@ -77,7 +78,7 @@ def make_selection(job: Job, run: RunFacts, members: Sequence[MemberFacts], read
     Args:
         job: the job.
         run, members: what is known now.
-        read: gives the verified bytes of a blob.
+        read: gives the verified bytes of a blob; called from several threads.
     """
     chosen = [member for member in members if member.status in COUNTED]
     weights = _fit_weights(job, run, chosen, read)
@@ -136,7 +137,7 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
     Args:
         selection: body of the `selection` record.
         layout: for the keys of the readable copies.
-        read: gives the verified bytes of a blob.
+        read: gives the verified bytes of a blob; called from several threads.
     """
     task = TaskKind(selection["task"])
     chosen = [member for member in selection["members"] if member["status"] in COUNTED]
@@ -239,6 +240,6 @@ def _labels(labels: Mapping[str, Mapping[str, object]], split: str, read: Read) 
 def _predictions(
     members: Sequence[Mapping[str, Mapping[str, object]]], split: str, read: Read
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """One member's predictions [N, C] after another: never all in memory."""
-    for member in members:
-        yield predictions_from_parquet(read(BlobRef.from_json(member[split], where=f"selection, {split}")))
+    """One member's predictions [N, C] after another: never all in memory, the next ones read ahead."""
+    refs = [BlobRef.from_json(member[split], where=f"selection, {split}") for member in members]
+    return in_order(lambda ref: predictions_from_parquet(read(ref)), refs, num_bytes=lambda ref: ref.size)

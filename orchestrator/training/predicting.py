@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.errors import DamagedStore, InvalidJob, InvalidModel, MissingObject, OrchestratorError
+from orchestrator.errors import DamagedStore, MissingObject, OrchestratorError
 from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import call_first_batch
 from orchestrator.models.load import load_published
@@ -25,7 +25,7 @@ from orchestrator.storage.log import Log
 from orchestrator.storage.records import JSON, BlobRef
 from orchestrator.storage.tables import predictions_to_parquet
 from orchestrator.training.data import Dataset, Inputs
-from orchestrator.training.publish import cause_of
+from orchestrator.training.publish import cause_of, is_anothers_fault
 from orchestrator.training.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def predict_member(
             return ev.ModelLost(worker, member.index, f"its published model cannot be used: {error}")
         blobs = _predict(store, layout, dataset, lambda x: predictor.predict(model, x, on_batch))
     except Exception as error:
-        if isinstance(error, OrchestratorError) and not isinstance(error, InvalidModel | InvalidJob):
+        if is_anothers_fault(error):
             raise
         cause, message = cause_of(error)
         return ev.AttemptFailed(worker, member.index, cause, message)

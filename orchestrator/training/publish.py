@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import InvalidJob, InvalidModel, OrchestratorError
 from orchestrator.planning.events import Cause
 from orchestrator.planning.ports import Store
 from orchestrator.storage.blobs import put_blob, put_blob_file
@@ -89,6 +89,12 @@ def cause_of(error: BaseException) -> tuple[Cause, str]:
         return Cause.CRASH, f"the worker's disk is full{where}: free space in {tempfile.gettempdir()}, or set TMPDIR"
     message = str(error) if isinstance(error, OrchestratorError) else f"{type(error).__name__}: {error}"
     return (Cause.OUT_OF_MEMORY if is_out_of_memory(error) else Cause.USER_ERROR), message
+
+
+def is_anothers_fault(error: BaseException) -> bool:
+    """Whether an error of an attempt is neither the member's own nor a lack of memory: storage, damage, another owner."""
+    own = isinstance(error, InvalidModel | InvalidJob) or is_out_of_memory(error)
+    return isinstance(error, OrchestratorError) and not own
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import InvalidJob, InvalidModel, OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
@@ -30,7 +29,7 @@ from orchestrator.training.attempt import AttemptFiles, captured
 from orchestrator.training.checkpoint import Snapshot
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device
-from orchestrator.training.publish import cause_of, is_out_of_memory, publish_final
+from orchestrator.training.publish import cause_of, is_anothers_fault, is_out_of_memory, publish_final
 from orchestrator.training.recover import Recovered, newest_checkpoint
 from orchestrator.training.saver import Attempt, Saver, Stopped
 from orchestrator.training.scratch import scratch_folder
@@ -206,7 +205,7 @@ class PackTrainer:
 
     def failed(self, log: Log, member: int, error: BaseException) -> ev.Event:
         """Sort an error of training into the member's own fault (an attempt failed) or somebody else's (raised)."""
-        if isinstance(error, OrchestratorError) and not isinstance(error, InvalidModel | InvalidJob):
+        if is_anothers_fault(error):
             raise error
         cause, message = cause_of(error)
         log.append("failed", status="failed", cause=cause.value, message=message[:2000])
@@ -351,7 +350,7 @@ class _Training:
         if is_out_of_memory(error) and len(pack.members) > 1:
             self.given_up = ev.PackTooLarge(worker, pack.index, f"{type(error).__name__}: {error}"[:500])
             return
-        if isinstance(error, OrchestratorError) and not isinstance(error, InvalidModel | InvalidJob):
+        if is_anothers_fault(error):
             raise error
         for index in list(self._left):
             self._settle(index, error)

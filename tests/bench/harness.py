@@ -201,7 +201,7 @@ def run_process(
         if process.returncode != 0:
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip().splitlines()
-            raise Failed(f"`{_short(command)}` ended with {process.returncode}: {' | '.join(said[-6:])}"[:1500])
+            raise Failed(f"`{_short(command)}` ended with {process.returncode}: {' | '.join(said[-3:])}"[:1500])
     return seconds, output.decode(errors="replace")
 
 

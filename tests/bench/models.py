@@ -124,6 +124,15 @@ def fashion_12k_two_inputs() -> dict[str, Any]:
     return {name: (_pictures_and_means(x), y) for name, (x, y) in fashion_12k().items()}
 
 
+def fashion_50k() -> dict[str, Any]:
+    """50,000 to train and the 10,000 of the test set, as google/uncertainty-baselines has it."""
+    from jobs.fashion_mnist import load_data
+
+    splits = load_data()
+    both = [np.concatenate(parts) for parts in zip(splits["train"], splits["validation"], strict=True)]
+    return {"train": tuple(part[:50_000] for part in both), "test": splits["test"]}
+
+
 def pictures() -> dict[str, Any]:
     """Invented pictures for quick runs, which need no file: 640 to train, 320 to validate."""
     rng = np.random.default_rng(0)
@@ -133,6 +142,12 @@ def pictures() -> dict[str, Any]:
         name: (x[rows].astype("float32"), y[rows])
         for name, rows in (("train", slice(0, 640)), ("validation", slice(640, None)))
     }
+
+
+def pictures_test() -> dict[str, Any]:
+    """The same, with a test set in the place of the validation set."""
+    splits = pictures()
+    return {"train": splits["train"], "test": splits["validation"]}
 
 
 def pictures_two_inputs() -> dict[str, Any]:

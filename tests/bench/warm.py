@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from orchestrator.spec import Job
     from orchestrator.training.data import Dataset
     from orchestrator.training.device import Device
+    from orchestrator.training.solo import Trained
 
 OnEpoch = Callable[[int, int, Mapping[str, float]], None]
+OnEnd = Callable[[int, "Trained"], None]
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Warm:
     device: Device
 
     @classmethod
-    def start(cls, task: Task, num_cpus: int, **train: Any) -> Warm:
-        """Make this process one."""
+    def start(cls, task: Task, num_cpus: int, *, num_gpus: float = 0, **train: Any) -> Warm:
+        """Make this process one. Nothing here needs Ray, or with the JAX backend TensorFlow."""
         from orchestrator.models.build import import_function
         from orchestrator.planning.plan import make_plan
         from orchestrator.spec import parse_job
@@ -45,29 +47,30 @@ class Warm:
         from orchestrator.training.device import prepare_backend, start_backend
 
         job = parse_job(job_of(task, "unused", **train))
-        prepare_backend(job.train, num_cpus, num_gpus=0)
+        prepare_backend(job.train, num_cpus, num_gpus)
         device = start_backend(job.train, num_cpus)
         source = job.data.source
         dataset = load_dataset(import_function(source), source, validation_split=0, seed=0)
         members = make_plan(job, {job.model.builder: bool(task.dropouts)}).members
         return cls(job, members, dataset, device)
 
-    def train(self, engine: str, on_epoch: OnEpoch) -> None:
+    def train(self, engine: str, on_epoch: OnEpoch, on_end: OnEnd = lambda member, trained: None) -> None:
         """Train all members, one after another or as one pack.
 
         Args:
             engine: `solo` or `fused`.
             on_epoch: gets member, epoch (1-based) and logs.
+            on_end: gets member and what its training gave.
         """
         with tempfile.TemporaryDirectory() as folder:
             if engine == "fused":
-                self._fused(Path(folder), on_epoch)
+                self._fused(Path(folder), on_epoch, on_end)
             else:
                 for member in self.members:
-                    self.solo(member, on_epoch, Path(folder, str(member.index)))
+                    on_end(member.index, self.solo(member, on_epoch, Path(folder, str(member.index))))
 
-    def solo(self, member: MemberPlan, on_epoch: OnEpoch, folder: Path) -> None:
-        """Train one member by `fit`."""
+    def solo(self, member: MemberPlan, on_epoch: OnEpoch, folder: Path) -> Trained:
+        """Train one member by `fit`, in a folder that is made for it."""
         from orchestrator.training.solo import train_solo
 
         folder.mkdir()
@@ -75,9 +78,9 @@ class Warm:
         def tell(epoch: int, logs: Mapping[str, float]) -> None:
             on_epoch(member.index, epoch, logs)
 
-        train_solo(member, self.job.train, self.dataset, folder, self.device, tell, lambda: None)
+        return train_solo(member, self.job.train, self.dataset, folder, self.device, tell, lambda: None)
 
-    def _fused(self, folder: Path, on_epoch: OnEpoch) -> None:
+    def _fused(self, folder: Path, on_epoch: OnEpoch, on_end: OnEnd) -> None:
         from orchestrator.training.fused.seat import Seat
         from orchestrator.training.fused.train import train_fused
 
@@ -90,14 +93,13 @@ class Warm:
                 on_epoch(index, epoch, logs)
 
             seats.append(Seat(member=member, folder=at, start_from=None, finished=False, on_epoch=tell))
-        train_fused(
-            seats, self.job.train, self.dataset, self.device, lambda: None, done=lambda seat, trained: _check(trained)
-        )
 
+        def done(seat: int, trained: Any) -> None:
+            if isinstance(trained, BaseException):
+                raise trained
+            on_end(seats[seat].member.index, trained)
 
-def _check(trained: Any) -> None:
-    if isinstance(trained, BaseException):
-        raise trained
+        train_fused(seats, self.job.train, self.dataset, self.device, lambda: None, done=done)
 
 
 def main(engine: str, backend: str, task_path: str, report_path: str) -> None:

@@ -90,9 +90,13 @@ def life(folder: Path, device: Device, model: str = "mlp", **changes: Any) -> Pa
 
 def uneven_life(folder: Path, device: Device) -> PackLife:
     """Three members, of whom the second learns too slowly and stops after its third epoch."""
-    rates = {0: 0.01, 1: 1e-6, 2: 0.01}
-    members = [member(i, dropout=0.2 * i, rate=rate) for i, rate in rates.items()]
-    return PackLife(members, settings(), dataset_of(), folder, device)
+    members = [member(0, rate=0.01), member(1, rate=1e-7), member(2, rate=0.01, dropout=0.3)]
+    train = spec(
+        epochs=8,
+        early_stopping={"monitor": "loss", "patience": 2, "min_delta": 1e-4},
+        callbacks=[{"class_name": "ReduceLROnPlateau", "config": {"patience": 1, "min_delta": 0.01, "factor": 0.5}}],
+    )
+    return PackLife(members, train, dataset_of(), folder, device)
 
 
 SLOW, STOPPED_AT = 1, 3

@@ -19,7 +19,7 @@ from orchestrator.cluster.session import connect
 from orchestrator.controller import Controller
 from orchestrator.errors import Interrupted, OrchestratorError
 from orchestrator.planning import events as ev
-from orchestrator.planning.placement import Placement
+from orchestrator.planning.placement import Crew, Placement
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result
 from orchestrator.spec import Job, parse_job
@@ -149,7 +149,7 @@ class LightRun:
             cluster=self.cluster,
             clock=api.SystemClock(),
             progress=self.progress,
-            num_workers=num_workers,
+            crew=Crew(num_workers),
             interruption=lambda: Interrupted("the test is over") if self._stop else None,
         )
         self._stop = False

@@ -137,7 +137,7 @@ class WatchedCluster:
             labels = models.pictures()["validation"][1]
             self._predictions = self._publisher.predictions(len(labels))
             return replace(event, labels=self._publisher.labels(labels))
-        return replace(event, predictions=self._predictions) if isinstance(event, ev.MemberPredicted) else event
+        return replace(event, blobs=self._predictions) if isinstance(event, ev.MemberPredicted) else event
 
 
 def main(kind: str, num_members: str, report_path: str) -> None:
