@@ -14,12 +14,13 @@ from orchestrator.planning.ports import Store
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result, to_json
 from orchestrator.spec import parse_job
+from orchestrator.storage import parallel
 from orchestrator.storage.beat import Beat
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.testing import FakeClock, FakeCluster
 from tests.support.chaos_actor import WAIT_S, Site, Wire
-from tests.support.chaos_gate import GatedStore, open_journaled
+from tests.support.chaos_gate import GatedStore, InTurn, open_journaled
 from tests.support.chaos_writer import no_pause
 
 LAYOUT = RunLayout("digits", "digits-run")
@@ -92,6 +93,7 @@ def _start(store: Store, *, takeover_s: float) -> Start:
 def _control(store: Store, log: Log, clock: FakeClock) -> Result:
     job = parse_job({"name": "digits", "model": _BUILDER, "data": "jobs.digits:load_data", "members": MEMBERS})
     plan = make_plan(job, {_BUILDER: True})
+    parallel.ThreadPoolExecutor = InTurn  # type: ignore[misc,assignment]  # in this process alone
     request = RunRequest(job, plan, LAYOUT, run_id="tuesday", spec_digest="5" * 64, code_digest="c" * 64)
     cluster = FakeCluster(store, LAYOUT, plan, coord_term=log.term, clock=clock, epochs=1)
     return Controller(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -114,3 +115,24 @@ def open_journaled(
 
 def _kind(key: str, body: bytes) -> str:
     return str(json.loads(body)["kind"]) if Path(key).parent.name == "log" else ""
+
+
+class InTurn:
+    """Instead of a pool of threads: does each task when it is handed in, so that a seed says the order of operations."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __enter__(self) -> InTurn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, do: Callable[..., T], *arguments: object) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(do(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future

@@ -34,13 +34,14 @@ from orchestrator.reporting.publish import finish, finished_result
 from orchestrator.reporting.result import to_json
 from orchestrator.reporting.selection import MemberFacts, RunFacts, make_selection
 from orchestrator.spec import parse_job
+from orchestrator.storage import parallel
 from orchestrator.storage.blobs import get_blob, put_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.records import BlobRef
 from orchestrator.testing import FakeClock, FakeCluster, MemoryStore
 from tests.support.chaos_checker import faults_of_log, faults_of_run, read_records
-from tests.support.chaos_gate import GatedStore, OverwritingStore, Verdict
+from tests.support.chaos_gate import GatedStore, InTurn, OverwritingStore, Verdict
 
 LAYOUT = RunLayout("digits", "digits-run")
 BUILDER = "jobs.digits:build_model"
@@ -115,6 +116,11 @@ class Template:
     def final(self, member: int) -> dict[str, Any]:
         body: dict[str, Any] = dict(self.selection["members"][member]["final"])
         return body
+
+
+@pytest.fixture(autouse=True)
+def _one_operation_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "ThreadPoolExecutor", InTurn)
 
 
 @cache

@@ -26,7 +26,9 @@ def main(task_path: str, report_path: str) -> None:
         tempfile.TemporaryDirectory() as folder,
         parallel_config(backend="loky", inner_max_num_threads=1, initializer=limit_threads),
     ):
-        results = Parallel(n_jobs=NUM_WORKERS)(delayed(fit_member)(task, i, data, folder) for i in range(len(task.seeds)))
+        results = Parallel(n_jobs=NUM_WORKERS)(
+            delayed(fit_member)(task, i, data, folder) for i in range(len(task.seeds))
+        )
     report(report_path, [predictions for predictions, _ in results], data[3], sum(epochs for _, epochs in results))
 
 

@@ -3,9 +3,9 @@ each core. Then the best checkpoint of each trial is loaded and predicts. TASK S
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,9 +17,7 @@ from tests.bench.rivals.common import load, report
 from tests.bench.tasks import Task
 
 
-def train_member(
-    config: dict[str, Any], task: Task, steps_per_execution: int, data: tuple[Any, Any, Any, Any]
-) -> None:
+def train_member(config: dict[str, Any], task: Task, steps_per_execution: int, data: tuple[Any, Any, Any, Any]) -> None:
     import keras
 
     x, y, x_val, y_val = data
@@ -68,7 +66,7 @@ def main(task_path: str, steps_per_execution: str, report_path: str) -> None:
         for result in results:
             checkpoint = result.get_best_checkpoint("val_loss", "min")
             with checkpoint.as_directory() as at:
-                model = keras.models.load_model(os.path.join(at, "model.keras"))
+                model = keras.models.load_model(Path(at) / "model.keras")
             predictions.append(model.predict(data[2], verbose=0))
             epochs += result.metrics["training_iteration"]
     report(report_path, predictions, data[3], epochs)

@@ -1,10 +1,10 @@
 """P5: how long training waits for storage when every request to it takes 150 ms more.
 
 A worker's program, in a process of its own, trains a pack against a real S3 server behind the project's HTTP proxy and
-publishes a checkpoint after every epoch, as often as a job can ask for. Beside it a thread looks, 500 times a second, at
-what the training thread is doing: the share of looks at which it stood in the storage code or in the saver is the share
-of the epochs that it was blocked. The same run without the delay is timed beside it; on a busy machine that difference
-is mostly noise, so it is shown and not judged.
+publishes a checkpoint after every epoch, as often as a job can ask for. Beside it a thread looks, 500 times a second,
+at what the training thread is doing: the share of looks at which it stood in the storage code or in the saver is the
+share of the epochs that it was blocked. The same run without the delay is timed beside it; on a busy machine that
+difference is mostly noise, so it is shown and not judged.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
@@ -190,11 +191,11 @@ def main(engine: str, endpoint_url: str, task_path: str, report_path: str) -> No
 
 
 def _epochs(ends: list[tuple[int, float]]) -> list[float]:
-    """Seconds from one epoch of the first member of a pack to its next; the first of each, which compiles, is left out."""
+    """Seconds from one epoch of a member to its next; the first of each, which compiles, is left out."""
     found = []
     for member in {member for member, _ in ends}:
         own = [at for index, at in ends if index == member]
-        found += [round(after - before, 4) for before, after in zip(own, own[1:], strict=False)]
+        found += [round(after - before, 4) for before, after in pairwise(own)]
     return found
 
 

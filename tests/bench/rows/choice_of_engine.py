@@ -1,8 +1,8 @@
 """P3: `engine: auto` against both engines forced by hand, over models and numbers of members.
 
 What is compared is the run's training, from the decision how to pack the members to the last published model: what
-auto spends on choosing, and on changing its workers for the engine that it chose, is in it. The start of Python, Ray and
-TensorFlow, which is the same for all three, is not.
+auto spends on choosing, and on changing its workers for the engine that it chose, is in it. The start of Python, Ray
+and TensorFlow, which is the same for all three, is not.
 """
 
 from __future__ import annotations

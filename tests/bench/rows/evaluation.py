@@ -57,9 +57,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
     )
     num_members = 48 if bench.quick else 1000
     path = str(make_task("mlp", small, num_members, epochs=1).write(folder / "many.json"))
-    many = bench.run(
-        {"ours": lambda: bench.process(HERE, "evaluate", path, str(folder), deadline_s=1200)}
-    )["ours"]
+    many = bench.run({"ours": lambda: bench.process(HERE, "evaluate", path, str(folder), deadline_s=1200)})["ours"]
     yield Figure(
         "P7",
         f"memory after {num_members} members as a multiple of that after {NUM_STORED}",
