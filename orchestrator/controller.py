@@ -35,6 +35,7 @@ from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.members import claim_unpublished
+from orchestrator.storage.parallel import in_order
 
 POLL_S = 0.5
 CONTROL_EVERY_S = 5.0
@@ -333,11 +334,8 @@ class Controller:
         """What earlier coordinators' workers have published; only members that ever had a log are read."""
         layout = self._request.layout
         started = {key.removeprefix(f"{layout.members}/").split("/")[0] for key in self._store.list(layout.members)}
-        return {
-            member.index: self._read_member(member.index)
-            for member in self._request.plan.members
-            if str(member.index) in started
-        }
+        wanted = [member.index for member in self._request.plan.members if str(member.index) in started]
+        return dict(zip(wanted, in_order(self._read_member, wanted), strict=True))
 
     def _read_member(self, index: int) -> MemberMemory:
         return read_member(self._member_log(index).records())

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from orchestrator.errors import InvalidModel
 from orchestrator.models.architecture import signature
-from orchestrator.models.predict import probabilities, uses_logits
+from orchestrator.models.outputs import probabilities, uses_logits
 
 if TYPE_CHECKING:
     import keras
@@ -26,10 +26,14 @@ Inputs = Array | Mapping[str, Array]
 Run = Callable[[Any], Any]
 
 MAX_ROWS = 512
-"""Rows of a batch: on a CPU more are no faster, and for convolutions slower. Training's batch size has no bearing."""
+"""Rows of a batch: on a CPU more are no faster. Training's batch size has no bearing on it."""
 
-MAX_BATCH_BYTES = 128 * 2**20
-"""What the largest array of a batch, input or output of a layer, may take: fewer rows where rows are large."""
+FEW_ROWS = 32
+"""Fewer leave a device idle, so it takes memory for them while it has any to spare."""
+
+GOOD_BYTES, MAX_BYTES = 8 * 2**20, 256 * 2**20
+"""What the largest array of a batch, an input or a layer's output, should take (beyond a CPU's caches convolutions get
+slower), and may take for the sake of `FEW_ROWS`."""
 
 MAX_PROGRAMS = 4
 """Architectures whose programs are kept; an ensemble rarely mixes more."""
@@ -102,9 +106,9 @@ def rows_per_batch(model: keras.Model, x: Inputs) -> int:
         model: built.
         x: inputs, first axis N.
     """
-    num_rows = len(next(_arrays(x)))
-    most = min(MAX_ROWS, max(1, MAX_BATCH_BYTES // _bytes_per_row(model, x)), 2 ** math.ceil(math.log2(num_rows)))
-    return int(2 ** math.floor(math.log2(most)))
+    num_rows, row_bytes = len(next(_arrays(x))), _bytes_per_row(model, x)
+    good = max(GOOD_BYTES // row_bytes, min(FEW_ROWS, MAX_BYTES // row_bytes), 1)
+    return int(2 ** math.floor(math.log2(min(MAX_ROWS, good, 2 ** math.ceil(math.log2(num_rows))))))
 
 
 def _bytes_per_row(model: keras.Model, x: Inputs) -> int:

@@ -12,7 +12,7 @@ from keras.src.random.seed_generator import global_seed_generator
 
 from orchestrator.training.callback_state import restore_states
 from orchestrator.training.checkpoint import Snapshot
-from orchestrator.training.feed import Feed
+from orchestrator.training.feed import Feed, epoch_seeds
 from orchestrator.training.kernels import Kernels
 
 Logs = Mapping[str, float]
@@ -40,7 +40,7 @@ class SeedEachEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras is
             self._kernels.forget(self.model)
         self._is_first = False
         generators = seed_generators(self.model)  # before the seeds: making one draws from Python's
-        words = np.random.SeedSequence(self._seed, spawn_key=(epoch + 1,)).generate_state(3)
+        words = epoch_seeds(self._seed, epoch + 1)
         random.seed(int(words[0]))
         np.random.seed(int(words[0]))  # the legacy global state is what user code may draw from
         for number, generator in enumerate(generators):

@@ -20,6 +20,11 @@ def epoch_order(num_rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(num_rows)
 
 
+def epoch_seeds(seed: int, epoch: int) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Three words from which everything random in one epoch (1-based) of a member starts, besides the order."""
+    return np.random.SeedSequence(seed, spawn_key=(epoch,)).generate_state(3)
+
+
 class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped here
     """Batches of training rows, gathered from the shared read-only arrays: no copy of the data per worker.
 

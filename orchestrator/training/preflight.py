@@ -17,7 +17,7 @@ from orchestrator.ensemble.metrics import TaskKind, infer_task
 from orchestrator.errors import InvalidData, InvalidJob, InvalidModel
 from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import call_first_batch, first_line, score_first_batch
-from orchestrator.models.predict import probabilities, uses_logits
+from orchestrator.models.outputs import probabilities, uses_logits
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.packs import Architecture
 from orchestrator.spec import Job, KerasObject

@@ -132,6 +132,7 @@ class Program:
 
         if self._predictor is None:
             self._predictor = Predictor()
+        final, model = self._trainer.take(member.index)
         outcome = predict_member(
             self._store,
             self._setup.layout,
@@ -140,6 +141,8 @@ class Program:
             dataset,
             self._predictor,
             worker=self._setup.worker,
+            final=final,
+            model=model,
             on_batch=self._on_batch,
         )
         self._emit(outcome)

@@ -7,7 +7,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import InvalidJob, InvalidModel, OrchestratorError
 from orchestrator.planning.events import Cause
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import keras
 
     from orchestrator.training.checkpoint import Snapshot
-    from orchestrator.training.solo import Trained
+    from orchestrator.training.trained import Trained
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _JAX_ERRORS = {"JaxRuntimeError", "XlaRuntimeError"}  # the same, by its name of before JAX 0.8
@@ -37,8 +37,8 @@ def publish_final(
     resumed: Snapshot | None,
     engine: str = "solo",
     late: bool = False,
-) -> None:
-    """Publish a member's best model: files first, the record last.
+) -> Mapping[str, Any]:
+    """Publish a member's best model: files first, the record last; returns the record's body.
 
     Args:
         store, layout: where to.
@@ -53,7 +53,7 @@ def publish_final(
         Fenced: a successor has claimed the member; nothing is published.
         StoreUnavailable: out of reach.
     """
-    log.append(
+    record = log.append(
         "final",
         model=put_blob_file(store, layout, str(trained.path)).to_json(),
         history=put_blob(store, layout, history_to_parquet(trained.history)).to_json(),
@@ -68,6 +68,7 @@ def publish_final(
         resumed_from=None if resumed is None else resumed.epoch,
         at=round(time.time(), 3),
     )
+    return record.body
 
 
 def weights_digest(model: keras.Model) -> str:
@@ -92,7 +93,7 @@ def cause_of(error: BaseException) -> tuple[Cause, str]:
 
 
 def is_anothers_fault(error: BaseException) -> bool:
-    """Whether an error of an attempt is neither the member's own nor a lack of memory: storage, damage, another owner."""
+    """Whether an error of an attempt is neither the member's own nor a lack of memory: storage, damage, fencing."""
     own = isinstance(error, InvalidModel | InvalidJob) or is_out_of_memory(error)
     return isinstance(error, OrchestratorError) and not own
 

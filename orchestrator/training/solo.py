@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from orchestrator.errors import InvalidModel
 from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import run_first_batch
 from orchestrator.planning.members import MemberPlan
@@ -22,34 +20,15 @@ from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device
 from orchestrator.training.feed import Feed, choose_steps_per_execution
 from orchestrator.training.made_callbacks import (
-    MemberCheckpoint,
     make_callbacks,
     make_checkpoint,
     make_early_stopping,
     stopped_epoch,
 )
-from orchestrator.training.variables import assign, copies, restore_variables
+from orchestrator.training.trained import Trained, best_epoch_of, save_best
+from orchestrator.training.variables import copies, restore_variables
 
 VALIDATION_BATCH = 1024
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training a member gave.
-
-    Attributes:
-        model: holds the best model's weights.
-        path: the best model as a `.keras` file in local scratch.
-        history: one row per epoch: `epoch` (1-based) and what Keras reported.
-        best_epoch: the epoch (1-based) whose weights the best model has.
-        stopped_epoch: the epoch (1-based) at which training stopped early, or None.
-    """
-
-    model: keras.Model
-    path: Path
-    history: tuple[Mapping[str, float], ...]
-    best_epoch: int
-    stopped_epoch: int | None
 
 
 def train_solo(
@@ -135,8 +114,8 @@ def train_solo(
             KeepStates(stateful, start_from, keep_state),
         ],
     )
-    path = _publish(model, train, checkpoint, folder)
-    best_epoch = _best_epoch(checkpoint, early_stopping) or len(rows)
+    path = save_best(model, train, checkpoint, folder)
+    best_epoch = best_epoch_of(checkpoint, early_stopping) or len(rows)
     return Trained(model, path, tuple(rows), best_epoch, stopped_epoch(early_stopping))
 
 
@@ -161,15 +140,6 @@ def _snapshot(
         stopped=bool(model.stop_training),
         best=best,
     )
-
-
-def _best_epoch(checkpoint: MemberCheckpoint, early_stopping: keras.callbacks.EarlyStopping | None) -> int | None:
-    """The epoch (1-based) whose weights the member's model has; None: the last one."""
-    if checkpoint.save_best_only and checkpoint.best_model is not None:
-        return checkpoint.best_model.epoch
-    if early_stopping is not None and early_stopping.best_weights is not None:  # put back whether it stopped or not
-        return int(early_stopping.best_epoch) + 1
-    return None
 
 
 def make_late(
@@ -202,26 +172,3 @@ def _validation_arrays(dataset: Dataset) -> tuple[Any, ...] | None:
     if split is None:
         return None
     return (split.x, split.y) if split.w is None else (split.x, split.y, split.w)
-
-
-def _publish(model: keras.Model, train: TrainSpec, checkpoint: MemberCheckpoint, folder: Path) -> Path:
-    """One `.keras` file: what `ModelCheckpoint` kept if `save_best_only`, else the weights after fit.
-
-    It appears under its name when it is complete: a full disk leaves no half of it.
-    """
-    if train.checkpoint.save_best_only:
-        best = checkpoint.best_model
-        if best is None:
-            raise InvalidModel(
-                f"ModelCheckpoint kept no model: {checkpoint.monitor} never went beyond initial_value_threshold "
-                f"{train.checkpoint.initial_value_threshold}",
-                where="train.checkpoint",
-                hint="change initial_value_threshold, or train for more epochs",
-            )
-        model.set_weights(best.weights)
-        assign(model.optimizer.variables, best.optimizer, where="the best model's optimizer")
-    unfinished, published = folder / "unfinished.keras", folder / "best.keras"
-    model.save(unfinished)
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    return unfinished.replace(published)

@@ -1,7 +1,7 @@
 """How a worker trains a pack: claims its members, goes on from their checkpoint, and hands over what comes of it.
 
-Training runs in the caller's thread; whatever goes to storage goes through a `Saver`, beside it. So the last models of a
-pack may still be on their way when the worker is free for the next one: `publishing` says whose.
+Training runs in the caller's thread; whatever goes to storage goes through a `Saver`, beside it. So the last models
+of a pack may still be on their way when the worker is free for the next one: `publishing` says whose.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -37,6 +38,8 @@ from orchestrator.training.setup import WorkerSetup
 from orchestrator.training.versions import versions
 
 CLAIMS_AT_ONCE = 16
+AT_HAND = 64
+"""Models that are kept to be predicted with."""
 
 logger = logging.getLogger("orchestrator.worker")
 
@@ -68,6 +71,11 @@ class PackTrainer:
         self._savers: list[Saver] = []
         self._current: Saver | None = None
         self._at_work = self._stop_asked = False
+        self._at_hand: OrderedDict[int, tuple[Mapping[str, Any], Any]] = OrderedDict()
+
+    def take(self, member: int) -> tuple[Mapping[str, Any] | None, Any]:
+        """Body of the member's `final` record and its built model, where this worker has just published it; once."""
+        return self._at_hand.pop(member, (None, None))
 
     def publishing(self) -> tuple[int, ...]:
         """Members that are trained, and whose end is on its way to storage."""
@@ -248,11 +256,14 @@ class PackTrainer:
             if isinstance(trained, BaseException):
                 return self.failed(log, index, trained)
             try:
-                publish_final(
+                final = publish_final(
                     self._store, self._setup.layout, log, trained, began=began, resumed=resumed, engine=engine
                 )
             except (Exception, SystemExit) as error:
                 return self.failed(log, index, error)
+            self._at_hand[index] = final, trained.model
+            while len(self._at_hand) > AT_HAND:  # whom another worker predicts is never taken
+                self._at_hand.popitem(last=False)
             return ev.MemberTrained(name, index)
 
         return ending

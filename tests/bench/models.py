@@ -145,9 +145,9 @@ def pictures() -> dict[str, Any]:
 
 
 def pictures_test() -> dict[str, Any]:
-    """The same, with a test set in the place of the validation set."""
+    """The same, with a test set instead of the validation set; whole batches of 256 alone, for one program less."""
     splits = pictures()
-    return {"train": splits["train"], "test": splits["validation"]}
+    return {"train": tuple(part[:512] for part in splits["train"]), "test": splits["validation"]}
 
 
 def pictures_two_inputs() -> dict[str, Any]:

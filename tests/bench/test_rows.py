@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.harness import ROOT, Bench
+from tests.bench.__main__ import main
+from tests.bench.harness import ROOT
 from tests.bench.rows import ROWS
 
 pytestmark = pytest.mark.bench
@@ -30,13 +31,18 @@ PathFinder.find_spec = find_others
 
 @pytest.mark.parametrize("row", ROWS)
 def test_the_row_is_measured_and_every_rival_comes_to_its_end(row: str, tmp_path: Path) -> None:
-    figures = list(ROWS[row](Bench(quick=True, rounds=1, folder=tmp_path)))
+    out, table = tmp_path / "out.json", tmp_path / "table.md"
 
+    code = main([row, "--quick", "--out", str(out), "--markdown", str(table)])
+
+    assert code == 0
+    figures = json.loads(out.read_text())["figures"]
     assert figures
     for figure in figures:
-        assert figure.row == row
-        assert figure.problem is None
-        assert figure.values
+        assert figure["row"] == row
+        assert figure["problem"] is None
+        assert figure["values"]
+        assert figure["what"] in table.read_text()
 
 
 def test_the_gpu_script_needs_neither_tensorflow_nor_ray(tmp_path: Path) -> None:
@@ -45,27 +51,21 @@ def test_the_gpu_script_needs_neither_tensorflow_nor_ray(tmp_path: Path) -> None
     hidden.write_text(HIDES)
     out = tmp_path / "out.json"
 
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.gpu", "--quick", "--out", str(out)],
-        cwd=ROOT,
-        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=580,
-        check=False,
-    )
+    def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin", "JAX_PLATFORMS": "cpu"}
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=580,
+            check=False,
+        )
 
+    done = python("-m", "tests.bench.gpu", "--quick", "--out", str(out))
+
+    assert "No module named 'tensorflow'" in python("-c", "import tensorflow").stderr
     assert done.returncode == 0, done.stderr[-3000:]
     figures = json.loads(out.read_text())["figures"]
     assert all(figure["values"] for figure in figures)
-
-
-def test_the_command_writes_its_table_as_json_and_as_markdown(tmp_path: Path) -> None:
-    out, table = tmp_path / "out.json", tmp_path / "table.md"
-    command = [sys.executable, "-m", "tests.bench", "P2", "--quick", "--out", str(out), "--markdown", str(table)]
-
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=False)
-
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(out.read_text())["machine"]["cores"]
-    assert "| P2 |" in table.read_text()

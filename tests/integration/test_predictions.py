@@ -79,14 +79,18 @@ def test_every_row_is_predicted_once_whatever_their_number(num_rows: int) -> Non
 def test_large_rows_come_in_smaller_batches() -> None:
     import keras
 
-    from orchestrator.models.predictor import MAX_BATCH_BYTES, MAX_ROWS, rows_per_batch
+    from orchestrator.models.predictor import FEW_ROWS, GOOD_BYTES, MAX_BYTES, MAX_ROWS, rows_per_batch
 
-    small = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    wide = keras.Sequential([keras.Input((4,)), keras.layers.Dense(MAX_BATCH_BYTES // 4 // 10), keras.layers.Dense(2)])
+    def wide(row_bytes: int) -> keras.Model:
+        return keras.Sequential([keras.Input((4,)), keras.layers.RepeatVector(row_bytes // 4 // 4)])
+
     x = np.zeros((5000, 4), np.float32)
-    assert rows_per_batch(small, x) == MAX_ROWS
-    assert rows_per_batch(wide, x) == 8
-    assert rows_per_batch(small, x[:100]) == 128
+    assert rows_per_batch(wide(64), x) == MAX_ROWS
+    assert rows_per_batch(wide(64), x[:100]) == 128
+    assert rows_per_batch(wide(GOOD_BYTES // 100), x) == 64
+    assert rows_per_batch(wide(GOOD_BYTES), x) == FEW_ROWS
+    assert rows_per_batch(wide(MAX_BYTES // 10), x) == 8
+    assert rows_per_batch(wide(2 * MAX_BYTES), x) == 1
 
 
 @pytest.mark.parametrize("alike", [True, False])

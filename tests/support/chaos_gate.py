@@ -118,7 +118,7 @@ def _kind(key: str, body: bytes) -> str:
 
 
 class InTurn:
-    """Instead of a pool of threads: does each task when it is handed in, so that a seed says the order of operations."""
+    """Instead of a pool of threads: each task is done when it is handed in, so that a seed says what comes next."""
 
     def __init__(self, *_: object, **__: object) -> None:
         pass

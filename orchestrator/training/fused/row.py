@@ -15,12 +15,13 @@ from orchestrator.spec import TrainSpec
 from orchestrator.training.callback_state import restore_states, take_states
 from orchestrator.training.callbacks import StopOnDivergence, TellEpochs
 from orchestrator.training.checkpoint import Array, Snapshot
+from orchestrator.training.feed import epoch_seeds
 from orchestrator.training.fused.seat import Seat
 from orchestrator.training.fused.stand_in import StandIn
 from orchestrator.training.fused.state import PackState, find_places
 from orchestrator.training.fused.stateless import StatelessMember
 from orchestrator.training.made_callbacks import make_callbacks, make_checkpoint, make_early_stopping, stopped_epoch
-from orchestrator.training.solo import Trained, _best_epoch, _publish
+from orchestrator.training.trained import Trained, best_epoch_of, save_best
 from orchestrator.training.variables import copies, restore_variables, storable
 
 
@@ -135,8 +136,8 @@ class Row:
         self._look()
         model = self._model.load()
         self._hooks.on_train_end(dict(self._history[-1]) if self._history else None)
-        path = _publish(model, self._train, self._checkpoint, self.seat.folder)
-        best_epoch = _best_epoch(self._checkpoint, self._early_stopping) or len(self._history)
+        path = save_best(model, self._train, self._checkpoint, self.seat.folder)
+        best_epoch = best_epoch_of(self._checkpoint, self._early_stopping) or len(self._history)
         return Trained(model, path, tuple(self._history), best_epoch, stopped_epoch(self._early_stopping))
 
     def _tell(self, epoch: int, logs: dict[str, float]) -> None:
@@ -159,7 +160,7 @@ class Row:
 
     def _seed_host(self, epoch: int) -> Any:
         """Python's and NumPy's seeds, for callbacks that draw from them."""
-        words = np.random.SeedSequence(self.seat.member.seed, spawn_key=(epoch,)).generate_state(3)
+        words = epoch_seeds(self.seat.member.seed, epoch)
         random.seed(int(words[0]))
         np.random.seed(int(words[0]))
         return words

@@ -28,7 +28,8 @@ from orchestrator.training.fused.row import Row
 from orchestrator.training.fused.seat import CannotFuse, Seat
 from orchestrator.training.fused.state import PackState
 from orchestrator.training.publish import is_out_of_memory
-from orchestrator.training.solo import VALIDATION_BATCH, Trained
+from orchestrator.training.solo import VALIDATION_BATCH
+from orchestrator.training.trained import Trained
 
 __all__ = ["BLOCK", "CannotFuse", "Outcome", "Seat", "train_fused"]
 

@@ -65,9 +65,7 @@ def test_the_table_goes_by_device_layers_and_sizes(
         (PackingRules("auto", 5, 32, max_members=2), MLP, ("fused", [2, 1])),
     ],
 )
-def test_the_job_has_its_say(
-    rules: PackingRules, architecture: Architecture, expected: tuple[str, list[int]]
-) -> None:
+def test_the_job_has_its_say(rules: PackingRules, architecture: Architecture, expected: tuple[str, list[int]]) -> None:
     assert sizes(architecture, 3, rules) == expected
 
 
