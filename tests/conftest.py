@@ -19,7 +19,7 @@ OPT_IN = ("lowest", "bench", "soak", "ceph")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is opt-in unless `-m` names it; in `addopts` another `-m` would bring it back."""
     asked = str(config.getoption("-m"))
-    left_out = [item for item in items if any(name in item.keywords and name not in asked for name in OPT_IN)]
+    left_out = [item for item in items if any(item.get_closest_marker(name) and name not in asked for name in OPT_IN)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
