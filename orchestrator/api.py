@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.attach import Start, become_coordinator
 from orchestrator.controller import Controller, RunRequest, record_end
-from orchestrator.errors import ClusterUnavailable, DamagedStore, IdentityChanged, InvalidJob, OrchestratorError
+from orchestrator.errors import (
+    ClusterUnavailable,
+    DamagedStore,
+    IdentityChanged,
+    InvalidJob,
+    MissingObject,
+    OrchestratorError,
+)
 from orchestrator.planning.collection import ENDED
 from orchestrator.planning.packs import FEW_STEPS
 from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
@@ -218,8 +225,7 @@ def run(
     try:
         store.list(request.layout.control)  # first contact, without the log's patience: a wrong address is told soon
         log = Log.open(store, request.layout.coord_log)
-        must_exist = log.last is not None and log.last.kind == "done"
-        _keep_spec(store, planned, must_exist=must_exist, accept_code_change=accept_code_change)
+        _keep_spec(store, planned, must_exist=log.last is not None, accept_code_change=accept_code_change)
         start = Start(
             store,
             request.layout,
@@ -240,8 +246,9 @@ def run(
         if isinstance(held, Result):
             return held
         every_s = min(BEAT_EVERY_S, faults.takeover_s / 3)
-        with Beat(store, request.layout.beat, term=held, every_s=every_s, epoch=clock.epoch):
-            return _run_on_ray(planned, store, log, give_up_at, progress, interruption)
+        layout = request.layout
+        with Beat(store, layout.beat, layout.control, term=held, every_s=every_s, epoch=clock.epoch) as beat:
+            return _run_on_ray(planned, store, log, give_up_at, progress, interruption, beat)
     finally:
         progress.close()
 
@@ -253,6 +260,7 @@ def _run_on_ray(
     give_up_at: float | None,
     progress: Progress,
     interruption: Callable[[], OrchestratorError | None],
+    beat: Beat,
 ) -> Result:
     from orchestrator.cluster.ray_cluster import RayCluster
     from orchestrator.cluster.session import connect
@@ -298,6 +306,7 @@ def _run_on_ray(
             solo_crew=solo.crew,
             give_up_at=give_up_at,
             interruption=interruption,
+            stop_requests=beat.stop_requests,
         )
         return controller.run()
     finally:
@@ -346,9 +355,10 @@ def _keep_spec(store: Store, planned: RunPlan, *, must_exist: bool, accept_code_
         if known["identity_digest"] == request.spec_digest:
             return
         known_identity = dict(known["identity"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (MissingObject, ValueError, KeyError, TypeError) as error:
+        what = "is gone: what the run stands for is not known" if isinstance(error, MissingObject) else "is damaged"
         raise DamagedStore(
-            f"the run's spec is damaged: {error}",
+            f"the run's spec {what}: {error}",
             where=request.layout.spec,
             hint="restore the object from a backup, or start a new run with another --run-id or --fresh",
         ) from error

@@ -7,7 +7,7 @@ log that it saw, so of all that saw the same only one gets it, and the others se
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import Interrupted, OrchestratorError, RunEnded, RunHeld, StoreUnavailable, TimedOut
@@ -80,10 +80,10 @@ def become_coordinator(
     told_at = float("-inf")
     while True:
         log.refresh()
-        done = read_run(log.records()).done
-        if done is not None:
+        memory = read_run(log.records())
+        if memory.done is not None:
             progress.note(f"run {start.run_id} is finished: this is its recorded result")
-            return finished_result(start.store, start.layout, done)
+            return finished_result(start.store, start.layout, memory)
         sign = _sign(start, log, watch)
         watch, decision = look(watch, sign, clock.monotonic(), start.takeover_s)
         if decision.action == "claim":
@@ -93,7 +93,8 @@ def become_coordinator(
                 continue  # checking took its time: look again
             if log.last is not None:
                 progress.note(f"taking run {start.run_id} over: {decision.reason}")
-            term = log.claim_if_unchanged(**start.claim, run_id=start.run_id, at=clock.epoch())
+            told: Sequence[JSON] = sorted(start.store.list(start.layout.control))  # to those before us, not to us
+            term = log.claim_if_unchanged(**start.claim, run_id=start.run_id, at=clock.epoch(), stops=told)
             if term is not None:
                 return term
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,9 +37,12 @@ from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.members import claim_unpublished
 from orchestrator.storage.parallel import in_order
+from orchestrator.storage.redact import redact
 
 POLL_S = 0.5
 CONTROL_EVERY_S = 5.0
+RECORD_END_S = 10.0
+"""How long the last record may take: whoever sent SIGTERM sends SIGKILL soon, and a later start can do without it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Controller:
         solo_crew: those to have instead where members turn out to be trained one by one; None: the same.
         give_up_at: monotonic second at which to end with `TimedOut`; None: never.
         interruption: asked at each turn; an error that it returns ends the run (signals). It returns each one once.
+        stop_requests: keys of the requests to stop; None: listed here, which a store out of reach holds up.
     """
 
     def __init__(
@@ -82,7 +87,9 @@ class Controller:
         solo_crew: Crew | None = None,
         give_up_at: float | None = None,
         interruption: Callable[[], OrchestratorError | None] = lambda: None,
+        stop_requests: Callable[[], Iterable[str]] | None = None,
     ) -> None:
+        self._stop_requests = stop_requests or (lambda: store.list(request.layout.control))
         self._request = request
         self._store = store
         self._log = log
@@ -106,10 +113,10 @@ class Controller:
         Raises:
             OrchestratorError: with the exit code that design and documentation promise; what is recorded stands.
         """
-        self._known_stops = set(self._store.list(self._request.layout.control))
+        self._known_stops = self._stops_before_us()
         memory = read_run(self._log.records())
         if memory.done is not None:  # finished by another while this coordinator was starting
-            return finished_result(self._store, self._request.layout, memory.done)
+            return finished_result(self._store, self._request.layout, memory)
         try:
             if memory.selection is not None:
                 self._progress.note("a predecessor has fixed the selection: finishing it")
@@ -184,6 +191,14 @@ class Controller:
             hint="renew the credentials and start again to resume",
         )
 
+    def _stops_before_us(self) -> set[str]:
+        """Requests to stop that our claim names; one that came while Ray was starting is meant for us."""
+        ours = next((r for r in self._log.records() if r.kind == "claim" and r.term == self._log.term), None)
+        if ours is None or "stops" not in ours.body:
+            return set(self._store.list(self._request.layout.control))
+        told: Any = ours.body["stops"]
+        return {str(key) for key in told}
+
     def _happened(self) -> Iterable[ev.Event]:
         events = [*self._unheard, *self._cluster.poll(POLL_S)]
         self._unheard.clear()
@@ -200,7 +215,7 @@ class Controller:
             return None
         self._next_control = now + CONTROL_EVERY_S
         try:
-            new = set(self._store.list(self._request.layout.control)) - self._known_stops
+            new = set(self._stop_requests()) - self._known_stops
         except StoreUnavailable as error:
             self._progress.note(f"cannot look for requests to stop: {error.what}")
             return None
@@ -376,18 +391,22 @@ class Controller:
         return finish(self._store, request.layout, self._log, record.body)
 
 
-def record_end(log: Log, error: OrchestratorError, clock: Clock, progress: Progress) -> None:
+def record_end(
+    log: Log, error: OrchestratorError, clock: Clock, progress: Progress, environ: Mapping[str, str] = os.environ
+) -> None:
     """Remember why a run ended without a result. It may still be resumed, so this is no `done`.
 
     Args:
         log: the coordinator's log, claimed.
         error: why; it is the one to report, whether or not it can be recorded.
         clock, progress: effects.
+        environ: of this process, whose secrets are blotted out.
     """
     if log.last is not None and log.last.kind == "done":  # only a copy of the result is missing
         return
     kind = "stopped" if isinstance(error, Interrupted | TimedOut) else "failed"
     try:
-        log.append(kind, exit_code=error.exit_code, message=str(error)[:4000], at=clock.epoch())
+        with log.within(RECORD_END_S):
+            log.append(kind, exit_code=error.exit_code, message=redact(str(error), environ)[:4000], at=clock.epoch())
     except OrchestratorError as unrecorded:
         progress.note(f"could not record the end of the run: {unrecorded.what}")

@@ -340,8 +340,10 @@ def _finish(state: State, commands: list[Command]) -> Stepped:
     why = [f"member {i}: {m.message}" for i, m in state.members.items() if m.status != "done"]
     error = QuorumMissed(
         f"{decision.reason}\n  " + "\n  ".join(why[:10]),
-        hint="a later start trains members again that failed, but not those that diverged: that would repeat; "
-        "`ensemble.quorum` accepts fewer",
+        hint="give it a later `ensemble.deadline` and start again: members go on from their checkpoints"
+        if state.cut_at is not None
+        else "a later start trains members again that failed, but not those that diverged: that would repeat; with "
+        "`ensemble.quorum`, under another run id, fewer members are enough",
     )
     state, ended = abort(state, error)
     return state, [*commands, *ended]

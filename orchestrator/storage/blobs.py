@@ -8,16 +8,18 @@ stored bytes are damaged. While the store is out of reach, reads and writes go o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.errors import DamagedStore
+from orchestrator.errors import DamagedStore, MissingObject
 from orchestrator.planning.ports import Store
 from orchestrator.storage.layout import RunLayout, new_nonce
 from orchestrator.storage.records import BlobRef
 from orchestrator.storage.retry import REREADS, Patience
 
 _CHUNK_BYTES = 2**20
+_HINT = "restore the object from a backup, or start a new run with --fresh"
 _PATIENCE = Patience()
 
 
@@ -76,8 +78,7 @@ def get_blob(store: Store, ref: BlobRef, *, patience: Patience = _PATIENCE) -> b
     """The bytes that `ref` names, verified.
 
     Raises:
-        MissingObject: the blob is gone.
-        DamagedStore: it is larger than recorded, or its bytes were others than those recorded in four reads.
+        DamagedStore: it is gone, larger than recorded, or its bytes were others than those recorded in four reads.
         StoreUnavailable: out of reach until the end of the patience.
     """
 
@@ -89,7 +90,8 @@ def get_blob(store: Store, ref: BlobRef, *, patience: Patience = _PATIENCE) -> b
                 return body
         raise _mismatch(ref, *found)
 
-    return patience.retry(attempt)
+    with _missing_is_damage(ref):
+        return patience.retry(attempt)
 
 
 def get_blob_file(store: Store, ref: BlobRef, path: str, *, patience: Patience = _PATIENCE) -> None:
@@ -106,9 +108,19 @@ def get_blob_file(store: Store, ref: BlobRef, path: str, *, patience: Patience =
         raise _mismatch(ref, *found)
 
     try:
-        patience.retry(attempt)
+        with _missing_is_damage(ref):
+            patience.retry(attempt)
     finally:
         unverified.unlink(missing_ok=True)
+
+
+@contextmanager
+def _missing_is_damage(ref: BlobRef) -> Iterator[None]:
+    """What a record names must be there."""
+    try:
+        yield
+    except MissingObject as error:
+        raise DamagedStore("an object that a record names is gone", where=ref.key, hint=_HINT) from error
 
 
 def _digest(path: Path) -> tuple[str, int]:
@@ -126,5 +138,5 @@ def _mismatch(ref: BlobRef, sha256: str, size: int) -> DamagedStore:
         f"the stored bytes are damaged: {size} bytes with sha256 {sha256[:12]}…, "
         f"recorded were {ref.size} bytes with sha256 {ref.sha256[:12]}…",
         where=ref.key,
-        hint="restore the object from a backup, or have its member trained again",
+        hint=_HINT,
     )

@@ -11,8 +11,9 @@ An answer that was lost says nothing about its write: the slot is read back and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from orchestrator.errors import DamagedStore, Fenced, MissingObject, StoreUnavailable
 from orchestrator.planning.ports import Store
@@ -145,6 +146,16 @@ class Log:
             return None
         self._own_term = claim.term
         return claim.term
+
+    @contextmanager
+    def within(self, deadline_s: float) -> Iterator[None]:
+        """While the block runs, operations go on trying no longer than that, should the store be out of reach."""
+        before = self._patience
+        self._patience = replace(before, deadline_s=min(deadline_s, before.deadline_s))
+        try:
+            yield
+        finally:
+            self._patience = before
 
     def append(self, kind: str, /, **body: JSON) -> Record:
         """Append a record of the term that this writer claimed.

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.errors import DamagedStore, Fenced, InvalidInput, MissingObject, OrchestratorError
+from orchestrator.errors import DamagedStore, Fenced, InvalidInput, OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
@@ -221,7 +221,7 @@ class FakeProgram:
             raise OrchestratorError("there is no published model to predict with", where=f"member {member}")
         try:
             self._get(final["model"])
-        except (MissingObject, DamagedStore) as error:
+        except DamagedStore as error:
             yield ev.ModelLost(worker, member, error.what)
             return
         seed = self._plan.members[member].seed
@@ -272,7 +272,7 @@ class FakeProgram:
         for body in memory.checkpoints:
             try:
                 self._get(body["state"])
-            except (MissingObject, DamagedStore):
+            except DamagedStore:
                 continue
             return int(body["epoch"])
         return 0

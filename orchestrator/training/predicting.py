@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.errors import DamagedStore, MissingObject, OrchestratorError
+from orchestrator.errors import DamagedStore, OrchestratorError
 from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import call_first_batch
 from orchestrator.models.load import load_published
@@ -76,7 +76,7 @@ def predict_member(
             model = build_member(member.builder, member.kwargs, member.seed, train)
         try:
             _load(store, reference, model, dataset)
-        except (DamagedStore, MissingObject) as error:
+        except DamagedStore as error:
             return ev.ModelLost(worker, member.index, f"its published model cannot be used: {error}")
         blobs = _predict(store, layout, dataset, lambda x: predictor.predict(model, x, on_batch))
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from orchestrator.planning.ports import Store
 from orchestrator.storage.blobs import put_blob, put_blob_file
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
+from orchestrator.storage.redact import redact
 from orchestrator.storage.tables import history_to_parquet
 
 if TYPE_CHECKING:
@@ -84,7 +86,12 @@ def weights_digest(model: keras.Model) -> str:
 
 
 def cause_of(error: BaseException) -> tuple[Cause, str]:
-    """Which budget an error of an attempt is counted against, and what to say of it."""
+    """Which budget an error of an attempt is counted against, and what to say of it: without secrets, it is stored."""
+    cause, message = _sorted(error)
+    return cause, redact(message, os.environ)
+
+
+def _sorted(error: BaseException) -> tuple[Cause, str]:
     if isinstance(error, OSError) and error.errno in _DISK_FULL:
         where = f" ({error.filename})" if error.filename else ""
         return Cause.CRASH, f"the worker's disk is full{where}: free space in {tempfile.gettempdir()}, or set TMPDIR"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import DamagedStore, IdentityChanged, MissingObject
+from orchestrator.errors import DamagedStore, IdentityChanged
 from orchestrator.planning.ports import Store
 from orchestrator.storage.blobs import get_blob_file
 from orchestrator.storage.records import BlobRef
@@ -56,7 +56,7 @@ def newest_checkpoint(
         bodies = {member: checkpoints[member][place] for member, place in places.items()}
         try:
             snapshots = _read(store, bodies, folder)
-        except (DamagedStore, MissingObject) as error:
+        except DamagedStore as error:
             logger.warning("the checkpoint of epoch %s cannot be used: %s", epoch, error)
             continue
         for member, body in bodies.items():

@@ -38,6 +38,9 @@ from orchestrator.training.setup import WorkerSetup
 from orchestrator.training.versions import versions
 
 CLAIMS_AT_ONCE = 16
+OWN_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
+"""What a job's own code may raise. No signal does so here: they reach the main thread alone."""
+
 AT_HAND = 64
 """Models that are kept to be predicted with."""
 
@@ -160,7 +163,7 @@ class PackTrainer:
             training.run()
         except Stopped:
             logger.info("given up, as asked")
-        except (Exception, SystemExit) as error:
+        except OWN_ERRORS as error:
             logger.error("%s", error, exc_info=True)
             training.fail(error)
         finally:
@@ -200,7 +203,7 @@ class PackTrainer:
                         publish_final(
                             self._store, setup.layout, each.log, trained, began=began, resumed=snapshot, late=True
                         )
-                except (Exception, SystemExit) as error:
+                except OWN_ERRORS as error:
                     self._emit(self.failed(each.log, index, error))
                 else:
                     self._emit(ev.MemberTrained(name, index, late=True))
@@ -259,7 +262,7 @@ class PackTrainer:
                 final = publish_final(
                     self._store, self._setup.layout, log, trained, began=began, resumed=resumed, engine=engine
                 )
-            except (Exception, SystemExit) as error:
+            except OWN_ERRORS as error:
                 return self.failed(log, index, error)
             self._at_hand[index] = final, trained.model
             while len(self._at_hand) > AT_HAND:  # whom another worker predicts is never taken

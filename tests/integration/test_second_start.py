@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import IdentityChanged, Interrupted, QuorumMissed
+from orchestrator import api
+from orchestrator.errors import DamagedStore, IdentityChanged, Interrupted, QuorumMissed
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
@@ -113,3 +114,14 @@ def test_other_data_under_the_same_run_id_are_refused(repeated: TinyProject) -> 
     with pytest.raises(IdentityChanged, match="data has changed") as caught:
         run_in_process(job, repeated.folder)
     assert caught.value.exit_code == 2
+
+
+def test_a_run_whose_spec_is_gone_is_continued_by_nobody(project: TinyProject) -> None:
+    """Another job could go on from its checkpoints otherwise. No worker is asked for."""
+    job = project.job()
+    planned = api.plan(job, root=str(project.folder), run_id="tuesday")
+    Log.open(open_store(job.storage.url), planned.request.layout.coord_log).claim(run_id="tuesday")
+    with pytest.raises(DamagedStore, match="the run's spec is gone") as caught:
+        api.run(job, root=str(project.folder), run_id="tuesday")
+    assert caught.value.exit_code == 2
+    assert "--fresh" in str(caught.value.hint)

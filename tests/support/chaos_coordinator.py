@@ -81,7 +81,7 @@ def attach(wire: Wire, site: Site) -> str:
     )
     if isinstance(held, Result):
         return _returned(wire, held)
-    with Beat(store, LAYOUT.beat, term=held, every_s=_BEAT_EVERY_S, epoch=clock.epoch):
+    with Beat(store, LAYOUT.beat, LAYOUT.control, term=held, every_s=_BEAT_EVERY_S, epoch=clock.epoch):
         wire.ask("coordinating")
         return _returned(wire, _control(store, log, FakeClock()))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from orchestrator.errors import Fenced, MissingObject
+from orchestrator.errors import DamagedStore, Fenced
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import MemberMemory, read_member
 from orchestrator.storage.blobs import get_blob, put_blob
@@ -69,7 +69,7 @@ def _resume(store: Store, log: JournaledLog, refs: Sequence[BlobRef], patience: 
         return state_after(0)
     try:
         return get_blob(store, refs[-1], patience=patience)
-    except MissingObject:
+    except DamagedStore:
         if any(record.kind == "claim" for record in log.refresh()):
             raise Fenced("superseded while resuming", where=refs[-1].key) from None
         raise

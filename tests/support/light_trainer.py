@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.ensemble.metrics import to_class_indices
-from orchestrator.errors import DamagedStore, Fenced, MissingObject, OrchestratorError
+from orchestrator.errors import DamagedStore, Fenced, OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
@@ -266,7 +266,7 @@ class LightTrainer:
         for body in memory.checkpoints:
             try:
                 state = json.loads(get_blob(self._store, BlobRef.from_json(body["state"], where="checkpoint")))
-            except (MissingObject, DamagedStore):
+            except DamagedStore:
                 continue
             return int(state["epoch"]), str(state["weights"])
         return 0, ""

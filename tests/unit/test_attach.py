@@ -83,7 +83,7 @@ def test_the_first_start_claims_at_once_after_one_probe() -> None:
     assert site.start() == 1
     claim = site.log().records()[0]
     assert (site.probes, site.clock.monotonic()) == (1, 0.0)
-    assert claim.body == {"run_id": "tuesday", "code_digest": "c" * 64, "at": site.clock.epoch()}
+    assert claim.body == {"run_id": "tuesday", "code_digest": "c" * 64, "at": site.clock.epoch(), "stops": []}
 
 
 def test_a_dead_coordinator_is_taken_over_after_the_time_and_fenced() -> None:

@@ -12,6 +12,7 @@ from orchestrator.storage.beat import Beat, read_beat
 from orchestrator.testing import MemoryStore
 
 KEY = "job/run/coord/beat.json"
+CONTROL = "digits/run/control"
 
 
 class CountingStore(MemoryStore):
@@ -33,7 +34,7 @@ class CountingStore(MemoryStore):
 
 def test_the_beat_counts_up_under_its_term() -> None:
     store = CountingStore(wanted=3)
-    with Beat(store, KEY, term=4, every_s=0.001, epoch=lambda: 1e9):
+    with Beat(store, KEY, CONTROL, term=4, every_s=0.001, epoch=lambda: 1e9):
         assert store.enough.wait(10)
     beat = read_beat(store, KEY)
     assert beat is not None
@@ -43,7 +44,7 @@ def test_the_beat_counts_up_under_its_term() -> None:
 
 def test_a_beat_that_cannot_be_written_is_left_out_and_the_next_one_comes() -> None:
     store = CountingStore(wanted=4, failures=3)
-    with Beat(store, KEY, term=1, every_s=0.001, epoch=lambda: 0.0):
+    with Beat(store, KEY, CONTROL, term=1, every_s=0.001, epoch=lambda: 0.0):
         assert store.enough.wait(10)
     beat = read_beat(store, KEY)
     assert beat is not None
@@ -52,7 +53,7 @@ def test_a_beat_that_cannot_be_written_is_left_out_and_the_next_one_comes() -> N
 
 def test_nothing_is_written_after_the_end() -> None:
     store = CountingStore(wanted=1)
-    with Beat(store, KEY, term=1, every_s=0.001, epoch=lambda: 0.0):
+    with Beat(store, KEY, CONTROL, term=1, every_s=0.001, epoch=lambda: 0.0):
         assert store.enough.wait(10)
     last = store.get(KEY)
     assert not [thread for thread in threading.enumerate() if thread.name == "beat" and thread.is_alive()]
@@ -65,3 +66,32 @@ def test_what_is_no_beat_counts_as_none(body: bytes) -> None:
     assert read_beat(store, KEY) is None
     store.put(KEY, body)
     assert read_beat(store, KEY) is None
+
+
+def test_a_coordinator_that_thaws_leaves_the_beat_of_its_successor_alone() -> None:
+    store = CountingStore(wanted=1)
+    with Beat(store, KEY, CONTROL, term=2, every_s=0.001, epoch=lambda: 2.0):
+        assert store.enough.wait(10)
+    with Beat(store, KEY, CONTROL, term=1, every_s=0.001, epoch=lambda: 1.0) as thawed:
+        thawed.join(10)
+    beat = read_beat(store, KEY)
+    assert beat is not None
+    assert (beat.term, beat.at) == (2, 2.0)
+
+
+def test_an_error_that_no_store_should_raise_does_not_end_the_beat() -> None:
+    class Odd(CountingStore):
+        def list(self, prefix: str) -> list[str]:
+            raise ZeroDivisionError("a bug")
+
+    store = Odd(wanted=3)
+    with Beat(store, KEY, CONTROL, term=1, every_s=0.001, epoch=lambda: 0.0):
+        assert store.enough.wait(10)
+
+
+def test_requests_to_stop_are_seen_beside_the_beat() -> None:
+    store = CountingStore(wanted=3)
+    store.create(f"{CONTROL}/stop-n1.json", b"{}")
+    with Beat(store, KEY, CONTROL, term=1, every_s=0.001, epoch=lambda: 0.0) as beat:
+        assert store.enough.wait(10)
+        assert beat.stop_requests() == (f"{CONTROL}/stop-n1.json",)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import DamagedStore, MissingObject, StoreUnavailable
+from orchestrator.errors import DamagedStore, StoreUnavailable
 from orchestrator.storage.blobs import get_blob, get_blob_file, put_blob, put_blob_file
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.retry import Patience
@@ -53,13 +53,13 @@ def test_damage_at_rest_is_refused_and_the_key_named(body: bytes, tmp_path: Path
     assert list(tmp_path.iterdir()) == []  # what is not verified never stands under the name
 
 
-def test_a_blob_that_is_gone_is_a_missing_object(tmp_path: Path) -> None:
+def test_a_blob_that_is_gone_is_damage(tmp_path: Path) -> None:
     store = MemoryStore()
     ref = put_blob(store, LAYOUT, b"weights")
     store.delete(ref.key)
-    with pytest.raises(MissingObject):
+    with pytest.raises(DamagedStore, match="is gone"):
         get_blob(store, ref)
-    with pytest.raises(MissingObject):
+    with pytest.raises(DamagedStore, match="is gone"):
         get_blob_file(store, ref, str(tmp_path / "f"))
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 
-from orchestrator.controller import CONTROL_EVERY_S, Controller, RunRequest
+from orchestrator.controller import CONTROL_EVERY_S, RECORD_END_S, Controller, RunRequest, record_end
 from orchestrator.errors import (
     AccessDenied,
     ClusterUnavailable,
     CredentialsExpired,
+    DamagedStore,
     Fenced,
     IdentityChanged,
     Interrupted,
@@ -69,6 +70,7 @@ class Site:
         timeout_s: float | None = None,
         interruption: Callable[[], OrchestratorError | None] = lambda: None,
         log: Log | None = None,
+        claim: Mapping[str, Any] | None = None,
         **cluster: Any,
     ) -> Result:
         """A coordinator claims the run and works on it to its end; `self.cluster` is what it had."""
@@ -77,7 +79,12 @@ class Site:
         request = RunRequest(job, plan, LAYOUT, run_id="tuesday", spec_digest="5" * 64, code_digest="c" * 64)
         log = log or self.log()
         self.cluster = FakeCluster(
-            self.store, LAYOUT, plan, coord_term=log.claim(at=self.clock.epoch()), clock=self.clock, **cluster
+            self.store,
+            LAYOUT,
+            plan,
+            coord_term=log.claim(at=self.clock.epoch(), **(claim or {})),
+            clock=self.clock,
+            **cluster,
         )
         controller = Controller(
             request,
@@ -452,6 +459,66 @@ def test_a_stop_request_ends_the_run_and_is_recorded() -> None:
 def test_a_stop_request_that_a_predecessor_has_obeyed_does_not_stop_its_successor() -> None:
     site = Site()
     site.store.create(LAYOUT.stop_request("n1"), b"{}")
+    assert site.start().status == "succeeded"
+
+
+def test_a_stop_request_that_comes_between_the_claim_and_the_first_look_ends_the_run() -> None:
+    site = Site()
+    obeyed, meant_for_us = LAYOUT.stop_request("a"), LAYOUT.stop_request("b")
+    site.store.create(obeyed, b"{}")
+    site.store.create(meant_for_us, b"{}")
+    with pytest.raises(Interrupted) as caught:
+        site.start(claim={"stops": [obeyed]}, epochs=100)
+    assert caught.value.where == meant_for_us
+
+
+def test_the_end_of_a_run_is_recorded_without_secrets_and_without_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_SECRET_KEY", "hunter2hunter2")
+    site = Site()
+    log = site.log()
+    log.claim()
+    record_end(log, OrchestratorError("no such user: hunter2hunter2"), site.clock, site.notes)
+    assert "hunter2" not in str(site.body("failed")["message"])
+    rule = Fault("create", "before", times=None, error=StoreUnavailable)
+    store = FaultyStore(site.store, [rule])
+    away = Log.open(store, LAYOUT.coord_log, sleep=site.clock.sleep, monotonic=site.clock.monotonic)
+    store.heal()
+    away.claim()
+    store.inject(rule)
+    began = site.clock.monotonic()
+    record_end(away, OrchestratorError("storage is away"), site.clock, site.notes)
+    assert store.fired[rule] > 1
+    assert site.clock.monotonic() - began <= RECORD_END_S + 5
+    assert "could not record the end" in site.notes.told[-1]
+
+
+def harm(site: Site, named: Mapping[str, Any]) -> None:
+    site.store.delete(named["key"])
+
+
+def test_a_result_whose_bytes_are_lost_comes_back_from_its_copy_or_from_the_selection() -> None:
+    site = Site()
+    result = site.start()
+    harm(site, site.body("done")["result"])
+    assert site.start() == result, "from the copy"
+    site.store.delete(LAYOUT.result)
+    assert site.start() == result, "from the selection"
+    site.store.put(LAYOUT.result, b"garbage")
+    assert site.start() == result, "a copy that does not match is no source"
+    for key in site.store.list(LAYOUT.blobs):
+        site.store.delete(key)
+    site.store.delete(LAYOUT.result)
+    with pytest.raises(DamagedStore, match="is gone") as caught:
+        site.start()
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+def test_a_readable_copy_that_cannot_be_made_does_not_keep_the_result_back() -> None:
+    site = Site()
+    leave_a_selection(site)
+    selection = site.body("selection")
+    harm(site, selection["members"][1]["final"]["history"])
     assert site.start().status == "succeeded"
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.storage.redact import BLOT, redact
+from orchestrator.training.publish import cause_of
 
 KEY_ID = "AKIA" + "IOSFODNN7EXAMPLE"
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
@@ -108,3 +109,9 @@ def test_no_secret_of_the_environment_survives_whatever_stands_around_it(before:
 def test_text_without_the_shape_of_a_secret_is_untouched(text: str) -> None:
     if "AKIA" not in text and "ASIA" not in text:
         assert redact(text, {}) == text
+
+
+def test_what_is_recorded_of_an_error_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_SECRET_KEY", "hunter2hunter2")
+    _, message = cause_of(RuntimeError("no login with hunter2hunter2"))
+    assert message == "RuntimeError: no login with ***"

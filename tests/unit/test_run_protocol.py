@@ -24,7 +24,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from orchestrator.controller import Controller, RunRequest
 from orchestrator.ensemble.metrics import TaskKind
-from orchestrator.errors import Fenced, MissingObject
+from orchestrator.errors import DamagedStore, Fenced
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.ports import Store
@@ -158,7 +158,7 @@ def coordinate(store: Store, player: Player) -> str:
     while True:  # a start claims only the log that it saw
         memory = read_run(log.records())
         if memory.done is not None:
-            return digest(to_json(finished_result(store, LAYOUT, memory.done)))
+            return digest(to_json(finished_result(store, LAYOUT, memory)))
         term = log.claim_if_unchanged()
         if term is not None:
             break
@@ -197,7 +197,7 @@ def publish(store: Store, coordinator: int, member: int) -> None:
 def is_there(store: Store, final: Any) -> bool:
     try:
         get_blob(store, BlobRef.from_json(final["model"], where="final"))
-    except MissingObject:
+    except DamagedStore:
         return False
     return True
 

@@ -97,7 +97,7 @@ def train_fused(
 def _finish(row: Row) -> Outcome:
     try:
         return row.finish()
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         return _own_fault(error)
 
 
@@ -187,7 +187,7 @@ class _Pack:
         """Call a member's own code; what it raises ends that member alone."""
         try:
             call(*arguments)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             row.active, row.failed = False, True
             return _own_fault(error)
         return None
