@@ -144,7 +144,7 @@ def test_two_starts_at_once_give_one_coordinator_and_the_same_result_to_both(tmp
 
 def test_at_the_deadline_late_members_count_with_their_best_epoch_so_far(tmp_path: Path) -> None:
     """Two members that would train for a year, a third that never gets its turn."""
-    train = {"epochs": 10_000_000, "callbacks": []}
+    train = {"epochs": 10_000_000, "callbacks": [], "engine": "solo"}
     settings: dict[str, Any] = {
         "members": 3,
         "train": train,

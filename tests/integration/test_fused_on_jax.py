@@ -15,14 +15,20 @@ pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize("part", ["oracle", "resume", "settings"])
-def test_packs_keep_their_promises_on_jax(part: str) -> None:
-    tests = HERE / f"test_fused_{part}.py"
+LEFT_OUT = ("catches", "average", "again", "inputs")
+"""What tells nothing of the backend, or little that the other cases do not: compiling takes JAX seconds for each."""
+
+
+def test_packs_keep_their_promises_on_jax() -> None:
+    tests = [str(HERE / f"test_fused_{part}.py") for part in ("oracle", "resume", "settings")]
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    chosen = " and ".join(f"not {name}" for name in LEFT_OUT)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *tests]
     ended = subprocess.run(
         command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, timeout=600, check=False
     )
     assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
-    assert re.search(r"\d+ passed", ended.stdout)
+    passed = re.search(r"(\d+) passed", ended.stdout)
+    assert passed
+    assert int(passed[1]) > 30
     assert "skipped" not in ended.stdout

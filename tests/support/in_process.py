@@ -103,14 +103,18 @@ def run_in_process(
         num_cpus=1,
         num_gpus=0,
     )
+    cluster = InProcessCluster(setup)
     controller = Controller(
         request,
         store=store,
         log=log,
-        cluster=InProcessCluster(setup),
+        cluster=cluster,
         clock=api.SystemClock(),
         progress=progress or SilentProgress(),
         crew=Crew(1),
         interruption=interruption,
     )
-    return controller.run()
+    try:
+        return controller.run()
+    finally:
+        cluster.close()
