@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from orchestrator.planning.events import Cause
+
+Purpose = Literal["train", "publish"]
+"""What a worker claims a member for: to train it, or to publish at the deadline what it has, which trains nothing."""
 
 
 class RecordLike(Protocol):
@@ -88,12 +91,15 @@ class MemberMemory:
         diverged: why training ended without a model, which training again would repeat; or None.
         checkpoints: bodies of the `checkpoint` records, newest first. They outlive a `void`: the best epoch of a voided
             model may still be reached from them.
+        attempts: claims by workers that were to train it, whatever became of them. A coordinator's claim (to void, to
+            record a failure) and one to publish late are none.
     """
 
     final: Mapping[str, Any] | None = None
     final_seq: int | None = None
     diverged: str | None = None
     checkpoints: tuple[Mapping[str, Any], ...] = ()
+    attempts: int = 0
 
 
 def read_member(records: Iterable[RecordLike]) -> MemberMemory:
@@ -101,6 +107,8 @@ def read_member(records: Iterable[RecordLike]) -> MemberMemory:
     memory = MemberMemory()
     for seq, record in enumerate(records):
         match record.kind:
+            case "claim" if "worker" in record.body and record.body.get("purpose") != "publish":
+                memory = replace(memory, attempts=memory.attempts + 1)
             case "checkpoint":
                 memory = replace(memory, checkpoints=(record.body, *memory.checkpoints))
             case "final":

@@ -11,11 +11,10 @@ from orchestrator.reporting.selection import MemberFacts
 
 def member_facts(plan: MemberPlan, state: MemberState, memory: MemberMemory) -> MemberFacts:
     """What is known of a member: where the schedule left it, and what its log says."""
-    ended_well = state.status in ("done", "diverged")  # the schedule counts only attempts that ended in an error
     return MemberFacts(
         plan=plan,
         status=("late" if state.late else "succeeded") if state.status == "done" else state.status,
-        attempts=state.attempts + ended_well,
+        attempts=memory.attempts,
         preemptions=state.preemptions,
         message=state.message,
         final=memory.final,

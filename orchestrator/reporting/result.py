@@ -68,6 +68,7 @@ class MemberResult(_Frozen):
     """One member. Epochs are 1-based; `stopped_epoch` is None where training did not stop early.
 
     `weights_sha256` is of the best model's weights: two runs trained the same member exactly when it is equal.
+    `attempts` counts the workers' claims of its log to train it, those that died with their coordinator included.
     `loss` is the validation loss (the training loss without a validation set) at the best epoch, from the history.
     """
 

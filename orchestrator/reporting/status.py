@@ -10,10 +10,10 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.errors import DamagedStore, InvalidJob, MissingObject
+from orchestrator.errors import AccessDenied, DamagedStore, InvalidJob, MissingObject, OrchestratorError, TryAgain
 from orchestrator.planning.collection import ENDED
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import RunMemory, read_member, read_run
@@ -21,12 +21,15 @@ from orchestrator.reporting.result import Result, from_json
 from orchestrator.reporting.selection import COUNTED
 from orchestrator.storage.beat import read_beat
 from orchestrator.storage.blobs import get_blob
-from orchestrator.storage.layout import RunLayout
+from orchestrator.storage.layout import RunLayout, run_key
 from orchestrator.storage.log import Log
 from orchestrator.storage.records import BlobRef, Record
 
 READERS = 8
 """Logs that are read at the same time: reading is waiting for the store."""
+
+_OF_THE_STORE = (AccessDenied, TryAgain)
+"""Errors that are no fault of the run that was being read: the next run would meet them too."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class MemberStatus:
 
     Attributes:
         index: which.
-        status: `not_started`, `started`, `trained`, `late` (published at the deadline), `diverged` or `failed`.
-        attempts: claims of its log by workers: how often training began or went on.
+        status: once the ensemble is fixed, as in the result; before, `not_started`, `started`, `trained`, `late`
+            (published at the deadline), `diverged` or `failed`.
+        attempts: claims of its log by workers that were to train it.
         preemptions: attempts that ended because a node was taken or lost.
         checkpoint_epoch, checkpoint_at, checkpoint_age_s: of the newest checkpoint; None where there is none.
         epochs: trained in all, once it is published.
@@ -65,7 +69,7 @@ class RunStatus:
         job, run_id, run_key: which.
         status: that of the result (`succeeded`, `partial`, `gate_failed`), or how the last start ended (`failed`,
             `stopped`); without either `live` where the last sign of life is recent, else `unfinished`; `damaged` where
-            a listing met a log that cannot be read.
+            a listing met something stored that cannot be read, which the message names.
         exit_code, message: as recorded, where the run has ended.
         terms: how many starts have coordinated it.
         started_at, age_s: its first start.
@@ -101,28 +105,47 @@ def find_layouts(store: Store) -> list[RunLayout]:
 def find_run(store: Store, run: str, storage: str) -> RunLayout:
     """The run that a run key, `<job>/<run key>` or a given run id names; `storage` is for messages.
 
+    Other runs' specs are read only where no key is made of this id, as in a run that was moved; damaged ones are passed
+    over.
+
     Raises:
-        InvalidJob: there is none, or there are several.
+        InvalidJob: there is none, or there are several; runs that could not be read are named.
     """
-    layouts = find_layouts(store)
+    layouts, unreadable = find_layouts(store), list[str]()
     found = [layout for layout in layouts if run in (layout.run_key, layout.root)]
-    found = found or [layout for layout in layouts if _spec(store, layout).run_id == run]
+    found = found or [layout for layout in layouts if layout.run_key == run_key(layout.job, run)]
+    for layout in layouts if not found else ():
+        try:
+            found += [layout] if _spec(store, layout).run_id == run else []
+        except _OF_THE_STORE:
+            raise
+        except OrchestratorError:
+            unreadable.append(layout.root)
     if len(found) == 1:
         return found[0]
     if found:
         names = ", ".join(layout.root for layout in found)
         raise InvalidJob("several runs have this id", where=f"run {run}", hint=f"name one of {names}")
     known = ", ".join(layout.run_key for layout in layouts[-5:]) or "none"
-    raise InvalidJob("there is no such run", where=f"{storage}: run {run}", hint=f"there are: {known}")
+    damaged = f"; the spec.json of {', '.join(unreadable)} cannot be read" if unreadable else ""
+    raise InvalidJob("there is no such run", where=f"{storage}: run {run}", hint=f"there are: {known}{damaged}")
 
 
 def list_statuses(store: Store, *, now: float) -> tuple[RunStatus, ...]:
-    """All runs, by job and run key, without their members: no member's log is read. Arguments as `status_of`."""
+    """All runs, by job and run key, without their members: no member's log is read. Arguments as `status_of`.
+
+    A run that cannot be read is listed as `damaged` and hides no other.
+
+    Raises:
+        AccessDenied, StoreUnavailable: the store refuses, or is out of reach.
+    """
 
     def look(layout: RunLayout) -> RunStatus:
         try:
             return status_of(store, layout, now=now, with_members=False)
-        except DamagedStore as error:  # one damaged run must not hide the others
+        except _OF_THE_STORE:
+            raise
+        except OrchestratorError as error:
             return RunStatus(layout.job, layout.run_key, layout.run_key, "damaged", message=str(error))
 
     with ThreadPoolExecutor(READERS) as pool:
@@ -139,8 +162,15 @@ def status_of(store: Store, layout: RunLayout, *, now: float, with_members: bool
 
     Raises:
         InvalidJob: there is no such run.
-        DamagedStore: what is stored contradicts itself.
+        DamagedStore: what is stored contradicts itself, lacks something, or was written by another version.
     """
+    try:
+        return _status(store, layout, now, with_members)
+    except (ValueError, TypeError, KeyError) as error:
+        raise _not_ours("its records are none that this version writes", layout.root, error) from error
+
+
+def _status(store: Store, layout: RunLayout, now: float, with_members: bool) -> RunStatus:
     spec = _spec(store, layout)
     log = Log.open(store, layout.coord_log)
     records = log.records()
@@ -189,15 +219,24 @@ def _spec(store: Store, layout: RunLayout) -> _Spec:
     except MissingObject:
         raise InvalidJob("the run has no spec.json", where=layout.root) from None
     except (ValueError, TypeError, KeyError) as error:
-        raise DamagedStore(
-            f"it is no job as this version writes it ({type(error).__name__}: {error})",
-            where=layout.spec,
-            hint="restore it from a backup, or look with the version that wrote it",
-        ) from None
+        raise _not_ours("it is no job as this version writes it", layout.spec, error) from None
+
+
+def _not_ours(what: str, where: str, error: Exception) -> DamagedStore:
+    hint = "restore it from a backup, or look with the version that wrote it"
+    return DamagedStore(f"{what} ({type(error).__name__}: {error})", where=where, hint=hint)
 
 
 def _result(store: Store, layout: RunLayout, done: Mapping[str, Any]) -> Result:
-    return from_json(get_blob(store, BlobRef.from_json(done["result"], where=f"{layout.coord_log}, done")))
+    reference = BlobRef.from_json(done["result"], where=f"{layout.coord_log}, done")
+    try:
+        return from_json(get_blob(store, reference))
+    except MissingObject:
+        raise DamagedStore(
+            "the run is finished, but the bytes of its result are gone",
+            where=reference.key,
+            hint=f"restore the object from a backup; {layout.result}, where it is left, is a copy of it",
+        ) from None
 
 
 def _state(result: Result | None, last: Record | None, *, is_recent: bool) -> tuple[str, int | None, str | None]:
@@ -224,10 +263,12 @@ def _members(
     store: Store, layout: RunLayout, indices: Iterable[int], run: Sequence[Record], memory: RunMemory, now: float
 ) -> tuple[MemberStatus, ...]:
     ended = {record.body["member"]: record.body for record in run if record.kind == "ended"}
+    selected = {} if memory.selection is None else {m["index"]: m["status"] for m in memory.selection["members"]}
 
     def look(index: int) -> MemberStatus:
         records = Log.open(store, layout.member_log(index)).records()
-        return _member_status(index, records, ended.get(index, {}), memory.preemptions.get(index, 0), now)
+        told = _member_status(index, records, ended.get(index, {}), memory.preemptions.get(index, 0), now)
+        return replace(told, status=selected.get(index, told.status))
 
     with ThreadPoolExecutor(READERS) as pool:
         return tuple(pool.map(look, indices))
@@ -244,11 +285,12 @@ def _member_status(
     elif memory.diverged is not None:
         status = "diverged"
     else:
-        status = "failed" if records and records[-1].kind == "failed" else "started" if records else "not_started"
+        has_failed = bool(records) and records[-1].kind == "failed"
+        status = "failed" if has_failed else "started" if memory.attempts else "not_started"
     return MemberStatus(
         index=index,
         status=status,
-        attempts=sum(record.kind == "claim" and "worker" in record.body for record in records),
+        attempts=memory.attempts,
         preemptions=preemptions,
         checkpoint_epoch=checkpoint.get("epoch"),
         checkpoint_at=checkpoint.get("at"),

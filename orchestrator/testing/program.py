@@ -18,7 +18,7 @@ from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.ports import Store
-from orchestrator.planning.recovery import MemberMemory, read_member
+from orchestrator.planning.recovery import MemberMemory, Purpose, read_member
 from orchestrator.storage.blobs import get_blob, put_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
@@ -159,7 +159,7 @@ class FakeProgram:
 
     def _train(self, worker: str, member: MemberPlan) -> Iterator[Step]:
         script, index, log = self._script, member.index, self._open(member.index)
-        if (published := self._claim(log, worker, index)) is not None:
+        if (published := self._claim(log, worker, index, "train")) is not None:
             yield published
             return
         term, began = log.term, self._clock.monotonic()
@@ -187,15 +187,15 @@ class FakeProgram:
             yield from _heard(worker, index, fault)
         yield ev.MemberTrained(worker, index)
 
-    def _claim(self, log: Log, worker: str, index: int) -> ev.Event | None:
+    def _claim(self, log: Log, worker: str, index: int, purpose: Purpose) -> ev.Event | None:
         """Claim a member, unless a worker that was lost, or is superseded, published it before: then tell of that."""
-        final = claim_unpublished(log, coord_term=self._coord_term, worker=worker).final
+        final = claim_unpublished(log, coord_term=self._coord_term, worker=worker, purpose=purpose).final
         return None if final is None else ev.MemberTrained(worker, index, late=bool(final["late"]))
 
     def _publish_late(self, worker: str, member: MemberPlan) -> Iterator[Step]:
         yield self._script.epoch_s / 4
         index, log = member.index, self._open(member.index)
-        if (published := self._claim(log, worker, index)) is not None:
+        if (published := self._claim(log, worker, index, "publish")) is not None:
             yield published
             return
         term, epoch = log.term, self._newest_epoch(read_member(log.records()))

@@ -23,7 +23,7 @@ from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.packs import Pack
 from orchestrator.planning.ports import Store
-from orchestrator.planning.recovery import MemberMemory
+from orchestrator.planning.recovery import MemberMemory, Purpose
 from orchestrator.storage.log import Log
 from orchestrator.storage.members import claim_unpublished
 from orchestrator.training.attempt import AttemptFiles, captured
@@ -110,7 +110,7 @@ class PackTrainer:
         with self._lock:
             self._at_work, self._stop_asked = True, False
         try:
-            claimed = self._claim(command.members)
+            claimed = self._claim(command.members, "train")
             if claimed:
                 self._train(command.pack, claimed, dataset, device)
         finally:
@@ -186,7 +186,7 @@ class PackTrainer:
         from orchestrator.training.solo import make_late
 
         setup, name = self._setup, self._setup.worker
-        for each in self._claim([index]):
+        for each in self._claim([index], "publish"):
             began = time.monotonic()
             with scratch_folder() as folder:
                 files = self._files(each, folder)
@@ -222,12 +222,13 @@ class PackTrainer:
         log.append("failed", status="failed", cause=cause.value, message=message[:2000])
         return ev.AttemptFailed(self._setup.worker, member, cause, message)
 
-    def _claim(self, members: Sequence[int]) -> list[_Claimed]:
+    def _claim(self, members: Sequence[int], purpose: Purpose) -> list[_Claimed]:
         """Claim members, several at once: each claim waits for storage. Those that are published already are told."""
         with ThreadPoolExecutor(min(CLAIMS_AT_ONCE, len(members))) as pool:
-            return [claimed for claimed in pool.map(self._claim_one, members) if claimed is not None]
+            tried = pool.map(partial(self._claim_one, purpose=purpose), members)
+            return [claimed for claimed in tried if claimed is not None]
 
-    def _claim_one(self, index: int) -> _Claimed | None:
+    def _claim_one(self, index: int, purpose: Purpose) -> _Claimed | None:
         """Claim a member's log, unless the member is published already: then tell of that, and return None.
 
         It may be published by a worker that was lost before it could say so, or by one of a superseded coordinator, at
@@ -238,7 +239,7 @@ class PackTrainer:
         """
         setup = self._setup
         log = Log.open(self._store, setup.layout.member_log(index))
-        memory = claim_unpublished(log, coord_term=setup.coord_term, worker=setup.worker)
+        memory = claim_unpublished(log, coord_term=setup.coord_term, worker=setup.worker, purpose=purpose)
         if memory.final is not None:
             self._emit(ev.MemberTrained(setup.worker, index, late=bool(memory.final.get("late"))))
             return None

@@ -137,7 +137,7 @@ def test_a_schedulers_run_its_retry_and_a_changed_job_under_the_same_id(folder: 
     status = call(folder, "status", RUN_ID, "--json")
     found = only_json(status.stdout)
     assert (found["status"], found["exit_code"], found["terms"]) == ("gate_failed", 3, 1)
-    assert [member["status"] for member in found["members"]] == ["trained", "trained"]
+    assert [member["status"] for member in found["members"]] == ["succeeded", "succeeded"]
     assert [member["attempts"] for member in found["members"]] == [1, 1]
     assert found["age_s"] > 0
     [listed] = only_json(call(folder, "list", "--json").stdout)

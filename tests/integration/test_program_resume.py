@@ -181,6 +181,7 @@ def test_a_late_member_is_published_as_its_newest_checkpoint_holds_it(life: Life
     assert list(events) == [ev.MemberTrained("w", 0, late=True), ev.WorkerIdle("w")]
     final = life.final()
     assert (final["late"], final["epochs"], final["resumed_from"]) == (True, 2, 2)
+    assert life.memory().attempts == 1, "publishing late trains nothing"
     assert final["best_epoch"] == newest["best_epoch"]
     get_blob_file(life.store, BlobRef.from_json(newest["best"], where="test"), str(tmp_path / "best"))
     best = read_best(tmp_path / "best")

@@ -24,7 +24,7 @@ from orchestrator.errors import DamagedStore, Fenced, OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
-from orchestrator.planning.recovery import MemberMemory, read_member
+from orchestrator.planning.recovery import MemberMemory, Purpose, read_member
 from orchestrator.storage.blobs import get_blob, put_blob
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
@@ -192,7 +192,7 @@ class LightTrainer:
             self._emit(ev.Saved(name))
 
     def _train(self, member: MemberPlan) -> None:
-        training, term = self._begin(member)
+        training, term = self._begin(member, "train")
         epochs, every = self._setup.job.train.epochs, self._setup.job.faults.checkpoint_every_epochs
         try:
             while training.epoch < epochs:
@@ -254,9 +254,9 @@ class LightTrainer:
         if stop:
             raise _GivenUp
 
-    def _begin(self, member: MemberPlan) -> tuple[_Training, int]:
+    def _begin(self, member: MemberPlan, purpose: Purpose) -> tuple[_Training, int]:
         log = Log.open(self._store, self._setup.layout.member_log(member.index))
-        term = log.claim(coord_term=self._setup.coord_term, worker=self._setup.worker)
+        term = log.claim(coord_term=self._setup.coord_term, worker=self._setup.worker, purpose=purpose)
         epoch, weights = self._newest(read_member(log.records()))
         self._stage.tell("claim", member=member.index, term=term, epoch=epoch, node=self._node)
         return _Training(member, log, epoch, weights, epoch), term
@@ -311,7 +311,7 @@ class LightTrainer:
         self._emit(ev.MemberTrained(self._setup.worker, training.member.index, late=late))
 
     def _publish_late(self, member: MemberPlan) -> None:
-        training, _ = self._begin(member)
+        training, _ = self._begin(member, "publish")
         if training.epoch == 0:
             self._emit(ev.NothingToPublish(self._setup.worker, member.index))
         else:

@@ -32,7 +32,8 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result, to_json
-from orchestrator.spec import parse_job
+from orchestrator.reporting.status import status_of
+from orchestrator.spec import Job, parse_job
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.testing import FakeClock, FakeCluster, Fault, FaultyStore, MemoryStore
@@ -74,7 +75,7 @@ class Site:
         **cluster: Any,
     ) -> Result:
         """A coordinator claims the run and works on it to its end; `self.cluster` is what it had."""
-        job = parse_job({"name": "digits", "model": BUILDER, "data": "jobs.digits:load_data", "members": 3, **self.job})
+        job = self.parsed()
         plan = make_plan(job, {BUILDER: True})
         request = RunRequest(job, plan, LAYOUT, run_id="tuesday", spec_digest="5" * 64, code_digest="c" * 64)
         log = log or self.log()
@@ -98,6 +99,11 @@ class Site:
             interruption=interruption,
         )
         return controller.run()
+
+    def parsed(self) -> Job:
+        return parse_job(
+            {"name": "digits", "model": BUILDER, "data": "jobs.digits:load_data", "members": 3, **self.job}
+        )
 
     def log(self) -> Log:
         return Log.open(self.store, LAYOUT.coord_log, sleep=self.clock.sleep, monotonic=self.clock.monotonic)
@@ -272,7 +278,7 @@ def test_a_member_whose_attempt_was_lost_is_trained_again(fault: Any) -> None:
     assert site.cluster.fired == [(1, 1, fault)]
     assert result.status == "succeeded"
     assert sorted(site.trained()) == [0, 1, 1, 2]
-    assert result.members[1].attempts == 2
+    assert result.members[1].attempts == 2 + (fault == "fenced"), "what fences is a worker's claim too"
     assert result.members[1].preemptions == (fault in ("preempted", "node_lost"))
     assert result.members[1].message is None
     assert [record.body["cause"] for record in site.log().records() if record.kind == "ended"] == [
@@ -314,6 +320,27 @@ def test_the_budgets_of_a_killed_coordinator_are_its_successors() -> None:
     with pytest.raises(QuorumMissed):
         site.start(faults={(0, 4): "crash"})
     assert site.trained() == [0], "one attempt was left, not three"
+
+
+def test_an_attempt_that_died_with_its_coordinator_is_counted_in_result_and_status() -> None:
+    site = Site({"members": 1})
+    with pytest.raises(Killed):
+        site.start(faults={(0, 1): "stall"}, interruption=killed_at(site, 8))
+    assert site.cluster.fired == [(0, 1, "stall")]
+    result = site.start()
+    assert "ended" not in site.kinds()
+    assert [member.attempts for member in result.members] == [2]
+    assert_status_agrees(site, result)
+
+
+def assert_status_agrees(site: Site, result: Result) -> None:
+    """`status` tells of each member what the result tells."""
+    spec = {"run_id": "tuesday", "job": site.parsed().model_dump(mode="json")}
+    site.store.create(LAYOUT.spec, json.dumps(spec).encode())
+    told = status_of(site.store, LAYOUT, now=site.clock.epoch()).members
+    assert [(m.status, m.attempts, m.preemptions) for m in told] == [
+        (m.status, m.attempts, m.preemptions) for m in result.members
+    ]
 
 
 def test_a_recorded_end_renews_the_budgets() -> None:
@@ -655,7 +682,9 @@ def test_at_the_deadline_members_count_with_their_best_epoch_so_far() -> None:
     assert (result.late, result.missing) == ((0, 1), (2,))
     assert [member.status for member in result.members] == ["late", "late", "not_started"]
     assert all(0 < (member.epochs or 0) < 100 for member in result.members[:2])
+    assert [member.attempts for member in result.members] == [1, 1, 0], "publishing late trains nothing"
     assert site.clock.monotonic() < 60
+    assert_status_agrees(site, result)
 
 
 def test_a_successor_knows_which_members_were_late_and_counts_the_deadline_from_the_first_start() -> None:

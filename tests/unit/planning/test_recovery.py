@@ -65,5 +65,13 @@ def test_a_member_is_what_its_newest_record_says() -> None:
     assert read_member([Told("claim"), final, Told("claim")]) == MemberMemory(final={"model": "a"}, final_seq=1)
 
 
+def test_attempts_are_the_claims_of_workers_that_were_to_train_the_member() -> None:
+    train, old = Told("claim", {"worker": "w0", "purpose": "train"}), Told("claim", {"worker": "w0"})
+    late, coordinator = Told("claim", {"worker": "w0", "purpose": "publish"}), Told("claim", {"run_id": "night"})
+    void = Told("void", {"reason": "blob gone"})
+    assert read_member([train, late, coordinator, void, old, late]).attempts == 2
+    assert read_member([late, coordinator]).attempts == 0
+
+
 def test_an_attempt_that_failed_otherwise_leaves_the_member_to_be_trained() -> None:
     assert read_member([Told("claim"), Told("failed", {"status": "failed", "cause": "user_error"})]) == MemberMemory()

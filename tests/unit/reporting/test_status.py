@@ -8,11 +8,11 @@ from dataclasses import asdict
 import pytest
 from run_examples import BEGAN, LAYOUT, RUN_ID, beat, checkpoint, claim_member, create_run, finish
 
-from orchestrator.errors import DamagedStore, InvalidJob
+from orchestrator.errors import AccessDenied, DamagedStore, InvalidJob, OrchestratorError, StoreUnavailable
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.status import RunStatus, find_layouts, find_run, list_statuses, status_of
-from orchestrator.storage.layout import RunLayout, record_key
-from orchestrator.testing import MemoryStore
+from orchestrator.storage.layout import RunLayout, record_key, run_key
+from orchestrator.testing import Fault, FaultyStore, MemoryStore
 
 NOW = BEGAN + 3600
 
@@ -122,6 +122,24 @@ def test_a_claim_of_the_coordinator_is_no_attempt(store: MemoryStore) -> None:
     assert (found.status, found.attempts) == ("failed", 1)
 
 
+def test_publishing_at_the_deadline_is_no_attempt_and_begins_no_training(store: MemoryStore) -> None:
+    create_run(store)
+    claim_member(store, 0)
+    for index in (0, 1):
+        claim_member(store, index, worker="w0", purpose="publish")
+    told = [(member.status, member.attempts) for member in status(store).members]
+    assert told == [("started", 1), ("not_started", 0), ("not_started", 0)]
+
+
+def test_once_the_ensemble_is_fixed_members_have_the_statuses_of_the_result(store: MemoryStore) -> None:
+    log = create_run(store)
+    claim_member(store, 0).append("final", epochs=9, best_epoch=7, late=False)
+    claim_member(store, 2)
+    finish(store, log)
+    told = [(member.status, member.attempts) for member in status(store).members]
+    assert told == [("succeeded", 1), ("late", 0), ("diverged", 1)]
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "expected"),
     [
@@ -199,6 +217,78 @@ def test_a_damaged_run_does_not_hide_the_others(store: MemoryStore) -> None:
     assert record_key(other.coord_log, 0) in str(found["other-run"].message)
     with pytest.raises(DamagedStore, match=broken.spec):
         status_of(store, broken, now=NOW)
+
+
+def test_a_run_whose_result_is_gone_is_damaged_and_does_not_hide_the_others(store: MemoryStore) -> None:
+    other = RunLayout("digits", "other-run")
+    log = create_run(store, other)
+    finish(store, log, other)
+    assert log.last is not None
+    gone = log.last.body["result"]["key"]
+    store.delete(gone)
+    create_run(store)
+    here, damaged = list_statuses(store, now=NOW)
+    assert (here.run_key, here.status) == (LAYOUT.run_key, "unfinished")
+    assert (damaged.run_key, damaged.status) == ("other-run", "damaged")
+    assert gone in str(damaged.message)
+    with pytest.raises(DamagedStore, match="result are gone"):
+        status_of(store, other, now=NOW)
+
+
+def test_records_of_another_version_are_named_and_do_not_hide_the_others(store: MemoryStore) -> None:
+    other = RunLayout("digits", "other-run")
+    create_run(store, other).append("ended", member=0, cause="eclipse", message="")
+    create_run(store)
+    here, damaged = list_statuses(store, now=NOW)
+    assert (here.status, damaged.status) == ("unfinished", "damaged")
+    assert "eclipse" in str(damaged.message)
+
+
+class Vanishing(MemoryStore):
+    """Lists a spec that somebody deletes before it is read."""
+
+    def list(self, prefix: str) -> list[str]:
+        return sorted([*super().list(prefix), *([] if prefix else ["digits/vanished/spec.json"])])
+
+
+def test_a_run_that_is_deleted_meanwhile_does_not_hide_the_others() -> None:
+    store = Vanishing()
+    create_run(store)
+    here, vanished = list_statuses(store, now=NOW)
+    assert (here.status, vanished.status) == ("unfinished", "damaged")
+    assert "no spec.json" in str(vanished.message)
+
+
+@pytest.mark.parametrize("error", [AccessDenied, StoreUnavailable])
+def test_what_is_wrong_with_the_whole_store_is_no_damage_of_a_run(
+    store: MemoryStore, error: type[OrchestratorError]
+) -> None:
+    create_run(store)
+    faulty = FaultyStore(store, [Fault("get", "before", key="spec.json", error=error, times=2)])
+    for look in (lambda: list_statuses(faulty, now=NOW), lambda: find_run(faulty, "nowhere", "runs")):
+        with pytest.raises(error):
+            look()
+    assert faulty.fired.total() == 2
+
+
+@pytest.mark.parametrize("run_id", ["scheduled__2026-11-21T00:00:00+00:00", "nightly", "…"])
+def test_a_run_is_found_by_its_id_without_reading_any_spec(run_id: str) -> None:
+    store = CountingStore()
+    mine = RunLayout("digits", run_key("digits", run_id))
+    create_run(store, mine)
+    store.put("digits/broken/spec.json", b"[]")
+    store.read.clear()
+    assert find_run(store, run_id, "runs") == mine
+    assert store.read == []
+
+
+def test_damaged_specs_are_passed_over_in_a_search_and_named_when_nothing_is_found(store: MemoryStore) -> None:
+    store.put("digits/broken/spec.json", b"[]")
+    create_run(store)  # its key is not made of its id
+    assert find_run(store, RUN_ID, "runs") == LAYOUT
+    with pytest.raises(InvalidJob, match="no such run") as caught:
+        find_run(store, "nowhere", "runs")
+    assert "spec.json of digits/broken cannot be read" in str(caught.value.hint)
 
 
 def test_a_run_is_found_by_key_path_or_id(store: MemoryStore) -> None:
