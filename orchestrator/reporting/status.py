@@ -228,15 +228,7 @@ def _not_ours(what: str, where: str, error: Exception) -> DamagedStore:
 
 
 def _result(store: Store, layout: RunLayout, done: Mapping[str, Any]) -> Result:
-    reference = BlobRef.from_json(done["result"], where=f"{layout.coord_log}, done")
-    try:
-        return from_json(get_blob(store, reference))
-    except MissingObject:
-        raise DamagedStore(
-            "the run is finished, but the bytes of its result are gone",
-            where=reference.key,
-            hint=f"restore the object from a backup; {layout.result}, where it is left, is a copy of it",
-        ) from None
+    return from_json(get_blob(store, BlobRef.from_json(done["result"], where=f"{layout.coord_log}, done")))
 
 
 def _state(result: Result | None, last: Record | None, *, is_recent: bool) -> tuple[str, int | None, str | None]:

@@ -231,7 +231,7 @@ def test_a_run_whose_result_is_gone_is_damaged_and_does_not_hide_the_others(stor
     assert (here.run_key, here.status) == (LAYOUT.run_key, "unfinished")
     assert (damaged.run_key, damaged.status) == ("other-run", "damaged")
     assert gone in str(damaged.message)
-    with pytest.raises(DamagedStore, match="result are gone"):
+    with pytest.raises(DamagedStore, match="is gone"):
         status_of(store, other, now=NOW)
 
 
