@@ -57,6 +57,11 @@ def newest_epochs(job: HeldJob) -> dict[int, int]:
     return epochs
 
 
+def num_claims(job: HeldJob) -> int:
+    """How many coordinators the run has had."""
+    return [record.kind for record in job.records()].count("claim")
+
+
 def strike(job: HeldJob, what: str, driver: Driver, frozen: list[Driver]) -> Driver:
     """Do it; returns the driver that goes on with the run."""
     if what.endswith("worker"):
@@ -111,11 +116,13 @@ def live_through(job: HeldJob, chance: random.Random, tally: Tally, straight: An
         what = chance.choice(STRIKES)
         tally.strikes[what] += 1
         strikes_left -= 1
-        at, told = newest_epochs(job), time.monotonic()
+        at, told, claims = newest_epochs(job), time.monotonic(), num_claims(job)
         driver = strike(job, what, driver, frozen)
         wait_until(
-            lambda at=at, driver=driver: (
-                sum(newest_epochs(job).values()) > sum(at.values()) or driver.process.poll() is not None
+            lambda at=at, driver=driver, claims=claims: (
+                # The workers of a frozen driver go on for a while: only a claim says that it has a successor.
+                (sum(newest_epochs(job).values()) > sum(at.values()) and (not frozen or num_claims(job) > claims))
+                or driver.process.poll() is not None
             ),
             f"progress after {what}",
         )
