@@ -122,6 +122,8 @@ def _decide(
     slow = sorted(architecture.kinds & SLOW_ON_CPU)
     if slow:
         return 1, "solo", f"solo: {' and '.join(slow)} layers are slower fused on a CPU"
+    if most == 1:
+        return 1, "solo", "solo: a pack of one gains nothing on a CPU"
     size = math.ceil(len(members) / math.ceil(len(members) / most))
     steps = size * rules.epochs * math.ceil(num_rows / rules.batch_size)
     if steps < FEW_STEPS:

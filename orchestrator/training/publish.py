@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from orchestrator.training.checkpoint import Snapshot
     from orchestrator.training.trained import Trained
 
+OWN_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
+"""What a job's own code may raise. No signal does so here: they reach the main thread alone."""
+
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _JAX_ERRORS = {"JaxRuntimeError", "XlaRuntimeError"}  # the same, by its name of before JAX 0.8
 

@@ -30,7 +30,7 @@ from orchestrator.training.attempt import AttemptFiles, captured
 from orchestrator.training.checkpoint import Snapshot
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device
-from orchestrator.training.publish import cause_of, is_anothers_fault, is_out_of_memory, publish_final
+from orchestrator.training.publish import OWN_ERRORS, cause_of, is_anothers_fault, is_out_of_memory, publish_final
 from orchestrator.training.recover import Recovered, newest_checkpoint
 from orchestrator.training.saver import Attempt, Saver, Stopped
 from orchestrator.training.scratch import scratch_folder
@@ -38,9 +38,6 @@ from orchestrator.training.setup import WorkerSetup
 from orchestrator.training.versions import versions
 
 CLAIMS_AT_ONCE = 16
-OWN_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
-"""What a job's own code may raise. No signal does so here: they reach the main thread alone."""
-
 AT_HAND = 64
 """Models that are kept to be predicted with."""
 

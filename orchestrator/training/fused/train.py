@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from orchestrator.errors import InvalidJob, InvalidModel, OrchestratorError
+from orchestrator.errors import InvalidModel
 from orchestrator.models.first_batch import first_line
 from orchestrator.spec import TrainSpec
 from orchestrator.training.checkpoint import Snapshot
@@ -27,7 +27,7 @@ from orchestrator.training.fused.program import (
 from orchestrator.training.fused.row import Row
 from orchestrator.training.fused.seat import CannotFuse, Seat
 from orchestrator.training.fused.state import PackState
-from orchestrator.training.publish import is_out_of_memory
+from orchestrator.training.publish import OWN_ERRORS, is_anothers_fault, is_out_of_memory
 from orchestrator.training.solo import VALIDATION_BATCH
 from orchestrator.training.trained import Trained
 
@@ -97,14 +97,13 @@ def train_fused(
 def _finish(row: Row) -> Outcome:
     try:
         return row.finish()
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
+    except OWN_ERRORS as error:
         return _own_fault(error)
 
 
 def _own_fault(error: BaseException) -> BaseException:
     """An error in the code of one member. Raises what concerns them all."""
-    shared = isinstance(error, OrchestratorError) and not isinstance(error, InvalidModel | InvalidJob)
-    if shared or is_out_of_memory(error):
+    if is_anothers_fault(error) or is_out_of_memory(error):
         raise error
     return error
 
@@ -187,7 +186,7 @@ class _Pack:
         """Call a member's own code; what it raises ends that member alone."""
         try:
             call(*arguments)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except OWN_ERRORS as error:
             row.active, row.failed = False, True
             return _own_fault(error)
         return None
