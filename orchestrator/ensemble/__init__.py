@@ -1,1 +1,1 @@
-"""The science, in NumPy alone: combining predictions, weights, metrics. Pure functions; nothing trains or stores."""
+"""The science, in NumPy, SciPy and scikit-learn: combining, weights, metrics, intervals. Nothing trains or stores."""

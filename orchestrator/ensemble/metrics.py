@@ -1,120 +1,177 @@
-"""Scores of predicted probabilities: accuracy and negative log-likelihood (nll), in float64.
+"""Figures of predictions, in float64; each function names its source.
 
-Both follow Keras, so that the numbers agree with `model.evaluate`: the class is the first arg-max, or, with one
-output, 1 where the probability is above (not at) 0.5; probabilities are clipped to [1e-7, 1 − 1e-7].
+Accuracy and negative log-likelihood (nll) follow Keras, so that they agree with `model.evaluate`: the class is the
+first arg-max, a yes is a probability above (not at) 0.5; probabilities are clipped to [1e-7, 1 − 1e-7]. Throughout,
+targets are as `tasks.to_targets` returns them, predictions [N, C] as `tasks.check_predictions` wants them, and all
+functions raise what that raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from orchestrator.errors import InvalidData, InvalidModel
+from orchestrator.ensemble.calibration import reliability
+from orchestrator.ensemble.tasks import (
+    EPSILON,
+    Array,
+    Float64,
+    Indices,
+    TaskKind,
+    check_predictions,
+    normalised,
+)
+from orchestrator.errors import InvalidModel, OrchestratorError
 
-Array = npt.NDArray[Any]
-Indices = npt.NDArray[np.int64]
-Float64 = npt.NDArray[np.float64]
+TOP_K = 5
+"""`Scores.top_k` is told where there are more classes."""
 
-EPSILON = 1e-7  # keras.config.epsilon()
-_RANGE_TOLERANCE = 1e-6  # float32 rounding of a softmax
+MIN_VARIANCE = 1e-6
+"""Below it a predicted variance counts as this: members that agree exactly would otherwise claim to be certain."""
 
-_NOT_YET = "targets scored so far: one class of C (labels [N] or one-hot [N, C]) and yes/no (labels [N] of 0 and 1); "
-
-
-class TaskKind(StrEnum):
-    """What a model is asked to tell."""
-
-    MULTICLASS = "multiclass"
-    BINARY = "binary"
+_CLASSIFICATION = frozenset({TaskKind.MULTICLASS, TaskKind.BINARY, TaskKind.MULTILABEL})
+_REGRESSION = frozenset({TaskKind.REGRESSION})
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores over `n` examples; `nll` in nats per example."""
+    """Figures over `n` examples; None where a figure does not apply.
 
-    accuracy: float
-    nll: float
+    Attributes:
+        n: examples.
+        accuracy: share of right classes; multi-label: of right labels.
+        nll: nats per example; multi-label: per label.
+        brier: see `per_example`.
+        ece: see `calibration.reliability`, 15 bins.
+        auc: see `auc`.
+        top_k: see `top_k_accuracy`, k = 5.
+        rmse: root of the mean squared error over rows and outputs, in the unit of the targets.
+        mae: mean absolute error over rows and outputs, in the unit of the targets.
+        r2: see `r2`.
+        gaussian_nll: see `gaussian_nll`.
+    """
+
     n: int
+    accuracy: float | None = None
+    nll: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    auc: float | None = None
+    top_k: float | None = None
+    rmse: float | None = None
+    mae: float | None = None
+    r2: float | None = None
+    gaussian_nll: float | None = None
 
 
-def infer_task(
-    labels_shape: Sequence[int], labels_dtype: npt.DTypeLike, output_shape: Sequence[int | None]
-) -> TaskKind:
-    """The task that labels and model output fit.
+@dataclass(frozen=True)
+class Metric:
+    """A figure of `Scores`: which way is better, and for which tasks it is told."""
 
-    Args:
-        labels_shape: [N], [N, 1] or one-hot [N, C].
-        labels_dtype: NumPy type of the labels. With one output it must be an integer or boolean type: 0.0 and 1.0
-            cannot be told from a regression target.
-        output_shape: [N or None, C] of the model.
+    name: str
+    greater_is_better: bool
+    tasks: frozenset[TaskKind]
 
-    Raises:
-        InvalidData: anything else; regression and multi-label targets are not scored yet.
-    """
-    dtype = np.dtype(labels_dtype)
-    facts = f"labels of shape {tuple(labels_shape)} and type {dtype} for an output of shape {tuple(output_shape)}"
-    if dtype.kind not in "biuf":
-        raise InvalidData(f"{facts}: labels are not numbers", where="labels", hint="encode the classes as 0 … C − 1")
-    classes = output_shape[-1] if len(output_shape) == 2 else None
-    single = len(labels_shape) == 1 or (len(labels_shape) == 2 and labels_shape[1] == 1)
-    if classes is None:
-        raise InvalidData(
-            f"{facts} cannot be scored yet", where="labels", hint=_NOT_YET + "the model's output has to be [N, C]"
-        )
-    if classes == 1 and single:
-        if dtype.kind == "f":
-            raise InvalidData(
-                f"{facts} look like regression, which is not scored yet",
-                where="labels",
-                hint=_NOT_YET + "for yes/no labels return integers: labels.astype('int64')",
-            )
-        return TaskKind.BINARY
-    one_hot = len(labels_shape) == 2 and labels_shape[1] == classes
-    if classes > 1 and (single or one_hot):
-        return TaskKind.MULTICLASS
-    raise InvalidData(
-        f"{facts} cannot be scored yet",
-        where="labels",
-        hint=_NOT_YET + "multi-label and regression targets are not; otherwise make the last layer as wide as labels",
+
+METRICS: Mapping[str, Metric] = {
+    name: Metric(name, greater_is_better, tasks)
+    for name, greater_is_better, tasks in (
+        ("accuracy", True, _CLASSIFICATION),
+        ("nll", False, _CLASSIFICATION),
+        ("brier", False, _CLASSIFICATION),
+        ("ece", False, _CLASSIFICATION),
+        ("auc", True, _CLASSIFICATION),
+        ("top_k", True, frozenset({TaskKind.MULTICLASS})),
+        ("rmse", False, _REGRESSION),
+        ("mae", False, _REGRESSION),
+        ("r2", True, _REGRESSION),
+        ("gaussian_nll", False, _REGRESSION),
     )
+}
 
 
-def to_class_indices(labels: Array) -> Indices:
-    """Labels as class indices [N].
+def headline(task: TaskKind) -> str:
+    """The metric by which members and ensembles are compared first."""
+    return "rmse" if task is TaskKind.REGRESSION else "accuracy"
+
+
+def per_example(task: TaskKind, targets: Array, predictions: Array) -> dict[str, Float64]:
+    """What each row contributes: arrays [N] whose means are the metrics.
+
+    Classification:
+        accuracy: 1 where the class is right; multi-label: share of the row's labels that are.
+        nll: negative log-likelihood in nats; multi-label: mean over labels. Rows are scaled to sum 1 and clipped to
+            [1e-7, 1 − 1e-7], as Keras' `categorical_crossentropy` and `binary_crossentropy` do on probabilities: equal
+            within 1e-6. Three rounding effects of Keras are not copied: its sparse form scales after clipping (up to
+            C · 1e-7 apart), 1 − p is 1.2e-7 in float32 where p is 1, and in `evaluate` the loss of a softmax layer is
+            taken from its logits and is therefore not clipped.
+        brier: multi-class Σ_c (p_c − y_c)², in [0, 2] (Brier 1950, as he wrote it); binary and, mean over labels,
+            multi-label (p − y)², in [0, 1]. So scikit-learn's `brier_score_loss` has it.
+    Regression, mean over the row's D numbers:
+        squared_error, absolute_error.
+    """
+    values = check_predictions(task, targets, predictions)
+    match task:
+        case TaskKind.MULTICLASS:
+            rows, shares = np.arange(len(values)), normalised(values)
+            true = shares[rows, targets]
+            shares[rows, targets] -= 1
+            return {
+                "accuracy": (predicted_classes(values) == targets).astype(np.float64),
+                "nll": -np.log(np.clip(true, EPSILON, 1 - EPSILON)),
+                "brier": np.square(shares).sum(axis=1),
+            }
+        case TaskKind.BINARY | TaskKind.MULTILABEL:
+            told = targets.reshape(values.shape)
+            yes = np.clip(values, EPSILON, 1 - EPSILON)
+            return {
+                "accuracy": ((values > 0.5) == told).mean(axis=1),
+                "nll": -np.where(told == 1, np.log(yes), np.log1p(-yes)).mean(axis=1),
+                "brier": np.square(values - told).mean(axis=1),
+            }
+        case TaskKind.REGRESSION:
+            errors = values - targets
+            return {
+                "squared_error": np.square(errors).mean(axis=1),
+                "absolute_error": np.abs(errors).mean(axis=1),
+            }
+
+
+def score(task: TaskKind, targets: Array, predictions: Array, *, spread: Float64 | None = None) -> Scores:
+    """All figures at once. Ranking rows for `auc` takes most of the time: many members are cheaper by `per_example`.
 
     Args:
-        labels: [N] or [N, 1] whole numbers of any numeric type, or one-hot [N, C].
+        task: what `tasks.infer_task` said.
+        targets: as `tasks.to_targets` returns them.
+        predictions: [N, C]; [N, 1] for binary.
+        spread: [N, D] predictive variances, of regression only.
 
     Raises:
-        InvalidData: not numbers, not whole, negative, NaN, or rows [N, C] that are not one-hot.
+        InvalidData, InvalidModel: what `tasks.check_predictions` refuses.
+        OrchestratorError: a spread that does not belong to the task.
     """
-    labels = np.asarray(labels)
-    if labels.dtype.kind not in "biuf":
-        raise InvalidData(
-            f"labels of type {labels.dtype} are not numbers", where="labels", hint="encode the classes as 0 … C − 1"
+    means = {name: float(values.mean()) for name, values in per_example(task, targets, predictions).items()}
+    if task is TaskKind.REGRESSION:
+        return Scores(
+            n=len(targets),
+            rmse=math.sqrt(means["squared_error"]),
+            mae=means["absolute_error"],
+            r2=r2(targets, predictions),
+            gaussian_nll=None if spread is None else gaussian_nll(targets, predictions, spread),
         )
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim == 2:
-        return _from_one_hot(labels)
-    if labels.ndim != 1:
-        raise InvalidData(
-            f"labels of shape {labels.shape} cannot be scored", where="labels", hint="use [N], or one-hot [N, C]"
-        )
-    wrong = np.flatnonzero(~(np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))))
-    if wrong.size:
-        raise InvalidData(
-            f"{labels[wrong[0]]} is not a class",
-            where=f"labels[{wrong[0]}]",
-            hint="classes are whole numbers from 0; regression targets are not scored yet",
-        )
-    indices: Indices = labels.astype(np.int64)
-    return indices
+    if spread is not None:
+        raise OrchestratorError(f"a {task} task has no spread", where="score", hint="pass it for regression only")
+    ranked = task is TaskKind.MULTICLASS and predictions.shape[1] > TOP_K
+    return Scores(
+        n=len(targets),
+        **means,
+        ece=reliability(task, targets, predictions).ece,
+        auc=auc(task, targets, predictions),
+        top_k=top_k_accuracy(targets, predictions) if ranked else None,
+    )
 
 
 def predicted_classes(probabilities: Array) -> Indices:
@@ -125,107 +182,123 @@ def predicted_classes(probabilities: Array) -> Indices:
     return indices
 
 
-def accuracy(labels: Array, probabilities: Array) -> float:
-    """Share of examples whose predicted class is right.
+def top_k_accuracy(targets: Array, predictions: Array, k: int = TOP_K) -> float:
+    """Share of rows whose true class is among the k most probable ones (multi-class).
+
+    Among equally probable classes the lower index comes first, as in `predicted_classes`; so k = 1 is accuracy.
+    scikit-learn's `top_k_accuracy_score` takes the higher index first, Keras' metric counts all that are equal.
+    """
+    values = check_predictions(TaskKind.MULTICLASS, targets, predictions)
+    true = np.take_along_axis(values, targets[:, None], axis=1)
+    is_before = (values > true) | ((values == true) & (np.arange(values.shape[1]) < targets[:, None]))
+    return float(np.mean(is_before.sum(axis=1) < k))
+
+
+def auc(task: TaskKind, targets: Array, predictions: Array) -> float | None:
+    """Area under the ROC curve: the chance that a random yes is ranked above a random no, ties counting half.
+
+    Hanley & McNeil 1982 (the Mann–Whitney statistic). Multi-class: mean over classes, each against the rest (rows
+    scaled to sum 1); multi-label: mean over labels. So scikit-learn's `roc_auc_score` with `multi_class="ovr"` has it.
 
     Args:
-        labels: as for `to_class_indices`.
-        probabilities: [N, C], or [N, 1] of class 1.
+        task: not regression.
+        targets: as `tasks.to_targets` returns them.
+        predictions: [N, C]; [N, 1] for binary.
+
+    Returns:
+        In [0, 1]; None where a class, or a label's yes or no, is absent from the targets.
 
     Raises:
-        InvalidData: labels that do not fit, or no rows.
-        InvalidModel: predictions that are no probabilities.
+        OrchestratorError: a regression task.
     """
-    return _accuracy(*_checked(labels, probabilities))
+    values = check_predictions(task, targets, predictions)
+    match task:
+        case TaskKind.MULTICLASS:
+            values, is_yes = normalised(values), targets[:, None] == np.arange(values.shape[1])
+        case TaskKind.BINARY | TaskKind.MULTILABEL:
+            is_yes = targets.reshape(values.shape) == 1
+        case TaskKind.REGRESSION:
+            raise OrchestratorError("a regression task has no AUC", where="auc")
+    areas = [_area(is_yes[:, c], values[:, c]) for c in range(values.shape[1])]
+    told = [area for area in areas if area is not None]
+    return math.fsum(told) / len(told) if len(told) == len(areas) else None
 
 
-def nll(labels: Array, probabilities: Array) -> float:
-    """Mean negative log-likelihood of the true classes, in nats per example.
-
-    Rows are scaled to sum 1 and clipped to [1e-7, 1 − 1e-7], as Keras' `categorical_crossentropy` and
-    `binary_crossentropy` do on probabilities: equal within 1e-6. Three rounding effects of Keras are not copied: its
-    sparse form scales after clipping (up to C · 1e-7 apart), 1 − p is 1.2e-7 in float32 where p is 1, and in `evaluate`
-    the loss of a softmax layer is taken from its logits and is therefore not clipped.
-
-    Args:
-        labels: as for `to_class_indices`.
-        probabilities: [N, C], or [N, 1] of class 1.
+def confusion_matrix(task: TaskKind, targets: Array, predictions: Array) -> Indices:
+    """How often each class was taken for which: int64 [C, C], rows are true, columns predicted classes; 2×2 for binary.
 
     Raises:
-        InvalidData: labels that do not fit, or no rows.
-        InvalidModel: predictions that are no probabilities.
+        OrchestratorError: a multi-label or regression task, which has no classes.
     """
-    return _nll(*_checked(labels, probabilities))
-
-
-def score(task: TaskKind, labels: Array, probabilities: Array) -> Scores:
-    """Accuracy and nll at once.
-
-    Args:
-        task: what `infer_task` said of the labels and the model's output.
-        labels: as for `to_class_indices`.
-        probabilities: [N, C] for multiclass, [N, 1] for binary.
-
-    Raises:
-        InvalidData: labels that do not fit, or no rows.
-        InvalidModel: predictions that are no probabilities, or do not fit the task.
-    """
-    indices, checked = _checked(labels, probabilities)
-    if (checked.shape[1] == 1) != (task is TaskKind.BINARY):
-        raise InvalidModel(
-            f"predictions of shape {checked.shape} do not fit a {task} task",
-            hint="binary models have one output, multiclass models one for each class",
-        )
-    return Scores(accuracy=_accuracy(indices, checked), nll=_nll(indices, checked), n=len(indices))
-
-
-def _accuracy(indices: Indices, probabilities: Float64) -> float:
-    return float(np.mean(predicted_classes(probabilities) == indices))
-
-
-def _nll(indices: Indices, probabilities: Float64) -> float:
-    if probabilities.shape[1] == 1:
-        ones = np.clip(probabilities[:, 0], EPSILON, 1 - EPSILON)
-        return float(-np.mean(np.where(indices == 1, np.log(ones), np.log1p(-ones))))
-    sums = np.maximum(probabilities.sum(axis=1), np.finfo(np.float64).tiny)
-    true = probabilities[np.arange(len(indices)), indices] / sums
-    return float(-np.mean(np.log(np.clip(true, EPSILON, 1 - EPSILON))))
-
-
-def _from_one_hot(labels: Array) -> Indices:
-    is_one = labels == 1
-    wrong = np.flatnonzero((is_one.sum(axis=1) != 1) | ((labels != 0) & ~is_one).any(axis=1))
-    if wrong.size:
-        raise InvalidData(
-            "a row of labels is not one-hot",
-            where=f"labels[{wrong[0]}]",
-            hint="exactly one 1 and otherwise 0; multi-label and soft targets are not scored yet",
-        )
-    indices: Indices = np.argmax(is_one, axis=1).astype(np.int64)
-    return indices
-
-
-def _checked(labels: Array, probabilities: Array) -> tuple[Indices, Float64]:
-    labels, values = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] == 0:
-        raise InvalidModel(f"predictions of shape {values.shape} cannot be scored", hint="the output has to be [N, C]")
-    indices = to_class_indices(labels)
-    if len(indices) != len(values):
-        raise InvalidData(f"{len(indices)} labels for {len(values)} predictions", where="labels")
-    if len(indices) == 0:
-        raise InvalidData("there are no rows to score", where="labels", hint="the set is empty: give it some rows")
-    if not (values.min() >= -_RANGE_TOLERANCE and values.max() <= 1 + _RANGE_TOLERANCE):  # also False for NaN
-        raise InvalidModel(
-            f"predictions lie in [{values.min():g}, {values.max():g}]: they are no probabilities",
-            hint="end the model with a softmax (or, with one output, sigmoid) activation, not with logits",
-        )
+    if task not in (TaskKind.MULTICLASS, TaskKind.BINARY):
+        raise OrchestratorError(f"a {task} task has no confusion matrix", where="confusion_matrix")
+    values = check_predictions(task, targets, predictions)
     classes = max(values.shape[1], 2)
-    one_hot = labels.ndim == 2 and labels.shape[1] > 1
-    named = labels.shape[1] if one_hot else int(indices.max()) + 1
-    if named > classes or (one_hot and named != values.shape[1]):
-        raise InvalidData(
-            f"labels name {named} classes, the model tells {classes} apart",
-            where="labels",
-            hint="classes count from 0; make the last layer as wide as there are classes",
+    pairs = np.bincount(targets * classes + predicted_classes(values), minlength=classes * classes)
+    matrix: Indices = pairs.reshape(classes, classes).astype(np.int64)
+    return matrix
+
+
+def per_class_recall(task: TaskKind, targets: Array, predictions: Array) -> Float64:
+    """Share of each class's rows that were told to be of it: [C], NaN for classes without rows.
+
+    Multi-class and binary: the diagonal of the confusion matrix over its row sums. Multi-label: for each label, the
+    share of the rows where it holds that were given it.
+
+    Raises:
+        OrchestratorError: a regression task.
+    """
+    if task is TaskKind.MULTILABEL:
+        given = (check_predictions(task, targets, predictions) > 0.5) & (targets == 1)
+        right, rows = given.sum(axis=0), targets.sum(axis=0)
+    else:
+        matrix = confusion_matrix(task, targets, predictions)
+        right, rows = np.diagonal(matrix), matrix.sum(axis=1)
+    recall = np.full(len(rows), np.nan)
+    np.divide(right, rows, out=recall, where=rows > 0)
+    return recall
+
+
+def r2(targets: Array, predictions: Array) -> float | None:
+    """Coefficient of determination: 1 − Σ(y − ŷ)² / Σ(y − ȳ)², mean over outputs, as scikit-learn's `r2_score`.
+
+    Returns:
+        At most 1; 0 is what always predicting the mean gives; None where an output's targets are all the same.
+    """
+    values = check_predictions(TaskKind.REGRESSION, targets, predictions)
+    total = np.square(targets - targets.mean(axis=0)).sum(axis=0)
+    if not (np.ptp(targets, axis=0) > 0).all():
+        return None
+    return float(np.mean(1 - np.square(values - targets).sum(axis=0) / total))
+
+
+def gaussian_nll(targets: Array, means: Array, variances: Float64) -> float:
+    """Mean negative log-likelihood of regression targets under normal distributions, in nats per number.
+
+    Lakshminarayanan et al. 2017, eq. 1, with its constant ½ log 2π: ½ (log 2πσ² + (y − μ)² / σ²). Variances below 1e-6
+    count as 1e-6, as in PyTorch's `GaussianNLLLoss`: scale targets whose own variance is not far above that.
+
+    Args:
+        targets: [N, D].
+        means: [N, D] predictions.
+        variances: [N, D], none negative.
+
+    Raises:
+        InvalidModel: variances of another shape, negative, NaN or infinite.
+    """
+    values = check_predictions(TaskKind.REGRESSION, targets, means)
+    if variances.shape != values.shape or not (np.isfinite(variances) & (variances >= 0)).all():
+        raise InvalidModel(
+            f"variances of shape {variances.shape} do not fit predictions of shape {values.shape}",
+            hint="one finite number of at least 0 for each predicted number",
         )
-    return indices, values
+    spread = np.maximum(variances, MIN_VARIANCE)
+    return float(np.mean(0.5 * (np.log(2 * np.pi * spread) + np.square(targets - values) / spread)))
+
+
+def _area(is_yes: Array, values: Float64) -> float | None:
+    yes, no = values[is_yes], np.sort(values[~is_yes])
+    if not (len(yes) and len(no)):
+        return None
+    twice_above = np.searchsorted(no, yes, side="left") + np.searchsorted(no, yes, side="right")
+    return int(twice_above.sum()) / (2 * len(yes) * len(no))
