@@ -8,6 +8,7 @@ read.
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,8 @@ def check_archive(path: str, *, max_bytes: int) -> None:
         size = sum(info.file_size for info in archive.infolist())
         if size > max_bytes:
             raise ValueError(f"it unpacks to {size} bytes, where at most {max_bytes} can be right for this model")
-        with archive.open(WEIGHTS_FILE) as file, h5py.File(file, "r") as weights:
+        # From memory: h5py jumps about in a file, and each jump back in an archive reads it from its start.
+        with h5py.File(io.BytesIO(archive.read(WEIGHTS_FILE)), "r") as weights:
             _check_weights(weights)
 
 

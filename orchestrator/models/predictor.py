@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from orchestrator.errors import InvalidModel
 from orchestrator.models.architecture import signature
-from orchestrator.models.outputs import probabilities, uses_logits
+from orchestrator.models.outputs import predictions, squash_of
 
 if TYPE_CHECKING:
     import keras
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 Inputs = Array | Mapping[str, Array]
 Run = Callable[[Any], Any]
 
-MAX_ROWS = 512
+MAX_ROWS = 1024
 """Rows of a batch: on a CPU more are no faster. Training's batch size has no bearing on it."""
 
 FEW_ROWS = 32
@@ -59,7 +59,7 @@ class Predictor:
     def predict(
         self, model: keras.Model, x: Inputs, on_batch: Callable[[], None] = lambda: None
     ) -> npt.NDArray[np.float32]:
-        """Predicted probabilities of all rows, bit for bit the same whichever members were predicted before.
+        """What the model predicts for all rows, bit for bit the same whichever members were predicted before.
 
         Args:
             model: built, holding the member's weights, with one output [N, C]; [N, 1] for binary targets. It is the
@@ -68,17 +68,17 @@ class Predictor:
             on_batch: called after each batch, as a sign of life.
 
         Returns:
-            float32 [N, C]. A model whose loss says `from_logits=True` gets the softmax (C > 1) or the sigmoid (C = 1)
-            that its loss applies, so that what is averaged are always probabilities.
+            float32 [N, C]: probabilities, or the numbers of a regression. A model whose loss says `from_logits=True`
+            gets the softmax or sigmoid that its loss applies, so that no logits are averaged.
 
         Raises:
             InvalidModel: the model has several outputs, or an output that is no matrix.
         """
-        from_logits = uses_logits(model)
+        squash = squash_of(model)
         run = self._program(model)
         parts = []
         for batch, num_rows in _batches(x, rows_per_batch(model, x)):
-            parts.append(probabilities(run(batch), from_logits=from_logits)[:num_rows])
+            parts.append(predictions(run(batch), squash)[:num_rows])
             on_batch()
         return np.concatenate(parts)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.errors import DamagedStore, InvalidModel, OrchestratorError
+from orchestrator.errors import DamagedStore, InvalidData, InvalidModel, OrchestratorError
 
 
 def history_to_parquet(rows: Sequence[Mapping[str, float]]) -> bytes:
@@ -34,12 +34,12 @@ def history_to_parquet(rows: Sequence[Mapping[str, float]]) -> bytes:
     for name in sorted({name for row in rows for name in row} - {"epoch"}):
         values = [None if row.get(name) is None else float(row[name]) for row in rows]
         columns[name] = pa.array(values, pa.float64())
-    return _write(pa.table(columns))
+    return write_table(pa.table(columns))
 
 
 def history_from_parquet(body: bytes) -> list[dict[str, float]]:
     """What `history_to_parquet` was given; `epoch` is an int. Raises DamagedStore when it is not such a file."""
-    table = _read(body, "history")
+    table = read_table(body, "history")
     if table.column_names[:1] != ["epoch"]:
         raise DamagedStore("the first column is not `epoch`", where="history", hint="the file was not written by us")
     return [{name: value for name, value in row.items() if value is not None} for row in table.to_pylist()]
@@ -54,53 +54,83 @@ def predictions_to_parquet(predictions: npt.NDArray[Any]) -> bytes:
     Raises:
         InvalidModel: other axes, no classes, or a type that float32 cannot hold.
     """
-    import pyarrow as pa
-
     if predictions.ndim != 2 or predictions.shape[1] == 0 or not np.can_cast(predictions.dtype, np.float32):
         raise InvalidModel(
             f"predictions of shape {predictions.shape} and type {predictions.dtype} cannot be stored",
             hint="a model's output has the axes [examples, classes] in float32",
         )
-    values = predictions.astype(np.float32, copy=False)
-    columns = {f"p{c}": pa.array(np.ascontiguousarray(values[:, c]), pa.float32()) for c in range(values.shape[1])}
-    return _write(pa.table(columns))
+    return write_table(_table(_numbered("p", predictions.shape[1]), predictions.astype(np.float32, copy=False)))
 
 
 def predictions_from_parquet(body: bytes) -> npt.NDArray[np.float32]:
     """Predictions [N, C] float32. Raises DamagedStore when `body` was not made by `predictions_to_parquet`."""
+    table = read_table(body, "predictions")
+    return _matrix(table, _numbered("p", table.num_columns), np.float32, "predictions")
+
+
+def labels_to_parquet(labels: npt.NDArray[Any]) -> bytes:
+    """Labels as a Parquet file; the columns tell what they mean, and values come back bit for bit.
+
+    Args:
+        labels: int64 classes [N], column `label`; int64 flags [N, C], columns `l0` … `l<C−1>`; or float64 numbers to
+            predict [N, D], columns `y0` … `y<D−1>`.
+
+    Raises:
+        InvalidData: other axes or another type.
+    """
+    match labels.ndim, labels.dtype:
+        case 1, np.int64:
+            return write_table(_table(["label"], labels[:, None]))
+        case 2, np.int64 if labels.shape[1]:
+            return write_table(_table(_numbered("l", labels.shape[1]), labels))
+        case 2, np.float64 if labels.shape[1]:
+            return write_table(_table(_numbered("y", labels.shape[1]), labels))
+    raise InvalidData(
+        f"labels of shape {labels.shape} and type {labels.dtype} cannot be stored",
+        where="labels",
+        hint="classes are int64 [N], flags int64 [N, C], numbers to predict float64 [N, D]",
+    )
+
+
+def labels_from_parquet(body: bytes) -> npt.NDArray[Any]:
+    """What `labels_to_parquet` was given. Raises DamagedStore when `body` was not made by it."""
+    table = read_table(body, "labels")
+    if table.column_names == ["label"]:
+        return _matrix(table, ["label"], np.int64, "labels")[:, 0]
+    prefix, dtype = ("y", np.float64) if table.column_names[:1] == ["y0"] else ("l", np.int64)
+    return _matrix(table, _numbered(prefix, table.num_columns), dtype, "labels")
+
+
+def _numbered(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}{c}" for c in range(count)]
+
+
+def _table(names: Sequence[str], values: npt.NDArray[Any]) -> Any:
+    """A table with a column for each of [N, C]."""
     import pyarrow as pa
 
-    table = _read(body, "predictions")
-    names = [f"p{c}" for c in range(table.num_columns)]
-    fits = table.column_names == names and all(field.type == pa.float32() for field in table.schema)
+    return pa.table({name: pa.array(np.ascontiguousarray(values[:, c])) for c, name in enumerate(names)})
+
+
+def _matrix(table: Any, names: Sequence[str], dtype: type[np.generic], where: str) -> npt.NDArray[Any]:
+    """What `_table` was given, [N, C]. Raises DamagedStore when the table has other columns, or gaps."""
+    import pyarrow as pa
+
+    fits = table.column_names == names and all(field.type == pa.from_numpy_dtype(dtype) for field in table.schema)
     if not names or not fits or any(column.null_count for column in table.columns):
         raise DamagedStore(
-            f"columns {table.column_names[:4]} … are not p0 … of float32",
-            where="predictions",
+            f"columns {table.column_names[:4]} … are not {list(names[:1])} … of {np.dtype(dtype)}",
+            where=where,
             hint="the file was not written by us",
         )
-    values = np.empty((table.num_rows, table.num_columns), dtype=np.float32)
+    values = np.empty((table.num_rows, table.num_columns), dtype=dtype)
     for c, column in enumerate(table.columns):
         values[:, c] = column.to_numpy()
     return values
 
 
-def labels_to_parquet(labels: npt.NDArray[np.int64]) -> bytes:
-    """Class indices [N] as a Parquet file with the column `label`."""
-    import pyarrow as pa
-
-    return _write(pa.table({"label": pa.array(labels, pa.int64())}))
-
-
-def labels_from_parquet(body: bytes) -> npt.NDArray[np.int64]:
-    """Class indices [N]. Raises DamagedStore when `body` was not made by `labels_to_parquet`."""
-    table = _read(body, "labels")
-    if table.column_names != ["label"]:
-        raise DamagedStore(f"columns {table.column_names} are not `label`", where="labels")
-    return np.asarray(table.column("label").to_numpy(), dtype=np.int64)
-
-
-def _write(table: Any) -> bytes:
+def write_table(table: Any) -> bytes:
+    """A pyarrow table as a Parquet file: the same table always gives the same bytes."""
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
@@ -108,7 +138,8 @@ def _write(table: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _read(body: bytes, where: str) -> Any:
+def read_table(body: bytes, where: str) -> Any:
+    """The pyarrow table in a Parquet file; `where` is for the message. Raises DamagedStore when it is not one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -109,14 +109,15 @@ def load_dataset(function: Callable[..., Any], where: str, *, validation_split: 
 def split_rows(split: Split, share: float, seed: int, where: str) -> tuple[Split, Split]:
     """Split rows into training and validation, each class in the same proportion (stratified).
 
-    Row order within both parts is the original one. Labels that are no classes are split without strata.
+    Row order within both parts is the original one. Labels that are no classes are split without strata: numbers that
+    are not whole, and whole ones that are too many to give every part its share of each.
 
     Raises:
         InvalidData: one of the two parts would be empty.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(split.num_rows)
-    strata = _strata(split.y)
+    strata = _strata(split.y, share)
     chosen = np.zeros(split.num_rows, dtype=bool)
     for stratum in np.unique(strata):
         rows = order[strata[order] == stratum]
@@ -130,12 +131,13 @@ def split_rows(split: Split, share: float, seed: int, where: str) -> tuple[Split
     return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen))
 
 
-def _strata(y: Array) -> Array:
+def _strata(y: Array, share: float) -> Array:
     if y.ndim == 2 and y.shape[1] > 1:
         return np.asarray(y.argmax(axis=1))
     flat = y.reshape(len(y), -1)
-    is_class = flat.shape[1] == 1 and (y.dtype.kind in "biu" or bool(np.all(flat == np.round(flat))))
-    return flat[:, 0] if is_class else np.zeros(len(y), dtype=np.int8)
+    are_whole = flat.shape[1] == 1 and (y.dtype.kind in "biu" or bool(np.all(flat == np.round(flat))))
+    are_classes = are_whole and share * len(y) >= len(np.unique(flat)) / 2  # half a row is rounded to one
+    return flat[:, 0] if are_classes else np.zeros(len(y), dtype=np.int8)
 
 
 def _splits_of(returned: Any, where: str) -> dict[str, Split]:

@@ -13,11 +13,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from orchestrator.ensemble.metrics import TaskKind, infer_task
+from orchestrator.ensemble.crossfit import assign_folds, check_stackable
+from orchestrator.ensemble.metrics import METRICS
+from orchestrator.ensemble.prefix import watched
+from orchestrator.ensemble.tasks import TaskKind, infer_task, to_targets
 from orchestrator.errors import InvalidData, InvalidJob, InvalidModel
 from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import call_first_batch, first_line, score_first_batch
-from orchestrator.models.outputs import probabilities, uses_logits
+from orchestrator.models.outputs import loss_name, predictions, squash_of
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.packs import Architecture
 from orchestrator.spec import Job, KerasObject
@@ -51,7 +54,7 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         InvalidJob, InvalidModel, InvalidData: what is wrong, where, and how to mend it.
     """
     check_asked_for_rows(job, dataset)
-    shapes: dict[tuple[int, ...], str] = {}
+    kinds: dict[str, str] = {}
     architectures: dict[int, Architecture] = {}
     for same in islice(_distinct(members).values(), MOST_BUILDS):
         member = same[0]
@@ -60,19 +63,24 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         batch = dataset.train.take(slice(0, job.train.batch_size))
         raw = call_first_batch(model, batch.x, where)
         plain = keras.ops.convert_to_numpy(raw) if hasattr(raw, "shape") else raw
-        outputs = probabilities(plain, from_logits=uses_logits(model))
+        outputs = predictions(plain, squash_of(model))
         _check_logits(model, plain, where)
-        task = _check_labels(dataset, outputs, where)  # before the loss, which says less of a wrong label
+        task = _task(dataset.train.y, outputs.shape[1], loss_name(model))
+        _check_labels(task, dataset, outputs.shape[1], where)  # before the loss, which says less of a wrong label
+        _check_outputs(task, outputs, where)
+        _check_figures(task, job)
         names = score_first_batch(model, batch.x, batch.y, raw, where)
         _check_monitors(job, names, has_validation=dataset.validation is not None)
         with TemporaryDirectory() as folder:
             _check_callbacks(job, model, Path(folder), has_validation=dataset.validation is not None)
-        shapes.setdefault(outputs.shape[1:], where)
-        if len(shapes) > 1:
-            told = " and ".join(f"{list(shape)} ({place})" for shape, place in shapes.items())
-            raise InvalidModel(f"members have outputs of different shapes, which cannot be averaged: {told}")
+        kinds.setdefault(f"{task} {list(outputs.shape[1:])}", where)
+        if len(kinds) > 1:
+            told = " and ".join(f"{kind} ({place})" for kind, place in kinds.items())
+            raise InvalidModel(f"members tell different things, which cannot be averaged: {told}")
         seen = _look_at(model, job, device)
         architectures |= {each.index: seen for each in same}
+    _check_watched(task, job, dataset, outputs.shape[1])
+    _check_stackable(task, job, dataset, len(members), outputs.shape[1])
     return Checked(task, architectures)
 
 
@@ -90,12 +98,37 @@ def check_asked_for_rows(job: Job, dataset: Dataset) -> None:
             where="ensemble.gate",
             hint=f"return a {gate.on} set from the data function, or remove the gate",
         )
-    if job.ensemble.weights == "accuracy" and "validation" not in there:
+    if job.ensemble.stop_when is not None and "validation" not in there:
         raise InvalidJob(
-            "weights by accuracy are fitted on the validation set, and there is none",
-            where="ensemble.weights",
-            hint="set data.validation_split, or give the weights as a list",
+            "the ensemble's score is watched on the validation set, and there is none",
+            where="ensemble.stop_when",
+            hint="set data.validation_split, return a validation set from the data function, or leave stop_when out",
         )
+    fitted = {"weights": isinstance(job.ensemble.weights, str), "calibrate": job.ensemble.calibrate}
+    fitted["combine"] = job.ensemble.combine == "stacking" or (
+        job.ensemble.combine == "weighted" and job.ensemble.weights is None
+    )
+    for key, is_fitted in fitted.items():
+        if is_fitted and "validation" not in there:
+            raise InvalidJob(
+                "this is fitted on the validation set, and there is none",
+                where=f"ensemble.{key}",
+                hint="set data.validation_split, or do without; weights can be given as a list",
+            )
+
+
+def _check_watched(task: TaskKind, job: Job, dataset: Dataset, width: int) -> None:
+    """Refuse a metric of `stop_when` that cannot be told of the validation rows, whatever is predicted."""
+    if job.ensemble.stop_when is not None and dataset.validation is not None:
+        targets = to_targets(task, dataset.validation.y)
+        watched(job.ensemble.stop_when.metric, task, targets, np.full((len(targets), width), 1 / width))
+
+
+def _check_stackable(task: TaskKind, job: Job, dataset: Dataset, num_members: int, width: int) -> None:
+    """Refuse a stacking that could not be fitted at the end: by then the members have cost hours."""
+    if job.ensemble.combine == "stacking" and dataset.validation is not None:
+        targets = to_targets(task, dataset.validation.y)
+        check_stackable(task, targets, assign_folds(task, targets, seed=job.seed), num_members, width)
 
 
 def _distinct(members: Sequence[MemberPlan]) -> Mapping[object, Sequence[MemberPlan]]:
@@ -121,9 +154,10 @@ def _check_logits(model: keras.Model, raw: Any, where: str) -> None:
     Keras mends this in training by going back to what the last activation got; whoever reads the outputs cannot.
     """
     outputs = np.asarray(raw)
-    if not uses_logits(model) or outputs.ndim != 2:
+    squash = squash_of(model)
+    if squash is None or outputs.ndim != 2:
         return
-    if outputs.shape[1] == 1:
+    if squash == "sigmoid" or outputs.shape[1] == 1:
         squashed = getattr(model.layers[-1], "activation", None) is keras.activations.sigmoid
     else:
         squashed = bool(outputs.min() >= 0 and np.abs(outputs.sum(axis=1) - 1).max() < 1e-4)
@@ -135,38 +169,77 @@ def _check_logits(model: keras.Model, raw: Any, where: str) -> None:
         )
 
 
-def _check_labels(dataset: Dataset, outputs: Any, where: str) -> TaskKind:
-    num_classes = outputs.shape[1]
+def _task(labels: Any, width: int, loss: str | None) -> TaskKind:
+    # Flags in floating point are flags, too: only a loss of Keras' own may say that they are numbers.
+    are_flags = labels.ndim == 2 and labels.shape[1] > 1 and bool(np.isin(labels, (0, 1)).all())
+    return infer_task(labels.shape, bool if are_flags else labels.dtype, (len(labels), width), loss)
+
+
+def _check_labels(task: TaskKind, dataset: Dataset, width: int, where: str) -> None:
+    if task is TaskKind.REGRESSION:
+        return  # any number will do, and loading refuses what is none
     for name, split in dataset.splits():
-        task = infer_task(split.y.shape, split.y.dtype, (split.num_rows, num_classes))
-        one_hot = split.y.ndim == 2 and split.y.shape[1] > 1
-        limit = 2 if task is TaskKind.BINARY or one_hot else num_classes
+        one_hot = task is TaskKind.MULTICLASS and split.y.ndim == 2 and split.y.shape[1] > 1
+        limit = width if task is TaskKind.MULTICLASS and not one_hot else 2
         low, high = split.y.min(), split.y.max()
         if low < 0 or high >= limit or not np.array_equal(split.y, np.round(split.y)):
             raise InvalidData(
-                f"labels of the {name} set go from {low:g} to {high:g}; the model's {num_classes} outputs allow whole "
+                f"labels of the {name} set go from {low:g} to {high:g}; the model's {width} outputs allow whole "
                 f"numbers from 0 to {limit - 1}",
                 where=where,
-                hint="number the classes from 0, and give the model one output per class",
+                hint="number the classes from 0, and give the model one output per class; for numbers to predict use "
+                "a regression loss of Keras, such as mean_squared_error",
             )
         if one_hot and not (split.y.sum(axis=1) == 1).all():
             row = int(np.flatnonzero(split.y.sum(axis=1) != 1)[0])
             raise InvalidData(
                 f"labels of the {name} set are not one-hot: row {row} does not have exactly one 1",
                 where=where,
-                hint="give every row exactly one class",
+                hint="give every row exactly one class; for several at once use binary_crossentropy",
             )
+
+
+def _check_outputs(task: TaskKind, outputs: Any, where: str) -> None:
+    finite = bool(np.isfinite(outputs).all())
+    if task is TaskKind.REGRESSION:
+        if not finite:
+            raise InvalidModel(
+                "the model's outputs are NaN or infinite before training",
+                where=where,
+                hint="scale the inputs, or look for a division by 0 in the model",
+            )
+        return
     slack = 1e-3
-    bad_range = not np.isfinite(outputs).all() or outputs.min() < -slack or outputs.max() > 1 + slack
-    bad_sum = num_classes > 1 and not bad_range and np.abs(outputs.sum(axis=1) - 1).max() > slack
-    if bad_range or bad_sum:
+    bad_range = not finite or outputs.min() < -slack or outputs.max() > 1 + slack
+    one_of_many = task is TaskKind.MULTICLASS and not bad_range
+    if bad_range or (one_of_many and np.abs(outputs.sum(axis=1) - 1).max() > slack):
         raise InvalidModel(
             "the model's outputs are no probabilities",
             where=where,
-            hint="end with softmax (one output per class) or sigmoid (one output), or compile with a loss that says "
-            "from_logits=True",
+            hint="end with softmax (one output per class) or sigmoid (yes or no, and several labels), or compile with "
+            "a loss that says from_logits=True",
         )
-    return task
+
+
+def _check_figures(task: TaskKind, job: Job) -> None:
+    """Refuse settings that ask for figures that the task does not have.
+
+    Raises:
+        InvalidJob: a metric of another task, or the calibration of what are no probabilities.
+    """
+    gate = job.ensemble.gate
+    if gate is not None and task not in METRICS[gate.metric].tasks:
+        raise InvalidJob(
+            f"{gate.metric} does not apply: the models tell {task}",
+            where="ensemble.gate.metric",
+            hint="use one of " + ", ".join(name for name, metric in METRICS.items() if task in metric.tasks),
+        )
+    if task is TaskKind.REGRESSION and job.ensemble.calibrate:
+        raise InvalidJob(
+            "there are no probabilities to calibrate: the models tell regression",
+            where="ensemble.calibrate",
+            hint="leave ensemble.calibrate out",
+        )
 
 
 def _check_monitors(job: Job, names: list[str], *, has_validation: bool) -> None:

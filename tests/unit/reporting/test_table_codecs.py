@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.errors import DamagedStore, InvalidModel, OrchestratorError
+from orchestrator.errors import DamagedStore, InvalidData, InvalidModel, OrchestratorError
 from orchestrator.storage.tables import (
     history_from_parquet,
     history_to_parquet,
@@ -107,12 +107,60 @@ def test_predictions_that_cannot_be_stored_exactly_are_refused(predictions: np.n
         predictions_to_parquet(predictions)
 
 
-@pytest.mark.parametrize("num_rows", [0, 1, 100])
-def test_labels_come_back_as_class_indices(num_rows: int) -> None:
-    labels = np.random.default_rng(0).integers(0, 10, num_rows)
-    result = labels_from_parquet(labels_to_parquet(labels))
-    assert result.dtype == np.int64
-    np.testing.assert_array_equal(result, labels)
+@given(seed=st.integers(0, 10_000), num_rows=st.integers(0, 20), width=st.integers(1, 12))
+@settings(max_examples=30, deadline=None)
+def test_labels_of_every_task_come_back_bit_for_bit(seed: int, num_rows: int, width: int) -> None:
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2**63, (num_rows, width))
+    for labels in (bits[:, 0], rng.integers(0, 2, (num_rows, width)), bits.view(np.float64)):  # classes, flags, numbers
+        result = labels_from_parquet(labels_to_parquet(labels))
+        assert (result.dtype, result.shape) == (labels.dtype, labels.shape)
+        assert result.tobytes() == labels.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("labels", "columns"),
+    [
+        (np.array([3, 1]), ["label"]),
+        (np.array([[0, 1], [1, 1]]), ["l0", "l1"]),
+        (np.array([[0.5, 1.5]]), ["y0", "y1"]),
+    ],
+)
+def test_the_columns_of_labels_tell_what_they_mean(labels: np.ndarray, columns: list[str]) -> None:
+    import io
+
+    import pyarrow.parquet as pq
+
+    assert pq.read_table(io.BytesIO(labels_to_parquet(labels))).column_names == columns
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([1.0]),
+        np.array([1], np.int32),
+        np.array([[1.0]], np.float32),
+        np.zeros((2, 0)),
+        np.zeros((2, 0), np.int64),
+        np.zeros((1, 1, 1)),
+    ],
+)
+def test_labels_that_are_no_targets_are_not_stored(labels: np.ndarray) -> None:
+    with pytest.raises(InvalidData, match="cannot be stored"):
+        labels_to_parquet(labels)
+
+
+def test_labels_with_a_gap_or_of_another_type_are_refused() -> None:
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for column in (pa.array([1, None]), pa.array([1.5, 2.0]), pa.array([1, 2], pa.int32())):
+        file = io.BytesIO()
+        pq.write_table(pa.table({"label": column}), file)
+        with pytest.raises(DamagedStore, match="label"):
+            labels_from_parquet(file.getvalue())
 
 
 @pytest.mark.parametrize("decode", [history_from_parquet, predictions_from_parquet, labels_from_parquet])
