@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.planning.commands import Predict, Preflight, PublishLate, TrainPack
+from orchestrator.planning.enough import awaits_score
 from orchestrator.planning.pace import Pace
 from orchestrator.planning.schedule_state import State, Stepped, WorkerState, WorkerTask, set_member, set_worker
 
@@ -28,6 +29,8 @@ def assign(state: State, worker: str, now: float) -> Stepped:
         member = state.unpublished[0]
         state = set_member(replace(state, unpublished=state.unpublished[1:]), member, status="publishing")
         return _set_to(state, worker, "publishing", (member,), now), [PublishLate(worker, member)]
+    if awaits_score(state, state.workers[worker]):
+        return state, []
     while state.waiting:
         pack = state.packs[state.waiting[0]]
         state = replace(state, waiting=state.waiting[1:])

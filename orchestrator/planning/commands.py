@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.errors import OrchestratorError
@@ -89,6 +90,26 @@ class RecordPacked:
 
 
 @dataclass(frozen=True)
+class ScorePrefix:
+    """Score the ensemble of the first `num_members` members, whose last one predicted `predictions`.
+
+    Asked for in the order of the index, one at a time; absent members are passed over. Answered by `PrefixScored`.
+    """
+
+    num_members: int
+    predictions: Mapping[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True)
+class RecordEnough:
+    """Remember in the coordinator's log that the first `num_members` members make the ensemble."""
+
+    num_members: int
+    scores: tuple[float | None, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Void:
     """Claim the member's log and take its `final` back: its bytes are gone, and it is trained again."""
 
@@ -128,4 +149,15 @@ class Abort:
 
 
 WorkerCommand = StartWorker | Preflight | TrainPack | SaveNow | PublishLate | Predict | KillWorker
-Command = WorkerCommand | RecordEnded | RecordPacked | Void | RecordFailed | Note | Select | Abort
+Command = (
+    WorkerCommand
+    | RecordEnded
+    | RecordPacked
+    | ScorePrefix
+    | RecordEnough
+    | Void
+    | RecordFailed
+    | Note
+    | Select
+    | Abort
+)

@@ -61,12 +61,13 @@ class PreflightPassed:
     """Everything that can be checked before training holds.
 
     Attributes:
-        task: what the model is asked to tell, see `ensemble.metrics.TaskKind`.
+        task: what the model is asked to tell, see `ensemble.tasks.TaskKind`.
         device: `cpu` or `gpu`, what the workers train on.
         deterministic: whether the workers run in deterministic mode.
         versions: of the packages that shape the numbers.
         labels: references of the stored labels, by split: what members are scored on.
         architectures: of the members that may be packed with others.
+        examples: references of stored examples, by split: what a report shows of the inputs, see `storage.examples`.
     """
 
     worker: str
@@ -76,6 +77,7 @@ class PreflightPassed:
     versions: Mapping[str, str]
     labels: Mapping[str, Mapping[str, object]]
     architectures: Mapping[int, Architecture] = field(default_factory=dict)
+    examples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,17 @@ class MemberPredicted:
 
 
 @dataclass(frozen=True)
+class PrefixScored:
+    """The answer to `ScorePrefix`, in the units of the rule's metric.
+
+    `score` is None where the last member weighs nothing, so that the ensemble is the one before.
+    """
+
+    num_members: int
+    score: float | None
+
+
+@dataclass(frozen=True)
 class WorkerIdle:
     """The worker finished what it was told and waits for work.
 
@@ -262,6 +275,7 @@ Event = (
     | PackTooLarge
     | PackRefused
     | MemberPredicted
+    | PrefixScored
     | WorkerIdle
     | WorkerFenced
     | WorkerFailed

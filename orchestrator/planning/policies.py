@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.planning.events import Cause
@@ -70,3 +70,59 @@ def decide_quorum(num_good: int, num_members: int, quorum: int | None) -> Quorum
     if num_good >= max(1, needed):
         return QuorumDecision(True, partial, f"{num_good} of {num_members} members, {needed} needed")
     return QuorumDecision(False, partial, f"only {num_good} of {num_members} members, {needed} needed")
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """When an ensemble has enough members.
+
+    Attributes:
+        metric: the score of the ensemble that is watched.
+        greater_is_better: of the metric.
+        min_delta: an improvement is more than this.
+        patience: so many members one after another without an improvement are enough.
+    """
+
+    metric: str
+    greater_is_better: bool
+    min_delta: float
+    patience: int
+
+
+@dataclass(frozen=True)
+class EnoughDecision:
+    """The members with an index below `num_members` make the ensemble, and why; None: more are needed."""
+
+    num_members: int | None
+    reason: str
+
+
+def decide_enough(scores: Sequence[float | None], rule: StopRule) -> EnoughDecision:
+    """Decide from the scores of the ensembles of the first 1, 2, … members, by index.
+
+    The answer depends on nothing but these, so neither on who finished first nor on what was trained beyond: once
+    it is a number, further scores do not change it.
+
+    Args:
+        scores: of each ensemble; None where its last member is absent or weighs nothing: that is no evidence.
+        rule: the rule. As in Keras' `EarlyStopping`, small improvements add up: each is measured from the best score
+            that was an improvement itself.
+    """
+    sign = 1.0 if rule.greater_is_better else -1.0
+    best, best_at, waited = 0.0, 0, 0
+    for num_members, score in enumerate(scores, start=1):
+        if score is None:
+            continue
+        if best_at == 0 or sign * (score - best) > rule.min_delta:
+            best, best_at, waited = score, num_members, 0
+            continue
+        waited += 1
+        if waited == rule.patience:
+            return EnoughDecision(num_members, _since(rule, best, best_at, waited))
+    return EnoughDecision(None, _since(rule, best, best_at, waited) if best_at else "no member has been scored")
+
+
+def _since(rule: StopRule, best: float, best_at: int, waited: int) -> str:
+    members = "member" if best_at == 1 else f"{best_at} members"
+    more = "none after that" if waited == 0 else f"{waited} more improved it by no more than {rule.min_delta:g}"
+    return f"{rule.metric} of the first {members} is {best:.5g}, {more}"

@@ -56,6 +56,9 @@ class Store(Protocol):
     def list(self, prefix: str) -> list[str]:
         """All keys below the folder `prefix` (any depth), sorted; empty when there are none. Never from a cache."""
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """What `list` gives, each key with its size in bytes."""
+
     def delete(self, key: str) -> None:
         """Remove the object; no error when it does not exist."""
 

@@ -29,6 +29,8 @@ class RunMemory:
     Attributes:
         opened: body of the `opened` record, or None.
         packed: body of the newest `packed` record, or None.
+        enough: how many members make the ensemble, as it was decided; None: it was not.
+        scores: what that rests on; see `policies.decide_enough`.
         ended: attempts that ended, by member and cause, since the last `failed` or `stopped` (which renew budgets).
         attempts: attempts that ended, by member, over all times.
         preemptions: of these, how many were no fault of the member, over all times.
@@ -47,6 +49,8 @@ class RunMemory:
     done: Mapping[str, Any] | None = None
     first_claim_at: float | None = None
     code_digests: tuple[str, ...] = ()
+    enough: int | None = None
+    scores: tuple[float | None, ...] = ()
 
 
 def read_run(records: Iterable[RecordLike]) -> RunMemory:
@@ -57,6 +61,7 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
     preemptions: Counter[int] = Counter()
     began: float | None = None
     codes: dict[str, None] = {}
+    enough: Mapping[str, Any] = {}
     for record in records:
         body = record.body
         match record.kind:
@@ -67,6 +72,8 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
                 opened = opened or body
             case "packed":
                 packed = body
+            case "enough":
+                enough = body
             case "ended":
                 cause = Cause(body["cause"])
                 ended.setdefault(body["member"], Counter())[cause] += 1
@@ -78,7 +85,19 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
                 selection = body
             case "done":
                 done = body
-    return RunMemory(opened, packed, ended, attempts, preemptions, selection, done, began, tuple(codes))
+    return RunMemory(
+        opened,
+        packed,
+        ended,
+        attempts,
+        preemptions,
+        selection,
+        done,
+        began,
+        tuple(codes),
+        enough=enough.get("num_members"),
+        scores=tuple(enough.get("scores", ())),
+    )
 
 
 @dataclass(frozen=True)

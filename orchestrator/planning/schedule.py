@@ -3,12 +3,12 @@
 A member goes `waiting → running → trained → predicting → done`, or ends as `failed` or `diverged`; a worker goes
 `starting → idle → busy → idle …`. A trained member is predicted before the next pack starts, by the worker that
 trained it where it can be: its model is still built there. After the job's deadline a member without a model goes
-`waiting → publishing → trained …`, or ends as `not_started`. Members wait in packs, which are decided after the
-preflight.
+`waiting → publishing → trained …`, or ends as `not_started`; whoever comes after enough members is `unneeded`. Members
+wait in packs, which are decided after the preflight.
 
 What belongs to one subject alone stands beside this file: `assignment` (who does what next), `attempts` (counting,
-retrying, giving up), `packing`, `stopping`, `draining`, `lateness`, `pace` (who is hung). What all of them know is in
-`schedule_state`.
+retrying, giving up), `packing`, `stopping`, `draining`, `lateness`, `enough`, `pace` (who is hung). What all of them
+know is in `schedule_state`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from orchestrator.planning.commands import (
     StartWorker,
 )
 from orchestrator.planning.draining import PREEMPTED, cause_of_loss, drain, end_drained
+from orchestrator.planning.enough import ask_for_score, leave_out, take_score
 from orchestrator.planning.events import Cause, Event
 from orchestrator.planning.lateness import NOTHING_IN_TIME, cut_off, end_overdue, put_back
 from orchestrator.planning.pace import Pace, alive, epoch_ended, is_stalled, longest_silence_s, moved_on
@@ -88,9 +89,17 @@ def begin(
             known = replace(known, status="failed", message=f"{spent} (in an earlier start of this run)")
         elif i in trained:
             known = replace(known, status="trained", late=i in late)
-        members[i] = known
-    unpredicted = tuple(i for i, member in members.items() if member.status == "trained")
-    state = State(settings, settings.crew, members, unpredicted=unpredicted, without_worker_since=now, began=now)
+        members[i] = known if memory.enough is None or i < memory.enough else leave_out(known, memory.enough)
+    state = State(
+        settings,
+        settings.crew,
+        members,
+        unpredicted=tuple(i for i, member in members.items() if member.status == "trained"),
+        scores=memory.scores,
+        enough=memory.enough,
+        without_worker_since=now,
+        began=now,
+    )
     if memory.packed is not None:
         state = use_packs(state, packs_from_json(memory.packed["packs"]))
     return _advance(state, now, [])
@@ -131,8 +140,13 @@ def _take_in(state: State, event: Event, now: float) -> Stepped:
         case ev.WorkerReady() | ev.WorkerIdle() | ev.WorkerLost() | ev.WorkerFenced() | ev.NodeDraining():
             state, commands = _on_worker(state, event, now)
             return _advance(state, now, commands)
+        case ev.PrefixScored():
+            state, commands = take_score(state, event, now)
+            return _advance(state, now, commands)
         case _:
-            return _on_member(state, event, now)
+            state, commands = _on_member(state, event, now)
+            state, asked = ask_for_score(state)
+            return state, [*commands, *asked]
 
 
 def _on_failed(state: State, event: ev.WorkerFailed) -> Stepped:
@@ -302,7 +316,8 @@ def _advance(state: State, now: float, commands: list[Command]) -> Stepped:
         return state, commands
     state, cut = cut_off(state, now)
     state, ended = end_drained(state, now)
-    commands = [*commands, *cut, *ended]
+    state, asked = ask_for_score(state)
+    commands = [*commands, *cut, *ended, *asked]
     for name, worker in state.workers.items():
         if worker.task == "idle" and not worker.draining:
             state, command = assign(state, name, now)
@@ -310,7 +325,7 @@ def _advance(state: State, now: float, commands: list[Command]) -> Stepped:
     waiting = _num_to_train(state) + len(state.unpublished) + len(state.unpredicted) + len(state.delayed)
     work = waiting + sum(_is_at_work(worker) for worker in state.workers.values())
     if work == 0:
-        return _finish(state, commands)
+        return (state, commands) if state.scoring else _finish(state, commands)
     wanted = min(state.crew.num_workers, work)
     if _gives_up_starting(state):  # the workers that do work go on without more beside them
         wanted = 1
@@ -333,11 +348,12 @@ def _is_at_work(worker: WorkerState) -> bool:
 
 
 def _finish(state: State, commands: list[Command]) -> Stepped:
-    good = tuple(index for index, member in state.members.items() if member.status == "done")
-    decision = decide_quorum(len(good), len(state.members), state.settings.quorum)
+    wanted = {i: member for i, member in state.members.items() if state.enough is None or i < state.enough}
+    good = tuple(index for index, member in wanted.items() if member.status == "done")
+    decision = decide_quorum(len(good), len(wanted), state.settings.quorum)
     if decision.enough:
         return replace(state, over=True), [*commands, Select(good, decision.reason)]
-    why = [f"member {i}: {m.message}" for i, m in state.members.items() if m.status != "done"]
+    why = [f"member {i}: {m.message}" for i, m in wanted.items() if m.status != "done"]
     error = QuorumMissed(
         f"{decision.reason}\n  " + "\n  ".join(why[:10]),
         hint="give it a later `ensemble.deadline` and start again: members go on from their checkpoints"

@@ -14,10 +14,11 @@ from orchestrator.planning.pace import Pace, alive
 from orchestrator.planning.packs import Pack, PackingRules
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import Plan
+from orchestrator.planning.policies import StopRule
 from orchestrator.spec import FaultsSpec
 
 MemberStatus = Literal[
-    "waiting", "running", "publishing", "trained", "predicting", "done", "failed", "diverged", "not_started"
+    "waiting", "running", "publishing", "trained", "predicting", "done", "failed", "diverged", "not_started", "unneeded"
 ]
 WorkerTask = Literal["starting", "idle", "preflight", "training", "publishing", "predicting"]
 
@@ -36,6 +37,7 @@ class Settings:
         cutoff: monotonic second at which training ends and members count with their best epoch so far; None: never.
         packing: what the job says of engines.
         solo_crew: the workers to have instead, where members turn out to be trained one by one; None: the same.
+        stop_rule: when there are enough members; None: when all are through.
     """
 
     plan: Plan
@@ -47,6 +49,7 @@ class Settings:
     cutoff: float | None = None
     packing: PackingRules = field(default_factory=PackingRules)
     solo_crew: Crew | None = None
+    stop_rule: StopRule | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,9 @@ class State:
         failed_starts: workers in a row that were lost before they did any work.
         without_worker_since: monotonic second since which no worker is up; None: one is.
         cut_at: monotonic second at which training ended because of the cutoff; None: it has not.
+        scores: of the ensembles of the first 1, 2, … members, as far as they are known; None: the last one is absent.
+        scoring: the next score was asked for.
+        enough: members with an index below this make the ensemble; None: all, as far as is known.
         stopping: the run is being stopped.
         over: nothing happens any more.
     """
@@ -154,6 +160,9 @@ class State:
     failed_starts: int = 0
     without_worker_since: float | None = None
     cut_at: float | None = None
+    scores: tuple[float | None, ...] = ()
+    scoring: bool = False
+    enough: int | None = None
     stopping: Stopping | None = None
     over: bool = False
 

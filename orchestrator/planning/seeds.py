@@ -30,6 +30,11 @@ def split_seed(root: int) -> int:
     return _state(root, Namespace.SPLITS, 0)
 
 
+def example_seed(root: int) -> int:
+    """The 32-bit seed of the draw of rows that a report may show as examples."""
+    return _state(root, Namespace.SPLITS, 3)
+
+
 def jitter(root: int, member: int, attempt: int) -> float:
     """A number in [0, 1) for the backoff of one retry: spread over members, yet the same in every replay."""
     return _state(root, Namespace.BACKOFF, member, attempt) / 2**32

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +14,13 @@ from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.packs import packs_to_json
 from orchestrator.planning.placement import Crew
+from orchestrator.planning.policies import StopRule
 from orchestrator.planning.recovery import read_member, read_run
 from orchestrator.planning.schedule import Settings, State, begin, step
 from orchestrator.spec import FaultsSpec
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
+from orchestrator.storage.records import Record
 from orchestrator.testing import FakeClock, FakeCluster, MemoryStore
 
 LAYOUT = RunLayout("digits", "digits-run")
@@ -32,6 +35,7 @@ class Run:
     Attributes:
         trained: how often each (member, epoch) was trained, over all starts.
         lost_models: members whose model was taken back.
+        stop_rule: when there are enough members; `scores` are those of the ensembles of the first 1, 2, … members.
     """
 
     num_members: int = 3
@@ -41,6 +45,9 @@ class Run:
     clock: FakeClock = field(default_factory=FakeClock)
     trained: Counter[tuple[int, int]] = field(default_factory=Counter)
     lost_models: list[int] = field(default_factory=list)
+    stop_rule: StopRule | None = None
+    scores: Sequence[float] = ()
+    answers: list[ev.Event] = field(default_factory=list)
 
     def start(
         self,
@@ -64,6 +71,7 @@ class Run:
             self.faults,
             self.quorum,
             cutoff=None if cutoff_s is None else self.began + cutoff_s,
+            stop_rule=self.stop_rule,
         )
         members = {index: read_member(self.member_log(index).records()) for index in range(self.num_members)}
         self.state, commands = begin(
@@ -82,11 +90,15 @@ class Run:
             events = list(self.cluster.poll(POLL_S))
             if stop_s is not None and self.elapsed() >= stop_s:
                 events, stop_s = [*events, ev.StopRequested(STOP)], None
-            for event in [*events, ev.Tick()]:
+            happened = deque([*events, ev.Tick()])
+            while happened:
+                event = happened.popleft()
                 if isinstance(event, ev.EpochEnded):
                     self.trained[event.member, event.epoch] += 1
                 self.state, commands = step(self.state, event, self.clock.monotonic())
                 end = self._carry_out(commands) or end
+                happened.extendleft(self.answers)
+                self.answers.clear()
         raise AssertionError(f"the run does not end: {self.state}")
 
     def elapsed(self) -> float:
@@ -95,6 +107,10 @@ class Run:
 
     def member_log(self, member: int) -> Log:
         return self._open(LAYOUT.member_log(member))
+
+    def log_records(self) -> list[Record]:
+        """All records of the coordinators so far."""
+        return list(self._open(LAYOUT.coord_log).records())
 
     def models(self, state: State) -> dict[int, bytes]:
         """The published bytes of the members that are done."""
@@ -110,6 +126,10 @@ class Run:
                     self.log.append("ended", member=member, attempt=attempt, cause=cause.value)
                 case cmd.RecordPacked(packs=packs):
                     self.log.append("packed", packs=packs_to_json(packs))
+                case cmd.ScorePrefix(num_members=num_members):
+                    self.answers.append(ev.PrefixScored(num_members, self.scores[num_members - 1]))
+                case cmd.RecordEnough(num_members=num_members, scores=scores):
+                    self.log.append("enough", num_members=num_members, scores=scores)
                 case cmd.Void(member=member, reason=reason):
                     self.lost_models.append(member)
                     self._claim(member).append("void", reason=reason)

@@ -7,7 +7,7 @@ them are the property tests, chosen walks the examples.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
@@ -20,6 +20,7 @@ from orchestrator.planning import events as ev
 from orchestrator.planning.events import Cause
 from orchestrator.planning.packs import Architecture, Pack, PackingRules
 from orchestrator.planning.placement import Crew
+from orchestrator.planning.policies import StopRule
 from orchestrator.planning.recovery import RunMemory
 from orchestrator.planning.schedule import Settings, begin, step
 from orchestrator.spec import FaultsSpec
@@ -65,6 +66,7 @@ class World:
         num_members, num_workers, quorum, faults, deadline, cutoff: of the run.
         pack_size: of packs, trained by the fused engine; 1: each member alone, by `fit`.
         packing, crew, solo_crew: instead of what follows from these.
+        stop_rule: when there are enough members; `score` tells that of the ensemble of the first so many.
         memory, trained, diverged: what predecessors left.
     """
 
@@ -81,6 +83,8 @@ class World:
         packing: PackingRules | None = None,
         crew: Crew | None = None,
         solo_crew: Crew | None = None,
+        stop_rule: StopRule | None = None,
+        score: Callable[[int], float | None] = float,
         memory: RunMemory | None = None,
         trained: Sequence[int] = (),
         diverged: Mapping[int, str] | None = None,
@@ -94,7 +98,10 @@ class World:
             cutoff=cutoff,
             packing=packing or PackingRules("fused" if pack_size > 1 else "solo", max_members=pack_size),
             solo_crew=solo_crew,
+            stop_rule=stop_rule,
         )
+        self.score = score
+        self.to_score: int | None = None
         self.cutoff = cutoff
         self.now = 0.0
         self.workers: dict[str, Busy] = {}
@@ -111,6 +118,7 @@ class World:
         self.drained: set[str] = set()
         self.stop_requested = False
         self.settled = set(diverged or {})
+        self.enough = memory.enough
         self.data_loaded = self.preflight_passed = False
         self.state, commands = begin(self.settings, 0.0, memory, trained, diverged or {})
         self._carry_out(commands)
@@ -145,6 +153,8 @@ class World:
     def possible(self) -> list[ev.Event]:
         """All good things that could happen next."""
         events: list[ev.Event] = [] if self.data_loaded else [ev.DataLoaded("f", {"train": 1})]
+        if self.to_score is not None:
+            events.append(ev.PrefixScored(self.to_score, self.score(self.to_score)))
         for name, busy in self.workers.items():
             if busy.task == "starting":
                 events.append(ev.WorkerReady(name, "n", 1))
@@ -233,6 +243,8 @@ class World:
                 self.workers[event.worker].settled = True
             case ev.Saved():
                 self.workers[event.worker].saved = True
+            case ev.PrefixScored():
+                self.to_score = None
             case ev.NodeDraining():
                 self.drained.add(event.worker)
             case ev.StopRequested():
@@ -289,6 +301,15 @@ class World:
                 case cmd.Predict(worker=worker, member=member):
                     assert member in self.published, "nothing to predict with"
                     self._assign(worker, Busy("predict", (member,)))
+                case cmd.ScorePrefix(num_members=num_members):
+                    assert self.to_score is None, "one at a time"
+                    assert self.enough is None, "a score that nobody needs"
+                    assert num_members - 1 in self.settled
+                    self.to_score = num_members
+                case cmd.RecordEnough(num_members=num_members):
+                    assert self.enough is None, "decided twice"
+                    assert num_members < len(self.settings.plan.members), "nothing to leave out"
+                    self.enough = num_members
                 case cmd.RecordEnded(member=member, attempt=attempt, cause=cause):
                     self.attempts[member] += 1
                     assert attempt == self.attempts[member], "attempts are numbered without gaps"
@@ -301,6 +322,7 @@ class World:
         assert worker not in self.drained, "work for a node that is being taken away"
         task.publishing = self.workers[worker].publishing
         for member in task.members:
+            assert self.enough is None or member < self.enough, "work on a member that is left out"
             assert member not in self.settled, "a settled member gets more work"
             at_work = [i for busy in self.workers.values() for i in busy.unsettled]
             assert member not in at_work, "one member on two workers"

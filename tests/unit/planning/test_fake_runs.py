@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import QuorumMissed
 from orchestrator.planning import commands as cmd
+from orchestrator.planning.policies import StopRule, decide_enough
 from orchestrator.planning.recovery import read_member
 from orchestrator.spec import FaultsSpec
 
@@ -73,6 +74,44 @@ def test_a_run_ends_under_every_finite_script_of_faults_with_the_same_models() -
 
     check()
     wanted = {*FAULTS, "drain", "late"}
+    assert wanted <= set(+met), f"the scripts never met {wanted - set(+met)}"
+
+
+def test_a_run_that_needs_only_some_members_ends_with_those_under_every_finite_script_of_faults() -> None:
+    met: Counter[str] = Counter()
+    rule = StopRule("nll", greater_is_better=False, min_delta=0.01, patience=2)
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        seed=seeds,
+        scores=st.lists(st.sampled_from([0.2, 0.3, 0.4]), min_size=6, max_size=6),
+        num_workers=st.integers(1, 4),
+        kills=st.lists(st.floats(0, 30)),
+    )
+    def check(seed: int, scores: list[float], num_workers: int, kills: list[float]) -> None:
+        rnd, run = Random(seed), Run(6, QUICK, stop_rule=rule, scores=scores)
+        for kill_s in kills[:3]:
+            run.start(num_workers=num_workers, kill_s=kill_s, **random_script(rnd, 6))
+            met.update(fault for _, _, fault in run.cluster.fired)
+        met["killed after it was known"] += any(record.kind == "enough" for record in run.log_records())
+        end = run.start(num_workers=num_workers, **random_script(rnd, 6))
+        met.update(fault for _, _, fault in run.cluster.fired)
+        records = [record.body for record in run.log_records() if record.kind == "enough"]
+        status = {index: member.status for index, member in run.state.members.items()}
+        seen = [None if status[i] in ("failed", "diverged") else score for i, score in enumerate(scores)]
+        enough = decide_enough(seen, rule).num_members or 6
+        assert [record["num_members"] for record in records] == ([enough] if enough < 6 else [])
+        good = tuple(i for i in range(enough) if status[i] == "done")
+        if isinstance(end, cmd.Select):
+            assert end.members == good
+        else:
+            assert isinstance(end.error, QuorumMissed), end  # type: ignore[union-attr]
+            assert not good
+        met["left out"] += enough < 6
+        met["absent"] += None in seen[:enough]
+
+    check()
+    wanted = {"left out", "absent", "killed after it was known"}
     assert wanted <= set(+met), f"the scripts never met {wanted - set(+met)}"
 
 

@@ -58,3 +58,30 @@ def test_a_demand_that_no_node_fits_gets_no_worker_and_the_reason(
 ) -> None:
     placement = place_workers(ClusterShape(tuple(nodes), False), ResourcesSpec.model_validate(resources), 3)
     assert (placement.num_workers, placement.reason) == (0, reason)
+
+
+@pytest.mark.parametrize(
+    ("cores", "members", "workers", "cpus_each"),
+    [
+        (2, 1, 1, 2),
+        (2, 8, 1, 2),
+        (2, 9, 2, 1),
+        (2, 100, 2, 1),
+        (8, 16, 2, 4),
+        (8, 20, 3, 2),
+        (8, 200, 8, 1),
+        (1, 20, 1, 1),
+    ],
+)
+def test_where_members_may_be_fused_the_cores_are_shared_out_among_the_packs(
+    cores: int, members: int, workers: int, cpus_each: int
+) -> None:
+    alone = ClusterShape((NodeShape(cores, 0),), can_grow=False)
+    placement = place_workers(alone, ResourcesSpec(), members, may_fuse=True)
+    assert (placement.num_workers, placement.num_cpus) == (workers, cpus_each)
+
+
+def test_the_job_and_a_shared_cluster_have_their_say_over_fused_workers() -> None:
+    alone = ClusterShape((NodeShape(8, 0),), can_grow=False)
+    assert place_workers(alone, ResourcesSpec(num_cpus=3), 16, may_fuse=True).num_cpus == 3
+    assert place_workers(ClusterShape(alone.nodes, can_grow=True), ResourcesSpec(), 16, may_fuse=True).num_cpus == 1

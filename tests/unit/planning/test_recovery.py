@@ -37,6 +37,12 @@ def test_packs_selection_and_done_are_remembered() -> None:
     assert (memory.packed, memory.selection, memory.done) == ({"packs": []}, {"s": 1}, {"d": 1})
 
 
+def test_how_many_members_are_enough_is_remembered_with_the_scores_that_it_rests_on() -> None:
+    memory = read_run([Told("enough", {"num_members": 3, "scores": [0.5, None, 0.5], "reason": "r"}), Told("claim")])
+    assert (memory.enough, memory.scores) == (3, (0.5, None, 0.5))
+    assert (read_run([Told("claim")]).enough, read_run([Told("failed")]).scores) == (None, ())
+
+
 def test_attempts_are_counted_by_member_and_cause() -> None:
     memory = read_run(
         [ended(0, Cause.CRASH), ended(0, Cause.CRASH), ended(0, Cause.NODE_LOST), ended(2, Cause.PREEMPTED)]

@@ -1,0 +1,50 @@
+"""The scores of growing ensembles, from the stored predictions of their members."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.ensemble.prefix import PrefixScores
+from orchestrator.ensemble.tasks import TaskKind
+from orchestrator.reporting.predictions import Predictions, Read
+from orchestrator.spec import Job
+from orchestrator.storage.records import BlobRef
+from orchestrator.storage.tables import labels_from_parquet, predictions_from_parquet
+
+SPLIT = "validation"
+
+References = Mapping[str, Mapping[str, object]]
+"""Of stored blobs, by split."""
+
+
+class StoredPrefixes:
+    """Feeds `PrefixScores` from storage.
+
+    Args:
+        job: how members are combined.
+        metric: the score.
+        task: what the members tell.
+        labels: of the scored rows.
+        read: gives the verified bytes of a blob; called from several threads.
+    """
+
+    def __init__(self, job: Job, metric: str, task: TaskKind, labels: References, read: Read) -> None:
+        targets = labels_from_parquet(read(BlobRef.from_json(labels[SPLIT], where=f"labels of {SPLIT}")))
+        self._scores = PrefixScores(task, targets, job.ensemble, metric, job.seed)
+        self._members: list[Mapping[str, References]] = []
+        self._read = read
+
+    def score(self, index: int, predictions: References) -> float | None:
+        """The score of the ensemble with one more member; None where that weighs nothing.
+
+        Args:
+            index: of the member; indices ascend.
+            predictions: of the member.
+
+        Raises:
+            OrchestratorError: as `PrefixScores.add`, or what reading the store raises.
+        """
+        self._members.append({"predictions": predictions})
+        ref = BlobRef.from_json(predictions[SPLIT], where=f"member {index}, predictions of {SPLIT}")
+        newest = predictions_from_parquet(self._read(ref))
+        return self._scores.add(index, newest, Predictions(self._members, SPLIT, self._read))
