@@ -63,10 +63,15 @@ def find_attempts(
     return tuple(_attempt(layout, *place, files[place]) for place in sorted(wanted))
 
 
+def is_chunk(name: str) -> bool:
+    """Whether an attempt's file of this name is a chunk of its log."""
+    return _CHUNK.match(name) is not None
+
+
 def _attempt(layout: RunLayout, member: int, term: int, keys: Iterable[str]) -> Attempt:
     prefix = f"{layout.attempt_prefix(member, term)}/"
     keys = sorted(keys)
-    log = [key for key in keys if _CHUNK.match(key.removeprefix(prefix))]
+    log = [key for key in keys if is_chunk(key.removeprefix(prefix))]
     return Attempt(member, term, tuple(log), tuple(key for key in keys if key not in log))
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_LIVE_MEMBERS = 30
 # A member in one of these trains no more; `trained` and `predicting` still wait to be scored.
 _ENDED = frozenset(
-    {"trained", "predicting", "done", "succeeded", "late", "diverged", "failed", "not_started", "stopped"}
+    {"trained", "predicting", "done", "succeeded", "late", "diverged", "failed", "not_started", "stopped", "unneeded"}
 )
 
 

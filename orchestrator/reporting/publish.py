@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from orchestrator.errors import DamagedStore, MissingObject, OrchestratorError, StoreUnavailable
+from orchestrator.errors import DamagedStore, InvalidJob, MissingObject, OrchestratorError, StoreUnavailable
 from orchestrator.planning.ports import Store
-from orchestrator.planning.recovery import RunMemory
+from orchestrator.planning.recovery import RunMemory, read_run
+from orchestrator.reporting.experiment import read_experiment
+from orchestrator.reporting.mlflow import LIMIT_S, log_to_mlflow
+from orchestrator.reporting.report import write_report
 from orchestrator.reporting.result import Result, from_json, to_json
 from orchestrator.reporting.selection import COPIES, COUNTED, result_of
+from orchestrator.reporting.tensorboard import write_event_files
+from orchestrator.spec import ReportSpec
 from orchestrator.storage.blobs import get_blob, put_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
@@ -23,7 +28,9 @@ from orchestrator.storage.retry import Patience
 logger = logging.getLogger("orchestrator")
 
 
-def finish(store: Store, layout: RunLayout, log: Log, selection: Mapping[str, Any]) -> Result:
+def finish(
+    store: Store, layout: RunLayout, log: Log, selection: Mapping[str, Any], report: ReportSpec | None = None
+) -> Result:
     """Carry a selection to its end; a successor that finds a selection calls this too.
 
     Args:
@@ -31,6 +38,7 @@ def finish(store: Store, layout: RunLayout, log: Log, selection: Mapping[str, An
         layout: its keys.
         log: the coordinator's log, claimed by the caller.
         selection: body of the `selection` record.
+        report: what is made of the result besides; None: nothing.
 
     Raises:
         Fenced: a successor finishes it.
@@ -41,7 +49,66 @@ def finish(store: Store, layout: RunLayout, log: Log, selection: Mapping[str, An
     log.append("done", result=put_blob(store, layout, body).to_json(), exit_code=result.exit_code)
     with suppress(StoreUnavailable):  # `done` is the truth; whoever reads it next creates the copy
         store.create(layout.result, body)
+    if report is not None:
+        _make_extras(store, layout, result, report)
     return result
+
+
+def _make_extras(store: Store, layout: RunLayout, result: Result, wanted: ReportSpec) -> None:
+    extras: tuple[tuple[bool, str, str, Callable[[], object]], ...] = (
+        (wanted.html, "the report", "", lambda: write_report(store, layout, result, wanted.top)),
+        (wanted.tensorboard, "the event files", " --tensorboard", lambda: _board(store, layout, result)),
+        (wanted.mlflow, "the runs in MLflow", " --mlflow", lambda: _log(store, layout, result, limit_s=LIMIT_S)),
+    )
+    for asked, what, option, make in extras:
+        if not asked:
+            continue
+        try:
+            make()
+        # Each is made with other packages' code, and can be made again; the result stands, whatever becomes of it.
+        except Exception as error:
+            hint = f"`orchestrator report {layout.run_key}{option}` tries again"
+            logger.warning("%s could not be written (%s: %s); %s", what, type(error).__name__, error, hint)
+
+
+def _board(store: Store, layout: RunLayout, result: Result) -> None:
+    write_event_files(store, layout, read_experiment(store, layout, result))
+
+
+def _log(store: Store, layout: RunLayout, result: Result, limit_s: float | None = None) -> None:
+    files = {"result.json": to_json(result)}
+    with suppress(MissingObject):
+        files["report.html"] = Patience().retry(lambda: store.get(layout.report))
+    log_to_mlflow(read_experiment(store, layout, result), layout.job, files, limit_s=limit_s)
+
+
+def report_again(store: Store, layout: RunLayout, *, tensorboard: bool = False, mlflow: bool = False) -> bytes:
+    """Draw the report of a finished run, keep it beside the result, and return it.
+
+    Args:
+        store, layout: where the run lives.
+        tensorboard: write the event files again, too.
+        mlflow: log the run to MLflow, should it not be there.
+
+    Raises:
+        InvalidJob: the run has no result yet, or MLflow is not installed.
+        DamagedStore: its result is lost.
+        StoreUnavailable: storage, or MLflow, is out of reach.
+    """
+    memory = read_run(Log.open(store, layout.coord_log).records())
+    if memory.done is None:
+        raise InvalidJob(
+            "the run has no result yet, so there is nothing to report",
+            where=f"run {layout.run_key}",
+            hint="`orchestrator status` tells where it stands",
+        )
+    result = finished_result(store, layout, memory)
+    report = write_report(store, layout, result)
+    if tensorboard:
+        _board(store, layout, result)
+    if mlflow:
+        _log(store, layout, result)
+    return report
 
 
 def finished_result(store: Store, layout: RunLayout, memory: RunMemory) -> Result:

@@ -5,55 +5,172 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from orchestrator.errors import DamagedStore, OrchestratorError
 
 RunStatus = Literal["succeeded", "partial", "gate_failed"]
 MemberStatus = Literal["succeeded", "late", "diverged", "failed", "not_started", "stopped"]
-Metric = Literal["accuracy", "nll"]
 FigureName = Literal["ensemble", "weighted", "best_member", "members_mean"]
 SplitName = Literal["validation", "test"]
+Metric = Literal["accuracy", "nll", "brier", "ece", "auc", "top_k", "rmse", "mae", "r2", "gaussian_nll"]
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
 
-class Figure(_Frozen):
+class Interval(_Frozen):
+    """A 95 % interval from a paired bootstrap over the rows; see `orchestrator.ensemble.intervals`."""
+
+    low: float
+    high: float
+
+
+class Metrics(_Frozen):
+    """Scores of one prediction, by `orchestrator.ensemble.metrics`; what does not apply to the task is left out."""
+
+    accuracy: float | None = None
+    nll: float | None = None
+    brier: float | None = None
+    ece: float | None = None
+    auc: float | None = None
+    top_k: float | None = None
+    rmse: float | None = None
+    mae: float | None = None
+    r2: float | None = None
+    gaussian_nll: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_ones(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Nine nulls for each of a thousand members would tell nothing."""
+        found: dict[str, Any] = serialize(self)
+        return {name: value for name, value in found.items() if value is not None or name not in Metrics.model_fields}
+
+
+class Figure(Metrics):
     """One scored prediction.
 
     Attributes:
-        accuracy: share of right examples.
-        nll: mean negative log-likelihood, nats per example.
         n: number of rows.
         member: the member's index where the figure is of one member.
         scored_on: which rows, and what else they were used for.
+        intervals: of some of the metrics, by name.
+        naive: the same metrics where the rows that were scored also fitted the weights: what most tools report.
+        optimism: by how much `naive` looks better than the figure; above 0: it flatters.
     """
 
-    accuracy: float
-    nll: float
     n: int
     scored_on: str
     member: int | None = None
+    intervals: Mapping[str, Interval] = {}
+    naive: Mapping[str, float] = {}
+    optimism: Mapping[str, float] = {}
+
+
+class Gain(_Frozen):
+    """How much better one figure is than another in a metric: above 0 is better, whichever way the metric points.
+
+    The interval is paired: both figures are scored on the same resampled rows.
+    """
+
+    of: FigureName
+    over: FigureName
+    metric: Metric
+    gain: float
+    interval: Interval
+
+
+class ReliabilityBin(_Frozen):
+    """Rows whose confidence lies in one bin: how many, how sure they were on average, and how often right."""
+
+    count: int
+    confidence: float
+    accuracy: float
+
+
+class Calibration(_Frozen):
+    """Temperature scaling of the delivered prediction (Guo et al. 2017), fitted on validation rows alone.
+
+    On validation rows `after` is cross-fitted: each row is scaled by a temperature that other rows gave.
+    """
+
+    temperature: float
+    before: Metrics
+    after: Metrics
+    reliability_before: tuple[ReliabilityBin, ...] = ()
+    reliability_after: tuple[ReliabilityBin, ...] = ()
+
+
+class DiversityFigures(_Frozen):
+    """How much the members differ; entropies in nats. `orchestrator.ensemble.diversity` defines each.
+
+    `pairs` is the disagreement of each two of the first 16 members.
+    """
+
+    disagreement: float | None = None
+    member_correlation: float | None = None
+    predictive_entropy: float | None = None
+    mean_entropy: float | None = None
+    mutual_information: float | None = None
+    spread: float | None = None
+    pairs: tuple[tuple[float, ...], ...] = ()
+
+
+class CurvePoint(_Frozen):
+    """The plain average of the first `members` members: by index, and its mean, lowest and highest over orders."""
+
+    members: int
+    metric: Metric
+    in_order: float
+    mean: float
+    low: float
+    high: float
+
+
+class CoveragePoint(_Frozen):
+    """Accuracy on the share `coverage` of the rows of which the prediction is surest."""
+
+    coverage: float
+    accuracy: float
 
 
 class SplitScores(_Frozen):
-    """What a split says. `weighted` is None without weights, `best_member` where no validation rows chose one."""
+    """What a split says. `weighted` is None without weights, `best_member` where no validation rows chose one.
+
+    Attributes:
+        gains: of what is delivered over the best member and the members' mean, and of `weighted` over `ensemble`.
+        confusion: rows by true class, columns by predicted class.
+        recall: by class; None where the split has no such row.
+        aurc: area under the risk-coverage curve; 0 is best.
+    """
 
     ensemble: Figure
     members_mean: Figure
     weighted: Figure | None = None
     best_member: Figure | None = None
+    gains: tuple[Gain, ...] = ()
+    calibration: Calibration | None = None
+    diversity: DiversityFigures | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    selective: tuple[CoveragePoint, ...] = ()
+    aurc: float | None = None
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    recall: tuple[float | None, ...] | None = None
 
 
-class MemberScores(_Frozen):
+class MemberScores(Metrics):
     """One member's scores on a split."""
-
-    accuracy: float
-    nll: float
 
 
 class StoredFile(_Frozen):
@@ -94,12 +211,20 @@ class MemberResult(_Frozen):
 
 
 class WeightsResult(_Frozen):
-    """The weights used: `values[k]` is that of member `members[k]`; they sum to 1."""
+    """The weights used: `values[k]` is that of member `members[k]`; they sum to 1. Stacking has none to show."""
 
     members: tuple[int, ...]
     values: tuple[float, ...]
     method: str
     fitted_on: str
+
+
+class RunsBefore(_Frozen):
+    """Other runs on the same data: how many, and how many members and trials they planned."""
+
+    runs: int
+    members: int
+    trials: int = 0
 
 
 class GateResult(_Frozen):
@@ -115,11 +240,38 @@ class GateResult(_Frozen):
     max: float | None
 
 
+class StoppedResult(_Frozen):
+    """What `ensemble.stop_when` decided, from the scores of the ensembles of the first members by index.
+
+    Attributes:
+        metric, min_delta, patience: the rule.
+        decided_at: the ensemble is made of the members with an index below this; None: the rule stopped nothing.
+        reason: why.
+        scores: on validation, of the ensemble of the first 1, 2, … members; None where the last of them has no model.
+        not_trained: members that the rule left without a model, those that were given up in training included.
+        left_out: members that were trained before the decision and are not in the ensemble.
+        saved_s: estimated worker-seconds that the members that never began would have taken, at the mean of the others.
+    """
+
+    metric: Metric
+    min_delta: float
+    patience: int
+    decided_at: int | None
+    reason: str
+    scores: tuple[float | None, ...]
+    not_trained: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
+    saved_s: float = 0.0
+
+
 class Result(_Frozen):
     """What a run found. `timing` is in seconds.
 
-    `missing` are the members that the ensemble lacks, `late` those in it that the deadline cut short: they count with
-    their best epoch so far.
+    `task` is what the models tell; `delivered` names the figure of the prediction that the job asked for
+    (`ensemble.combine`), which is scaled by `temperature` where the job says `calibrate`. `runs_before` counts the
+    other runs on the same data in this storage, with their members and trials: each had a look at the same validation
+    rows. `missing` are the members that the ensemble lacks, but for those that `stop_when` says it can do without;
+    `late` those in it that the deadline cut short: they count with their best epoch so far.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -128,6 +280,11 @@ class Result(_Frozen):
     attempt: int
     status: RunStatus
     exit_code: int
+    task: str = "multiclass"
+    combine: str = "mean"
+    delivered: FigureName = "ensemble"
+    temperature: float | None = None
+    runs_before: RunsBefore | None = None
     validation: SplitScores | None
     test: SplitScores | None
     members: tuple[MemberResult, ...]
@@ -135,6 +292,7 @@ class Result(_Frozen):
     gate: GateResult | None
     missing: tuple[int, ...]
     late: tuple[int, ...] = ()
+    stop_when: StoppedResult | None = None
     artifacts: Mapping[str, str]
     timing: Mapping[str, float]
     spec_digest: str

@@ -6,33 +6,35 @@ on nothing is decided any more: whoever finishes a selection gets the same resul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from orchestrator.ensemble.metrics import TaskKind, score
-from orchestrator.ensemble.weights import Weights, by_accuracy, given
+from orchestrator.ensemble.fitting import fit_weights
+from orchestrator.ensemble.metrics import Scores
+from orchestrator.ensemble.tasks import TaskKind
+from orchestrator.ensemble.weights import Weights, given
 from orchestrator.planning.members import MemberPlan
-from orchestrator.reporting.evaluate import evaluate_split, judge_gate
+from orchestrator.reporting.evaluate import Chosen, Evaluated, Rules, evaluate_split
+from orchestrator.reporting.gate import judge_gate
+from orchestrator.reporting.predictions import Predictions, Read
 from orchestrator.reporting.result import (
     MemberResult,
     MemberScores,
     Result,
+    RunsBefore,
     SplitName,
-    SplitScores,
+    StoppedResult,
     StoredFile,
     WeightsResult,
 )
 from orchestrator.spec import Job
 from orchestrator.storage.layout import RunLayout
-from orchestrator.storage.parallel import in_order
 from orchestrator.storage.records import BlobRef
-from orchestrator.storage.tables import labels_from_parquet, predictions_from_parquet
+from orchestrator.storage.tables import labels_from_parquet
 
-Read = Callable[[BlobRef], bytes]
 Json = Any
 
 COUNTED = ("succeeded", "late")
@@ -70,6 +72,9 @@ class RunFacts:
     data_fingerprint: str
     versions: Mapping[str, str]
     notes: tuple[str, ...]
+    stop_when: Mapping[str, Json] | None = None
+    runs_before: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 def make_selection(job: Job, run: RunFacts, members: Sequence[MemberFacts], read: Read) -> dict[str, Json]:
@@ -80,29 +85,51 @@ def make_selection(job: Job, run: RunFacts, members: Sequence[MemberFacts], read
         run, members: what is known now.
         read: gives the verified bytes of a blob; called from several threads.
     """
-    chosen = [member for member in members if member.status in COUNTED]
-    weights = _fit_weights(job, run, chosen, read)
     facts = {key: value for key, value in asdict(run).items() if key not in ("task", "labels")}
-    return {
+    body = {
         **facts,
         "task": run.task.value,
         "labels": run.labels,
-        "weights": None if weights is None else asdict(weights),
+        "seed": job.seed,
         "used_for": list(uses_of_validation(job)),
-        "gate": None if job.ensemble.gate is None else job.ensemble.gate.model_dump(mode="json"),
+        "report": job.report.html,
         "members": [_member_json(member) for member in members],
+    }
+    return {**body, **_ensemble_part(job, body, read)}
+
+
+def reselect(selection: Mapping[str, Json], job: Job, read: Read) -> dict[str, Json]:
+    """The same members and predictions under other rules of the job's `ensemble` part: for looking, never recorded.
+
+    Args:
+        selection: body of the `selection` record.
+        job: whose `ensemble.combine`, `weights`, `calibrate` and `gate` count.
+        read: gives the verified bytes of a blob; called from several threads.
+    """
+    return {**selection, **_ensemble_part(job, selection, read)}
+
+
+def _ensemble_part(job: Job, body: Mapping[str, Json], read: Read) -> dict[str, Json]:
+    """How the members are combined and judged."""
+    weights = _fit_weights(job, body, read)
+    return {
+        "combine": job.ensemble.combine,
+        "calibrate": job.ensemble.calibrate,
+        "weights": None if weights is None else asdict(weights),
+        "gate": None if job.ensemble.gate is None else job.ensemble.gate.model_dump(mode="json"),
     }
 
 
-def _fit_weights(job: Job, run: RunFacts, chosen: Sequence[MemberFacts], read: Read) -> Weights | None:
+def _fit_weights(job: Job, body: Mapping[str, Json], read: Read) -> Weights | None:
+    chosen = [member for member in body["members"] if member["status"] in COUNTED]
     asked = job.ensemble.weights
     if isinstance(asked, list | tuple):
-        return given(asked, [member.plan.index for member in chosen])
-    if "validation" not in run.labels:
+        return given(asked, [member["index"] for member in chosen])
+    if "validation" not in body["labels"] or job.ensemble.combine == "stacking":
         return None
-    labels = _labels(run.labels, "validation", read)
-    predictions = _predictions([member.predictions for member in chosen], "validation", read)
-    return by_accuracy([score(run.task, labels, prediction).accuracy for prediction in predictions])
+    targets = labels_of(body, "validation", read)
+    predictions = Predictions(chosen, "validation", read)
+    return fit_weights(asked or "accuracy", TaskKind(body["task"]), targets, predictions)
 
 
 def uses_of_validation(job: Job) -> Iterator[str]:
@@ -112,6 +139,8 @@ def uses_of_validation(job: Job) -> Iterator[str]:
         yield "early stopping"
     if checkpoint.save_best_only and (checkpoint.monitor or "val_loss").startswith("val_"):
         yield "choice of the best epoch"
+    if job.ensemble.stop_when is not None:
+        yield "the choice of how many members"
 
 
 def _member_json(member: MemberFacts) -> dict[str, Json]:
@@ -139,32 +168,18 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
         layout: for the keys of the readable copies.
         read: gives the verified bytes of a blob; called from several threads.
     """
-    task = TaskKind(selection["task"])
-    chosen = [member for member in selection["members"] if member["status"] in COUNTED]
-    indices = [member["index"] for member in chosen]
-    weights = None if selection["weights"] is None else _weights(selection["weights"])
-    splits: dict[str, SplitScores] = {}
-    scores: dict[str, dict[int, MemberScores]] = {}
-    best: int | None = None
-    for name in _SCORED:
-        if name not in selection["labels"]:
-            continue
-        splits[name], members = evaluate_split(
-            name,
-            task,
-            _labels(selection["labels"], name, read),
-            _predictions([member["predictions"] for member in chosen], name, read),
-            indices,
-            weights=weights,
-            best_member=best,
-            used_for=selection["used_for"] if name == "validation" else (),
-        )
-        scores[name] = {i: MemberScores(accuracy=s.accuracy, nll=s.nll) for i, s in zip(indices, members, strict=True)}
-        figure = splits[name].best_member
-        best = best if figure is None else figure.member
+    indices = [member["index"] for member in selection["members"] if member["status"] in COUNTED]
+    rules = rules_of(selection)
+    found = evaluate_selection(selection, read)
+    decided = Chosen() if not found else list(found.values())[-1].chosen
+    splits = {name: each.split for name, each in found.items()}
+    scores: dict[str, dict[int, MemberScores]] = {
+        name: dict(zip(indices, map(_member_scores, each.members), strict=True)) for name, each in found.items()
+    }
     gate = selection["gate"]
     judged = gate and judge_gate(**gate, validation=splits.get("validation"), test=splits.get("test"))
-    missing = tuple(member["index"] for member in selection["members"] if member["status"] not in COUNTED)
+    stopped = StoppedResult.model_validate(told) if (told := selection.get("stop_when")) else None
+    missing = tuple(member["index"] for member in _wanted(selection, stopped) if member["status"] not in COUNTED)
     late = tuple(member["index"] for member in selection["members"] if member["status"] == "late")
     failed_gate = judged is not None and not judged.passed
     return Result(
@@ -173,17 +188,20 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
         attempt=selection["attempt"],
         status="gate_failed" if failed_gate else "partial" if missing or late else "succeeded",
         exit_code=3 if failed_gate else 0,
+        task=selection["task"],
+        combine=rules.combine,
+        delivered=rules.delivered,
+        temperature=decided.temperature if rules.calibrate else None,
+        runs_before=RunsBefore(**before) if (before := selection.get("runs_before")) else None,
         validation=splits.get("validation"),
         test=splits.get("test"),
         members=tuple(_member_result(member, layout, scores) for member in selection["members"]),
-        weights=weights
-        and WeightsResult(
-            members=tuple(indices), values=weights.values, method=weights.method, fitted_on=weights.fitted_on
-        ),
+        weights=_weights_result(rules, indices),
         gate=judged,
         missing=missing,
         late=late,
-        artifacts={"result": layout.result, "spec": layout.spec, "members": layout.members},
+        stop_when=stopped,
+        artifacts=_artifacts(selection, layout),
         timing=selection["timing"],
         spec_digest=selection["spec_digest"],
         code_digest=selection["code_digest"],
@@ -191,6 +209,50 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
         versions=selection["versions"],
         notes=tuple(selection["notes"]),
     )
+
+
+def _artifacts(selection: Mapping[str, Json], layout: RunLayout) -> dict[str, str]:
+    """Keys of what is kept of the run; of a report, whether or not it could be drawn: it can be drawn again."""
+    keys = {"result": layout.result, "spec": layout.spec, "members": layout.members}
+    return {**keys, "report": layout.report} if selection.get("report") else keys
+
+
+def evaluate_selection(selection: Mapping[str, Json], read: Read) -> dict[SplitName, Evaluated]:
+    """What the predictions that a selection names are worth, on each split that has labels. Arguments as `result_of`.
+
+    Raises:
+        DamagedStore: predictions or labels are gone.
+    """
+    chosen = [member for member in selection["members"] if member["status"] in COUNTED]
+    indices = [member["index"] for member in chosen]
+    task, rules, decided = TaskKind(selection["task"]), rules_of(selection), Chosen()
+    found: dict[SplitName, Evaluated] = {}
+    for name in _SCORED:
+        if name in selection["labels"]:
+            targets, predictions = labels_of(selection, name, read), Predictions(chosen, name, read)
+            found[name] = evaluate_split(name, task, targets, predictions, indices, rules, decided)
+            decided = found[name].chosen
+    return found
+
+
+def labels_of(selection: Mapping[str, Json], split: SplitName, read: Read) -> npt.NDArray[Any]:
+    """The true values of a split's rows, as `orchestrator.ensemble.tasks.to_targets` gave them.
+
+    Raises:
+        DamagedStore: they are gone.
+    """
+    return labels_from_parquet(read(labels_ref(selection, split)))
+
+
+def labels_ref(selection: Mapping[str, Json], split: SplitName) -> BlobRef:
+    """Names the bytes that `labels_of` reads; the selection has labels of this split."""
+    return BlobRef.from_json(selection["labels"][split], where=f"selection, labels of {split}")
+
+
+def _wanted(selection: Mapping[str, Json], stopped: StoppedResult | None) -> Sequence[Mapping[str, Json]]:
+    """The members that the ensemble is to have: all, or those before the point where `stop_when` had enough."""
+    decided_at = None if stopped is None else stopped.decided_at
+    return [member for member in selection["members"] if decided_at is None or member["index"] < decided_at]
 
 
 COPIES = {"model": "best.keras", "history": "history.parquet"}
@@ -229,17 +291,27 @@ def _member_result(
     )
 
 
-def _weights(stored: Mapping[str, Json]) -> Weights:
-    return Weights(values=tuple(stored["values"]), method=stored["method"], fitted_on=stored["fitted_on"])
+def rules_of(selection: Mapping[str, Json]) -> Rules:
+    """How a selection combines its members; one that was written before there was a choice takes the mean."""
+    stored = selection["weights"]
+    return Rules(
+        combine=selection.get("combine", "mean"),
+        weights=stored and Weights(tuple(stored["values"]), method=stored["method"], fitted_on=stored["fitted_on"]),
+        calibrate=selection.get("calibrate", False),
+        seed=selection.get("seed", 0),
+        used_for=tuple(selection["used_for"]),
+    )
 
 
-def _labels(labels: Mapping[str, Mapping[str, object]], split: str, read: Read) -> npt.NDArray[np.int64]:
-    return labels_from_parquet(read(BlobRef.from_json(labels[split], where=f"selection, labels of {split}")))
+def _weights_result(rules: Rules, indices: Sequence[int]) -> WeightsResult | None:
+    members = tuple(indices)
+    if rules.combine == "stacking":
+        return WeightsResult(members=members, values=(), method="stacking", fitted_on="validation")
+    weights = rules.weights
+    if weights is None:
+        return None
+    return WeightsResult(members=members, values=weights.values, method=weights.method, fitted_on=weights.fitted_on)
 
 
-def _predictions(
-    members: Sequence[Mapping[str, Mapping[str, object]]], split: str, read: Read
-) -> Iterator[npt.NDArray[np.float32]]:
-    """One member's predictions [N, C] after another: never all in memory, the next ones read ahead."""
-    refs = [BlobRef.from_json(member[split], where=f"selection, {split}") for member in members]
-    return in_order(lambda ref: predictions_from_parquet(read(ref)), refs, num_bytes=lambda ref: ref.size)
+def _member_scores(scores: Scores) -> MemberScores:
+    return MemberScores(**{name: value for name, value in vars(scores).items() if name != "n"})

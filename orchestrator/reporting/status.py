@@ -17,6 +17,7 @@ from orchestrator.errors import AccessDenied, DamagedStore, InvalidJob, MissingO
 from orchestrator.planning.collection import ENDED
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import RunMemory, read_member, read_run
+from orchestrator.reporting.facts import unneeded_status
 from orchestrator.reporting.result import Result, from_json
 from orchestrator.reporting.selection import COUNTED
 from orchestrator.storage.beat import read_beat
@@ -39,7 +40,7 @@ class MemberStatus:
     Attributes:
         index: which.
         status: once the ensemble is fixed, as in the result; before, `not_started`, `started`, `trained`, `late`
-            (published at the deadline), `diverged` or `failed`.
+            (published at the deadline), `diverged`, `failed` or `stopped` (there are enough members without it).
         attempts: claims of its log by workers that were to train it.
         preemptions: attempts that ended because a node was taken or lost.
         checkpoint_epoch, checkpoint_at, checkpoint_age_s: of the newest checkpoint; None where there is none.
@@ -260,7 +261,10 @@ def _members(
     def look(index: int) -> MemberStatus:
         records = Log.open(store, layout.member_log(index)).records()
         told = _member_status(index, records, ended.get(index, {}), memory.preemptions.get(index, 0), now)
-        return replace(told, status=selected.get(index, told.status))
+        status = told.status
+        if memory.enough is not None and index >= memory.enough and status not in ("diverged", "failed"):
+            status = unneeded_status(told.attempts)
+        return replace(told, status=selected.get(index, status))
 
     with ThreadPoolExecutor(READERS) as pool:
         return tuple(pool.map(look, indices))

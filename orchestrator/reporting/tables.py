@@ -24,7 +24,7 @@ _FIGURES = (
 
 def render(result: Result, width: int = 100, color: bool = False) -> str:
     """The result's table as text of at most `width` columns, with ANSI colours if `color`."""
-    return _to_text(result_table(result), width, color)
+    return to_text(result_table(result), width, color)
 
 
 def result_table(result: Result) -> RenderableType:
@@ -33,12 +33,14 @@ def result_table(result: Result) -> RenderableType:
     `loss` is a member's monitored loss at its best epoch, `nll` what the stored model scores on the validation rows.
     """
     splits = [(name, split) for name, split in (("val", result.validation), ("test", result.test)) if split]
-    table = _table()
+    table = plain_table()
     table.add_column("member", overflow="fold")
     for heading in ("seed", "dropout", "epochs", "best\nepoch", "stopped\nat", "loss"):
         table.add_column(heading, justify="right", no_wrap=True)
-    # nll of the first split alone: a table of all figures would not fit into 80 columns, and result.json has them.
-    scored = [(name, metric) for name, _ in splits for metric in ("accuracy", "nll")][:3]
+    # Two metrics, the second of the first split alone: a table of all figures would not fit into 80 columns, and
+    # result.json has them.
+    metrics = ("rmse", "mae") if result.task == "regression" else ("accuracy", "nll")
+    scored = [(name, metric) for name, _ in splits for metric in metrics][:3]
     for name, metric in scored:
         table.add_column(f"{name}\n{metric}", justify="right", no_wrap=True)
     for member in result.members:
@@ -46,12 +48,12 @@ def result_table(result: Result) -> RenderableType:
         cells = [_score(of, metric) for of, (_, metric) in zip(scores, scored, strict=True)]
         table.add_row(*_member_cells(member), *cells, style=_member_style(member))
     table.add_section()
-    for label, attribute in _FIGURES:
+    for label, attribute in _figures(result):
         figures: dict[str, Figure] = {name: figure for name, split in splits if (figure := getattr(split, attribute))}
         if figures:
             cells = [_score(figures.get(name), metric) for name, metric in scored]
             row = (_figure_label(label, figures.values()), *[""] * 6, *cells)
-            table.add_row(*row, style="bold" if attribute == "ensemble" else "")
+            table.add_row(*row, style="bold" if attribute == result.delivered else "")
     head = Text(f"{result.run_id}: {result.status}, attempt {result.attempt}", style="bold")
     return Group(head, "", table, "", *(Text(line) for line in _footer(result)))
 
@@ -74,13 +76,13 @@ def plan_text(
     grid = Table.grid(padding=(0, 2, 0, 0))
     for name, value in facts.items():
         grid.add_row(Text(name), Text(_cell(value)))
-    table = _table()
+    table = plain_table()
     for column in columns:
         numeric = column in ("member", "seed", "dropout")
         table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(row.get(column))) for column in columns))
-    return _to_text(Group(grid, "", table), width, color)
+    return to_text(Group(grid, "", table), width, color)
 
 
 def _member_cells(member: MemberResult) -> Iterable[str]:
@@ -110,31 +112,56 @@ def _member_style(member: MemberResult) -> str:
 def _footer(result: Result) -> Iterable[str]:
     if result.validation is None:
         yield "There is no validation set, so there is no validation accuracy; loss is the training loss."
+    else:
+        yield from _verdict(result)
     for split in (result.validation, result.test):
         if split is not None:
-            yield from _scored_on(split)
+            yield from _scored_on(result, split)
     if result.weights is not None:
         weights = result.weights
+        how = "" if weights.method == "stacking" else f" (by {weights.method})"
+        what = "stacking" if weights.method == "stacking" else "weights"
         given = weights.fitted_on == "given"
-        yield "weights given by the job" if given else f"weights fitted on {weights.fitted_on} (by {weights.method})"
+        yield "weights given by the job" if given else f"{what} fitted on {weights.fitted_on}{how}"
+    if result.temperature is not None:
+        yield f"calibrated: what is delivered is scaled by a temperature of {result.temperature:.4g}"
     if result.missing:
         missing = ", ".join(map(str, result.missing))
         yield f"missing from the ensemble: {missing} ({len(result.missing)} of {len(result.members)} members)"
     if result.late:
         late = ", ".join(map(str, result.late))
         yield f"late at the deadline, counted with their best epoch so far: {late}"
+    rule = result.stop_when
+    told = () if rule is None else (*rule.not_trained, *rule.left_out)  # a line for all of them is among the notes
     for member in result.members:
-        if member.message:
+        if member.message and member.index not in told:
             yield f"member {member.index} {_spoken(member)}: {member.message}"
     if result.gate is not None:
         yield f"gate {'passed' if result.gate.passed else 'missed'}: {result.gate.reason}"
     yield from result.notes
 
 
-def _scored_on(split: SplitScores) -> Iterable[str]:
+def _verdict(result: Result) -> Iterable[str]:
+    """Was it worth it, and what flatters the figures; what the lines below say anyway is left to them."""
+    # Imported here: whoever reads a plan or a status needs no verdict, and it needs the selection's parts.
+    from orchestrator.reporting.verdict import was_it_worth_it, what_flatters
+
+    verdict = was_it_worth_it(result)
+    yield f"Was the ensemble worth it? {verdict.title} {verdict.sentence}"
+    yield from what_flatters(result)
+    yield ""
+
+
+def _figures(result: Result) -> Iterable[tuple[str, str]]:
+    """Label and name of each figure."""
+    for label, attribute in _FIGURES:
+        yield ("stacked ensemble" if attribute == "weighted" and result.combine == "stacking" else label), attribute
+
+
+def _scored_on(result: Result, split: SplitScores) -> Iterable[str]:
     """One line for the split's rows; one more for a figure whose rows were used for more than the others'."""
     yield f"scored on {split.ensemble.scored_on}"
-    for label, attribute in _FIGURES:
+    for label, attribute in _figures(result):
         figure: Figure | None = getattr(split, attribute)
         if figure is not None and figure.scored_on != split.ensemble.scored_on:
             yield f"{label}: scored on {figure.scored_on}"
@@ -158,11 +185,13 @@ def _decimals(value: float | None) -> str:
     return NONE if value is None else f"{value:.4f}"
 
 
-def _table() -> Table:
+def plain_table() -> Table:
+    """A table with a line under its headings and none around it."""
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0, collapse_padding=True)
 
 
-def _to_text(renderable: RenderableType, width: int, color: bool) -> str:
+def to_text(renderable: RenderableType, width: int, color: bool) -> str:
+    """What a terminal of `width` columns shows, with ANSI colours if `color`."""
     # Everything a console would find out about its surroundings is given, so that equal input gives equal text.
     console = Console(
         file=io.StringIO(),

@@ -1,4 +1,4 @@
-"""Figures from predictions, and the gate's decision."""
+"""Figures from predictions: what is right, and what is honest."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from orchestrator.ensemble.combine import mean, weighted
-from orchestrator.ensemble.metrics import Scores, TaskKind, score
+from orchestrator.ensemble.combine import Accumulator
+from orchestrator.ensemble.fitting import fit_weights
+from orchestrator.ensemble.metrics import Scores, score
+from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.ensemble.weights import Weights, by_accuracy
 from orchestrator.errors import InvalidJob, InvalidModel, OrchestratorError
-from orchestrator.reporting.evaluate import choose_best, evaluate_split, judge_gate
-from orchestrator.reporting.result import Figure, FigureName, Metric, SplitName, SplitScores
+from orchestrator.reporting.evaluate import Chosen, Rules, choose_best, evaluate_split
 
 TASK = TaskKind.MULTICLASS
 RNG = np.random.default_rng(0)
@@ -20,85 +21,222 @@ LABELS = RNG.integers(0, 3, 30)
 MEMBERS = RNG.dirichlet(np.ones(3), (4, 30)).astype(np.float32)
 INDICES = [0, 2, 5, 7]  # some members are missing
 WEIGHTS = Weights((0.5, 0.25, 0.1, 0.15), "given", "given")
+GIVEN = Rules(weights=WEIGHTS)
+
+
+def average(predictions: np.ndarray, weights: tuple[float, ...] | None = None) -> np.ndarray:
+    total = Accumulator(TASK)
+    for prediction, weight in zip(predictions, weights or [1.0] * len(predictions), strict=True):
+        total.add(prediction, weight)
+    return total.average()
+
+
+def skilled(num_members: int, num_rows: int, *, sharpness: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [N] and members [M, N, 3] that know something, each with noise of its own."""
+    rng = np.random.default_rng(7)
+    labels = rng.integers(0, 3, num_rows)
+    logits = 1.2 * np.eye(3)[labels] + rng.normal(0, 1.0, (num_members, num_rows, 3))
+    powers = np.exp(sharpness * logits)
+    return labels, (powers / powers.sum(axis=2, keepdims=True)).astype(np.float32)
 
 
 def test_every_figure_equals_what_the_parts_say() -> None:
-    split, scores = evaluate_split("validation", TASK, LABELS, MEMBERS, INDICES, WEIGHTS)
-    assert scores == tuple(score(TASK, LABELS, prediction) for prediction in MEMBERS)
+    found = evaluate_split("validation", TASK, LABELS, MEMBERS, INDICES, GIVEN)
+    split = found.split
+    assert [each.accuracy for each in found.members] == [score(TASK, LABELS, one).accuracy for one in MEMBERS]
     assert split.weighted is not None
-    for figure, prediction in ((split.ensemble, mean(MEMBERS)), (split.weighted, weighted(MEMBERS, WEIGHTS.values))):
+    for figure, prediction in ((split.ensemble, average(MEMBERS)), (split.weighted, average(MEMBERS, WEIGHTS.values))):
         expected = score(TASK, LABELS, prediction)
         assert (figure.accuracy, figure.n) == (expected.accuracy, 30)
-        assert figure.nll == pytest.approx(expected.nll, abs=1e-14)
-    assert split.members_mean.accuracy == pytest.approx(np.mean([s.accuracy for s in scores]))
-    assert split.members_mean.nll == pytest.approx(np.mean([s.nll for s in scores]))
+        for metric in ("nll", "brier", "ece", "auc"):
+            assert getattr(figure, metric) == pytest.approx(getattr(expected, metric), abs=1e-12)
+    for metric in ("accuracy", "nll", "brier", "ece"):
+        mean = np.mean([getattr(score(TASK, LABELS, one), metric) for one in MEMBERS])
+        assert getattr(split.members_mean, metric) == pytest.approx(mean)
 
 
 def test_the_best_member_is_chosen_on_validation_by_its_index() -> None:
-    split, scores = evaluate_split("validation", TASK, LABELS, MEMBERS, INDICES)
-    assert split.best_member is not None
-    assert split.best_member.member in INDICES
-    assert split.best_member.accuracy == max(s.accuracy for s in scores)
+    found = evaluate_split("validation", TASK, LABELS, MEMBERS, INDICES)
+    assert found.split.best_member is not None
+    assert found.split.best_member.member == found.chosen.best_member
+    assert found.chosen.best_member in INDICES
+    assert found.split.best_member.accuracy == max(each.accuracy for each in found.members)
 
 
 def test_on_test_the_member_chosen_before_is_reported_though_another_is_better() -> None:
     right = np.eye(3, dtype=np.float32)[LABELS]
-    split, scores = evaluate_split("test", TASK, LABELS, [right, MEMBERS[1]], [0, 2], best_member=2)
-    assert split.best_member is not None
-    assert split.best_member.member == 2
-    assert split.best_member.accuracy == scores[1].accuracy < scores[0].accuracy
+    found = evaluate_split("test", TASK, LABELS, [right, MEMBERS[1]], [0, 2], chosen=Chosen(best_member=2))
+    assert found.split.best_member is not None
+    assert found.split.best_member.member == 2
+    assert found.split.best_member.accuracy == found.members[1].accuracy < found.members[0].accuracy
 
 
-def test_test_rows_never_choose_the_best_member() -> None:
-    split, _ = evaluate_split("test", TASK, LABELS, MEMBERS, INDICES)
-    assert split.best_member is None
-    assert split.weighted is None
+def test_test_rows_decide_nothing() -> None:
+    found = evaluate_split("test", TASK, LABELS, MEMBERS, INDICES, Rules(combine="stacking", calibrate=True))
+    assert found.chosen == Chosen()
+    assert found.split.best_member is None
+    assert found.split.weighted is None
+    assert found.split.calibration is None
 
 
 def test_ties_go_to_the_lower_nll_and_then_to_the_lower_index() -> None:
-    assert choose_best([4, 3, 9], [Scores(0.9, 0.3, 10), Scores(0.9, 0.2, 10), Scores(0.8, 0.1, 10)]) == 3
-    assert choose_best([4, 3, 9], [Scores(0.9, 0.2, 10)] * 3) == 3
+    worse, tied, lower = (Scores(n=10, accuracy=a, nll=b) for a, b in ((0.9, 0.3), (0.9, 0.2), (0.8, 0.1)))
+    assert choose_best(TASK, [4, 3, 9], [worse, tied, lower]) == 3
+    assert choose_best(TASK, [4, 3, 9], [tied] * 3) == 3
+    errors = [Scores(n=10, rmse=2.0), Scores(n=10, rmse=1.0)]
+    assert choose_best(TaskKind.REGRESSION, [0, 1], errors) == 1
+
+
+@pytest.mark.parametrize("method", ["accuracy", "nll", "greedy"])
+def test_weights_fitted_on_these_rows_are_cross_fitted_and_the_naive_figure_stands_beside(method: str) -> None:
+    labels, members = skilled(4, 120)
+    weights = fit_weights(method, TASK, labels, members)
+    split = evaluate_split("validation", TASK, labels, members, INDICES, Rules(weights=weights)).split
+    assert split.weighted is not None
+    naive = score(TASK, labels, average(members, weights.values))
+    assert split.weighted.naive["nll"] == pytest.approx(naive.nll)
+    assert split.weighted.nll != pytest.approx(naive.nll, abs=1e-9)
+    assert split.weighted.optimism["nll"] == pytest.approx(split.weighted.nll - naive.nll)
+    assert split.weighted.optimism["accuracy"] == pytest.approx(naive.accuracy - split.weighted.accuracy)
+    on_test = evaluate_split("test", TASK, labels, members, INDICES, Rules(weights=weights)).split
+    assert on_test.weighted is not None
+    assert on_test.weighted.nll == pytest.approx(naive.nll)  # fitted on other rows: as they are
+    assert not on_test.weighted.naive
+
+
+def test_a_stacking_of_members_that_know_nothing_looks_good_only_where_it_was_fitted() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 3, 90)
+    members = rng.dirichlet(np.ones(3), (20, 90)).astype(np.float32)
+    found = evaluate_split("validation", TASK, labels, members, range(20), Rules(combine="stacking"))
+    assert found.split.weighted is not None
+    assert found.split.weighted.naive["accuracy"] > 0.6
+    assert found.split.weighted.accuracy < 0.5
+    fresh = rng.integers(0, 3, 90)
+    on_test = evaluate_split("test", TASK, fresh, members, range(20), Rules(combine="stacking"), found.chosen).split
+    assert on_test.weighted is not None
+    assert on_test.weighted.accuracy < 0.5
+
+
+def test_a_temperature_is_cross_fitted_on_validation_and_only_used_on_test() -> None:
+    labels, members = skilled(1, 300, sharpness=6.0)
+    plain = evaluate_split("validation", TASK, labels, members, range(1))
+    scaled = evaluate_split("validation", TASK, labels, members, range(1), Rules(calibrate=True))
+    calibration = scaled.split.calibration
+    assert calibration is not None
+    assert plain.split.calibration == calibration  # what scaling would do is told in any case
+    assert calibration.temperature > 1.5
+    assert (calibration.after.nll or 0) < (calibration.before.nll or 0)
+    assert plain.split.ensemble.nll == calibration.before.nll
+    assert scaled.split.ensemble.nll == calibration.after.nll
+    assert scaled.split.ensemble.accuracy == plain.split.ensemble.accuracy
+    assert scaled.split.ensemble.optimism["nll"] > 0
+    assert sum(each.count for each in calibration.reliability_after) == 300
+    on_test = evaluate_split("test", TASK, labels, members, range(1), Rules(calibrate=True), scaled.chosen).split
+    assert on_test.calibration is not None
+    assert on_test.calibration.temperature == calibration.temperature
+    assert on_test.ensemble.nll == on_test.calibration.after.nll
+
+
+def test_logits_are_averaged_where_the_job_says_so() -> None:
+    labels, members = skilled(4, 60)
+    split = evaluate_split("validation", TASK, labels, members, range(4), Rules(combine="logits")).split
+    geometric = np.exp(np.log(members.astype(np.float64)).mean(axis=0))
+    expected = score(TASK, labels, geometric / geometric.sum(axis=1, keepdims=True))
+    assert split.ensemble.nll == pytest.approx(expected.nll)
+
+
+def test_a_gain_is_above_zero_where_it_is_better_and_its_interval_is_paired() -> None:
+    labels, members = skilled(8, 500)
+    split = evaluate_split("validation", TASK, labels, members, range(8)).split
+    gains = {(gain.over, gain.metric): gain for gain in split.gains}
+    assert split.best_member is not None
+    for metric, sign in (("accuracy", 1), ("nll", -1)):
+        gain = gains["best_member", metric]
+        assert gain.gain == pytest.approx(sign * (getattr(split.ensemble, metric) - getattr(split.best_member, metric)))
+        assert gain.interval.low <= gain.gain <= gain.interval.high
+    assert gains["members_mean", "nll"].interval.low > 0
+    paired = gains["members_mean", "accuracy"].interval
+    alone = [split.ensemble.intervals["accuracy"], split.members_mean.intervals["accuracy"]]
+    assert paired.high - paired.low < np.hypot(*(each.high - each.low for each in alone))
+
+
+def test_regression_is_scored_in_its_own_metrics_with_the_members_spread() -> None:
+    rng = np.random.default_rng(1)
+    targets = rng.normal(size=(200, 1))
+    members = (targets + rng.normal(0, 0.5, (5, 200, 1))).astype(np.float32)
+    weights = fit_weights("nll", TaskKind.REGRESSION, targets, members)
+    split = evaluate_split(
+        "validation", TaskKind.REGRESSION, targets, members, range(5), Rules("weighted", weights)
+    ).split
+    residuals = members.astype(np.float64).mean(axis=0) - targets
+    assert split.ensemble.rmse == pytest.approx(np.sqrt(np.mean(residuals**2)))
+    assert split.ensemble.gaussian_nll is not None
+    assert split.ensemble.accuracy is None
+    assert split.weighted is not None
+    assert split.weighted.naive["rmse"] < (split.weighted.rmse or 0)
+    rmse = [float(np.sqrt(np.mean((one - targets) ** 2))) for one in members.astype(np.float64)]
+    assert split.members_mean.rmse == pytest.approx(np.mean(rmse))
+    low, high = split.members_mean.intervals["rmse"].low, split.members_mean.intervals["rmse"].high
+    assert low < np.mean(rmse) < high
+    assert {(gain.of, gain.metric) for gain in split.gains} == {("weighted", "rmse"), ("weighted", "mae")}
+    assert all(gain.interval.low > 0 for gain in split.gains if gain.over == "best_member")
+    assert split.calibration is None
+    assert split.confusion is None
 
 
 def test_each_figure_says_what_else_its_rows_were_used_for() -> None:
     weights = by_accuracy([0.5, 0.4, 0.3, 0.2])
-    validation, _ = evaluate_split(
-        "validation", TASK, LABELS, MEMBERS, INDICES, weights, used_for=["early stopping", "choice of the best epoch"]
-    )
+    rules = Rules(weights=weights, used_for=("early stopping", "choice of the best epoch"))
+    found = evaluate_split("validation", TASK, LABELS, MEMBERS, INDICES, rules)
+    validation = found.split
     rows = "validation (30 rows; also used for early stopping, choice of the best epoch"
     assert validation.weighted is not None
     assert validation.best_member is not None
     assert validation.ensemble.scored_on == validation.members_mean.scored_on == rows + ")"
-    assert validation.weighted.scored_on == rows + ", weights)"
+    assert validation.weighted.scored_on == rows + ", weights (cross-fitted))"
     assert validation.best_member.scored_on == rows + ", choice of the best member)"
-    test, _ = evaluate_split("test", TASK, LABELS, MEMBERS, INDICES, weights, best_member=5)
+    test = evaluate_split("test", TASK, LABELS, MEMBERS, INDICES, rules, found.chosen).split
     assert test.weighted is not None
     assert test.best_member is not None
     assert test.weighted.scored_on == test.best_member.scored_on == "test (30 rows; used for nothing else)"
 
 
 def test_a_use_that_is_named_already_is_not_named_twice() -> None:
-    split, _ = evaluate_split(
-        "validation", TASK, LABELS, MEMBERS, INDICES, by_accuracy([0.5] * 4), used_for=["weights"]
-    )
+    rules = Rules(weights=by_accuracy([0.5] * 4), used_for=("weights",))
+    split = evaluate_split("validation", TASK, LABELS, MEMBERS, INDICES, rules).split
     assert split.weighted is not None
-    assert split.weighted.scored_on == "validation (30 rows; also used for weights)"
+    assert split.weighted.scored_on == "validation (30 rows; also used for weights (cross-fitted))"
 
 
-def test_predictions_are_read_once_and_may_be_a_stream() -> None:
-    def stream() -> Iterator[np.ndarray]:
-        yield from MEMBERS
+def test_a_single_row_is_scored_though_nothing_can_be_cross_fitted_on_it() -> None:
+    rules = Rules(weights=by_accuracy([0.5] * 4), calibrate=True)
+    found = evaluate_split("validation", TASK, LABELS[:1], MEMBERS[:, :1], INDICES, rules)
+    assert found.split.ensemble.n == 1
+    assert found.split.weighted is not None
+    assert found.chosen.temperature is None
 
-    streamed = evaluate_split("validation", TASK, LABELS, stream(), INDICES, WEIGHTS)
-    assert streamed == evaluate_split("validation", TASK, LABELS, MEMBERS, INDICES, WEIGHTS)
+
+def test_predictions_may_be_read_from_somewhere_each_time() -> None:
+    class Stored:
+        def __iter__(self) -> Iterator[np.ndarray]:
+            yield from MEMBERS
+
+    rules = Rules(weights=by_accuracy([0.5, 0.4, 0.3, 0.2]))
+    streamed = evaluate_split("validation", TASK, LABELS, Stored(), INDICES, rules)
+    assert streamed == evaluate_split("validation", TASK, LABELS, MEMBERS, INDICES, rules)
 
 
-def test_binary_tasks_and_one_hot_labels_are_scored() -> None:
-    yes = (LABELS > 0).astype(int)
-    split, _ = evaluate_split("validation", TaskKind.BINARY, yes, MEMBERS[:, :, :1], INDICES)
+def test_binary_and_multilabel_tasks_are_scored() -> None:
+    yes = (LABELS > 0).astype(np.int64)
+    split = evaluate_split("validation", TaskKind.BINARY, yes, MEMBERS[:, :, :1], INDICES).split
     assert split.ensemble.accuracy == np.mean((MEMBERS[:, :, 0].astype(float).mean(axis=0) > 0.5) == yes)
-    one_hot, _ = evaluate_split("validation", TASK, np.eye(3)[LABELS], MEMBERS, INDICES)
-    assert one_hot == evaluate_split("validation", TASK, LABELS, MEMBERS, INDICES)[0]
+    assert split.confusion is not None
+    assert sum(map(sum, split.confusion)) == 30
+    several = np.stack([yes, 1 - yes, yes], axis=1)
+    split = evaluate_split("validation", TaskKind.MULTILABEL, several, MEMBERS, INDICES).split
+    assert split.ensemble.accuracy == pytest.approx(np.mean((MEMBERS.astype(float).mean(axis=0) > 0.5) == several))
+    assert split.confusion is None
 
 
 @pytest.mark.parametrize("num_predictions", [3, 5])
@@ -111,9 +249,9 @@ def test_no_members_weights_that_do_not_fit_and_an_unknown_best_member_are_refus
     with pytest.raises(InvalidModel, match="no predictions"):
         evaluate_split("validation", TASK, LABELS, [], [])
     with pytest.raises(InvalidJob, match="4 weights for 2 members"):
-        evaluate_split("validation", TASK, LABELS, MEMBERS[:2], [0, 2], WEIGHTS)
+        evaluate_split("validation", TASK, LABELS, MEMBERS[:2], [0, 2], GIVEN)
     with pytest.raises(OrchestratorError, match="best member 1 is not among"):
-        evaluate_split("test", TASK, LABELS, MEMBERS, INDICES, best_member=1)
+        evaluate_split("test", TASK, LABELS, MEMBERS, INDICES, chosen=Chosen(best_member=1))
 
 
 def test_a_member_that_predicts_nan_is_named_by_its_index() -> None:
@@ -121,43 +259,3 @@ def test_a_member_that_predicts_nan_is_named_by_its_index() -> None:
     broken[2, 0, 0] = np.nan
     with pytest.raises(InvalidModel, match="validation: member 5"):
         evaluate_split("validation", TASK, LABELS, broken, INDICES)
-
-
-VALIDATION = SplitScores(
-    ensemble=Figure(accuracy=0.9, nll=0.3, n=10, scored_on="validation"),
-    members_mean=Figure(accuracy=0.8, nll=0.4, n=10, scored_on="validation"),
-)
-
-
-@pytest.mark.parametrize(
-    ("metric", "of", "minimum", "maximum", "passed", "reason"),
-    [
-        ("accuracy", "ensemble", 0.85, None, True, "accuracy of the ensemble on validation is 0.9, at least 0.85"),
-        ("accuracy", "ensemble", 0.9, None, True, "accuracy of the ensemble on validation is 0.9, at least 0.9"),
-        ("accuracy", "ensemble", 0.90001, None, False, "is 0.9, below the minimum 0.90001"),
-        ("accuracy", "members_mean", 0.85, None, False, "accuracy of the members' mean on validation is 0.8, below"),
-        ("nll", "ensemble", None, 0.25, False, "nll of the ensemble on validation is 0.3, above the maximum 0.25"),
-        ("nll", "ensemble", 0.1, 0.3, True, "is 0.3, at least 0.1 and at most 0.3"),
-        ("accuracy", "weighted", 0.1, None, False, "there is no accuracy of the weighted ensemble on validation"),
-    ],
-)
-def test_the_gate_decides_with_a_reason(
-    metric: Metric, of: FigureName, minimum: float | None, maximum: float | None, passed: bool, reason: str
-) -> None:
-    gate = judge_gate(metric=metric, of=of, on="validation", min=minimum, max=maximum, validation=VALIDATION, test=None)
-    assert gate.passed is passed
-    assert reason in gate.reason
-    assert (gate.metric, gate.of, gate.min, gate.max) == (metric, of, minimum, maximum)
-
-
-@pytest.mark.parametrize("on", ["validation", "test"])
-def test_a_gate_on_a_split_that_does_not_exist_is_missed(on: SplitName) -> None:
-    gate = judge_gate(metric="accuracy", of="ensemble", on=on, min=0.0, max=None, validation=None, test=None)
-    assert not gate.passed
-    assert gate.value is None
-    assert f"on {on}" in gate.reason
-
-
-def test_a_gate_without_bounds_is_refused() -> None:
-    with pytest.raises(InvalidJob, match="no bound"):
-        judge_gate(metric="accuracy", of="ensemble", on="test", min=None, max=None, validation=None, test=None)

@@ -64,6 +64,16 @@ def test_a_sign_of_life_of_a_coordinator_that_was_superseded_makes_nothing_live(
     assert (found.status, found.terms, found.sign_term) == ("unfinished", 2, 1)
 
 
+def test_members_beyond_enough_are_not_waited_for_whatever_they_have_begun(store: MemoryStore) -> None:
+    log = create_run(store, members=5)
+    claim_member(store, 0)
+    checkpoint(claim_member(store, 2), 3, BEGAN, 3)
+    claim_member(store, 3).append("failed", status="diverged", message="NaN")
+    log.append("enough", num_members=2, scores=[0.5, 0.5], reason="as the test says", at=BEGAN)
+    told = [member.status for member in status(store).members]
+    assert told == ["started", "not_started", "stopped", "diverged", "not_started"]
+
+
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"{}", b'{"term": "x", "at": 1}', b'{"term": 1, "at": NaN}'])
 def test_a_garbled_beat_shows_nothing(store: MemoryStore, body: bytes) -> None:
     create_run(store)

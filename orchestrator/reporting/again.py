@@ -1,0 +1,74 @@
+"""A finished run's figures once more, from what is stored alone: no GPU, no data, no model is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.errors import DamagedStore, InvalidJob, MissingObject
+from orchestrator.planning.ports import Store
+from orchestrator.planning.recovery import read_run
+from orchestrator.reporting.publish import finished_result
+from orchestrator.reporting.result import Result
+from orchestrator.reporting.selection import reselect, result_of
+from orchestrator.spec import parse_job
+from orchestrator.storage.blobs import get_blob
+from orchestrator.storage.layout import RunLayout
+from orchestrator.storage.log import Log
+from orchestrator.storage.retry import Patience
+
+
+def evaluate_again(store: Store, layout: RunLayout, overrides: Sequence[str] = ()) -> tuple[Result, bool | None]:
+    """Compute the result from the kept predictions and labels. Nothing is written.
+
+    Args:
+        store, layout: where the run lives.
+        overrides: `ensemble.…=value` texts: the same members, combined and judged in another way.
+
+    Returns:
+        The result, and whether it says what the stored one says; None with overrides, or where nothing is stored.
+
+    Raises:
+        InvalidJob: the run has no selection yet, or an override is not of the job's `ensemble` part.
+        DamagedStore: predictions, labels or the spec are gone.
+    """
+    foreign = [text for text in overrides if not text.startswith("ensemble.")]
+    if foreign:
+        raise InvalidJob(
+            f"{foreign[0]!r} would need other members",
+            where="evaluate",
+            hint="only keys of `ensemble` can be tried on members that are trained, such as ensemble.weights=nll",
+        )
+    memory = read_run(Log.open(store, layout.coord_log).records())
+    if memory.selection is None:
+        raise InvalidJob(
+            "the run has not been evaluated yet: its members are not fixed",
+            where=f"run {layout.run_key}",
+            hint="start it again to finish it; `orchestrator status` tells where it stands",
+        )
+
+    def read(ref: Any) -> bytes:
+        return get_blob(store, ref)
+
+    if overrides:
+        job = parse_job(stored_job(store, layout), filename="spec.json", overrides=overrides)
+        return result_of(reselect(memory.selection, job, read), layout, read), None
+    result = result_of(memory.selection, layout, read)
+    return result, None if memory.done is None else result == finished_result(store, layout, memory)
+
+
+def stored_job(store: Store, layout: RunLayout) -> dict[str, Any]:
+    """The job as the run's `spec.json` has it, every key.
+
+    Raises:
+        DamagedStore: it is gone, or is no such file.
+    """
+    try:
+        return dict(json.loads(Patience().retry(lambda: store.get(layout.spec)))["job"])
+    except (MissingObject, ValueError, KeyError, TypeError) as error:
+        raise DamagedStore(
+            f"the run's spec cannot be read: {error}",
+            where=layout.spec,
+            hint="the figures as they were can be computed without it; or restore the object from a backup",
+        ) from error

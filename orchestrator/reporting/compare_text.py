@@ -1,0 +1,241 @@
+"""A comparison in words, as a table for a terminal, and as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from orchestrator.reporting.compare import SPLITS, Comparison, Differing, Pair, RunGain, delivered
+from orchestrator.reporting.result import Figure, Result, SplitName
+from orchestrator.reporting.tables import plain_table, to_text
+from orchestrator.reporting.verdict import (
+    NAMES,
+    Answer,
+    compared,
+    gain_text,
+    headline_of,
+    interval_text,
+    judge,
+    score_text,
+)
+
+SHOWN = ("accuracy", "nll", "rmse", "mae")
+"""Metrics of the table in the terminal; a page and the plain values have them all."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Which of two runs is better.
+
+    Attributes:
+        answer: how sure that is; `no`: there is no difference.
+        ahead: letter of the better one; None where there is none, or where it cannot be told.
+        title, sentence: the same in words; the sentence says what was compared, or why nothing can be.
+    """
+
+    answer: Answer
+    ahead: str | None
+    title: str
+    sentence: str
+
+
+def judge_pair(comparison: Comparison, pair: Pair) -> Judged:
+    """Whether a run or the first one is better: test rows decide where they tell, else validation rows.
+
+    The answer is that of the headline metric; where that cannot tell and the probabilities of one are clearly better,
+    it is `probably`. See `orchestrator.reporting.verdict.judge` for the words.
+    """
+    first = next(iter(comparison.results))
+    split, gains = _decisive(pair)
+    if split is None:
+        reasons = "; ".join(f"on {splits} {reason}" for splits, reason in _reasons(pair))
+        sentence = f"There is no interval of the difference between {pair.name} and {first}: {reasons}."
+        return Judged("cannot be told", None, _title("cannot be told", pair.name, first), sentence)
+    metric = headline_of(comparison.results[first])
+    main, second = gains[metric], gains.get("nll")
+    answer, is_better = _judge_either(main)
+    lifted = answer == "cannot be told" and second is not None and _judge_either(second)[0] == "clearly"
+    if lifted and second is not None:
+        answer, is_better = "probably", second.gain > 0
+    ahead, behind = (pair.name, first) if is_better else (first, pair.name)
+    sentence = f"{_scores(comparison, split, metric, pair.name, first)}: {pair.name} is {_compared(main)} {first}."
+    if second is not None:
+        sentence += f" {'But its' if lifted else 'Its'} {NAMES['nll']} is {_compared(second)} that of {first}."
+    told = answer in ("clearly", "probably")
+    names = (ahead, behind) if told else (pair.name, first)
+    return Judged(answer, ahead if told else None, _title(answer, *names), sentence)
+
+
+def comparison_text(comparison: Comparison, width: int = 100, color: bool = False) -> str:
+    """The comparison as text of at most `width` columns, with ANSI colours if `color`."""
+    parts: list[RenderableType] = [_runs_table(comparison.results), ""]
+    for title, rows in (("key of the job", comparison.spec), ("made with", comparison.origins)):
+        if rows:
+            parts += [_differing_table(title, comparison, rows), ""]
+    if any(pair.gains for pair in comparison.pairs):
+        parts += [_gains_table(comparison), ""]
+    for pair in comparison.pairs:
+        judged = judge_pair(comparison, pair)
+        parts += [Text(judged.title, style="bold"), Text(judged.sentence), *map(Text, why_unpaired(pair)), ""]
+    parts += map(Text, (*scored_on(comparison), *comparison.notes))
+    return to_text(Group(*parts), width, color)
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as plain values."""
+    first = next(iter(comparison.results))
+    return {
+        "runs": [{"name": name, **_run_json(result)} for name, result in comparison.results.items()],
+        "spec": [asdict(row) for row in comparison.spec],
+        "origins": [asdict(row) for row in comparison.origins],
+        "pairs": [{"over": first, **asdict(pair), **asdict(judge_pair(comparison, pair))} for pair in comparison.pairs],
+        "notes": list(comparison.notes),
+    }
+
+
+def short(value: str) -> str:
+    """A digest as people compare it: its first 12 digits; all else as it is."""
+    return value[:12] if len(value) == 64 and set(value) <= set("0123456789abcdef") else value
+
+
+def run_names(results: Mapping[str, Result]) -> dict[str, str]:
+    """The run id behind each letter; where runs of several jobs share one, the folder of each run."""
+    ids = [result.run_id for result in results.values()]
+    return {
+        name: result.run_id if ids.count(result.run_id) == 1 else result.artifacts["spec"].removesuffix("/spec.json")
+        for name, result in results.items()
+    }
+
+
+def members_text(result: Result) -> str:
+    """How many members are in the ensemble, and how many there are."""
+    return f"{sum(member.status in ('succeeded', 'late') for member in result.members)} of {len(result.members)}"
+
+
+def _decisive(pair: Pair) -> tuple[SplitName | None, dict[str, RunGain]]:
+    for split in SPLITS:
+        gains = {gain.metric: gain for gain in pair.gains if gain.split == split}
+        if gains:
+            return split, gains
+    return None, {}
+
+
+def _judge_either(gain: RunGain) -> tuple[Answer, bool]:
+    """How sure it is which one is better, and whether it is the run rather than the first."""
+    if gain.gain == 0:
+        return ("no" if gain.low == gain.high == 0 else "cannot be told"), False
+    if gain.gain > 0:
+        return judge(gain.gain, gain.low, gain.high), True
+    return judge(-gain.gain, -gain.high, -gain.low), False
+
+
+def _title(answer: Answer, one: str, other: str) -> str:
+    match answer:
+        case "clearly" | "probably":
+            return f"{one} is {answer} better than {other}."
+        case "no":
+            return f"{one} and {other} are equally good."
+        case _:
+            return f"It cannot be told whether {one} or {other} is better."
+
+
+def _compared(gain: RunGain) -> str:
+    return compared(gain.metric, gain.gain, gain.low, gain.high)
+
+
+def _scores(comparison: Comparison, split: SplitName, metric: str, *names: str) -> str:
+    """`On test (361 rows), the accuracy of B is 97.20 % and that of A 95.50 %`."""
+    figures = [delivered(comparison.results[name], split) for name in names]
+    told = [score_text(metric, None if figure is None else getattr(figure, metric)) for figure in figures]
+    rows = "" if figures[0] is None else f" ({figures[0].n:,} rows)"
+    return f"On {split}{rows}, the {NAMES[metric]} of {names[0]} is {told[0]} and that of {names[1]} {told[1]}"
+
+
+def why_unpaired(pair: Pair) -> Iterator[str]:
+    """Why there is no interval on a split, and what is uneven about those that there are.
+
+    Where there is none at all, the sentence of `judge_pair` says it.
+    """
+    if pair.gains:
+        yield from (f"On {splits} there is no such interval: {reason}." for splits, reason in _reasons(pair))
+    yield from pair.notes
+
+
+def _reasons(pair: Pair) -> Iterator[tuple[str, str]]:
+    """`test and validation`, and why there is nothing of both."""
+    splits: dict[str, list[str]] = {}
+    for split, reason in pair.unpaired.items():
+        splits.setdefault(reason, []).append(split)
+    yield from ((" and ".join(names), reason) for reason, names in splits.items())
+
+
+def scored_on(comparison: Comparison) -> Iterator[str]:
+    """Which rows each run was scored on; runs of which the same is to be said share a line."""
+    names: dict[str, list[str]] = {}
+    for split in SPLITS:
+        for name, result in comparison.results.items():
+            figure = delivered(result, split)
+            if figure is not None:
+                names.setdefault(figure.scored_on, []).append(name)
+    for rows, of in names.items():
+        yield f"{', '.join(of)}: scored on {rows}"
+
+
+def _runs_table(results: Mapping[str, Result]) -> RenderableType:
+    columns = [
+        (split, metric)
+        for split in SPLITS
+        for metric in SHOWN
+        if any(getattr(delivered(result, split), metric, None) is not None for result in results.values())
+    ]
+    table = plain_table()
+    for heading in ("", "run", "status", "delivers"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("members", justify="right")
+    for split, metric in columns:
+        table.add_column(f"{split}\n{metric}", justify="right", no_wrap=True)
+    names = run_names(results)
+    for name, result in results.items():
+        figures: list[tuple[Figure | None, str]] = [(delivered(result, split), metric) for split, metric in columns]
+        told = [score_text(metric, None if figure is None else getattr(figure, metric)) for figure, metric in figures]
+        texts = (name, names[name], result.status.replace("_", " "), result.combine, members_text(result), *told)
+        table.add_row(*map(Text, texts))
+    return table
+
+
+def _differing_table(title: str, comparison: Comparison, rows: tuple[Differing, ...]) -> RenderableType:
+    table = plain_table()
+    for heading in (title, *comparison.results):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(short(cell)) for cell in (row.key, *row.values)))
+    return table
+
+
+def _gains_table(comparison: Comparison) -> RenderableType:
+    first = next(iter(comparison.results))
+    table = plain_table()
+    for heading in (f"compared with {first}", "on", "metric"):
+        table.add_column(heading)
+    for heading in ("better by", "95 % interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for pair in comparison.pairs:
+        for gain in pair.gains:
+            ends = interval_text(gain.metric, gain.low, gain.high)
+            table.add_row(pair.name, gain.split, NAMES[gain.metric], gain_text(gain.metric, gain.gain), ends)
+    return table
+
+
+def _run_json(result: Result) -> dict[str, Any]:
+    figures = {split: figure for split in SPLITS if (figure := delivered(result, split)) is not None}
+    kept = {"run_id", "run_key", "status", "task", "combine", "delivered", "missing", "late", "timing", "spec_digest"}
+    kept |= {"code_digest", "data_fingerprint", "versions", "runs_before"}
+    return {
+        **result.model_dump(mode="json", include=kept),
+        "num_members": len(result.members),
+        **{split: figure.model_dump(mode="json") for split, figure in figures.items()},
+    }

@@ -1,0 +1,211 @@
+"""Was the ensemble worth it? A plain answer from the intervals of what it gains. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from orchestrator.reporting.result import Figure, FigureName, Gain, Result, SplitScores
+from orchestrator.reporting.selection import COUNTED
+
+Answer = Literal["clearly", "probably", "cannot be told", "no"]
+
+TITLES: dict[Answer, str] = {
+    "clearly": "Yes, clearly.",
+    "probably": "Probably yes.",
+    "cannot be told": "It cannot be told.",
+    "no": "No.",
+}
+SPOKEN: dict[FigureName, str] = {
+    "ensemble": "the ensemble",
+    "weighted": "the weighted ensemble",
+    "best_member": "the best single member",
+    "members_mean": "the mean member",
+}
+NAMES = {
+    "accuracy": "accuracy",
+    "nll": "negative log-likelihood",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+    "auc": "AUC",
+    "top_k": "top-5 accuracy",
+    "rmse": "RMSE",
+    "mae": "mean absolute error",
+    "r2": "R²",
+    "gaussian_nll": "Gaussian log-likelihood (negative)",
+}
+_SHARES = ("accuracy", "top_k")
+_VISIBLE = 5e-5
+"""Optimism below this is none at the decimals that are shown."""
+
+_MOSTLY = 0.25
+"""`probably`: no more than this part of the 95 % interval lies on the other side, about five chances in six."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer: in one word, as a title, as a sentence that says what was compared, and what to keep in mind."""
+
+    answer: Answer
+    title: str
+    sentence: str
+    caveats: tuple[str, ...] = ()
+
+
+def was_it_worth_it(result: Result) -> Verdict:
+    """Whether what the run delivers is better than the best single member that could be had instead.
+
+    Test rows decide where they tell, else validation rows. The answer is that of the headline metric; where that
+    cannot tell and the probabilities are clearly better, it is `probably`.
+    """
+    caveats = (*what_flatters(result), *_what_is_missing(result))
+    if sum(member.status in COUNTED for member in result.members) == 1:
+        sentence = "One member is all there is: an average of one is that member."
+        return Verdict("no", TITLES["no"], sentence, caveats)
+    split, gains = _decisive(result)
+    if split is None:
+        sentence = "There are no rows to score on: neither a validation set nor a test set."
+        return Verdict("cannot be told", TITLES["cannot be told"], sentence, caveats)
+    delivered: Figure = getattr(split, result.delivered) or split.ensemble
+    by_metric = {gain.metric: gain for gain in gains if gain.over == "best_member"}
+    headline = headline_of(result)
+    if headline not in by_metric:
+        sentence = (
+            f"On {delivered.scored_on}, {spoken(result, result.delivered)} has {_scored(delivered, headline)}; "
+            f"how much of that is luck is not known: no interval compares it with a single member."
+        )
+        return Verdict("cannot be told", TITLES["cannot be told"], sentence, caveats)
+    main, second = by_metric[headline], by_metric.get("nll")
+    answer = judge(main.gain, main.interval.low, main.interval.high)
+    lifted = answer == "cannot be told" and second is not None and second.interval.low > 0
+    answer = "probably" if lifted else answer
+    best = "" if split.best_member is None else f" (member {split.best_member.member})"
+    sentence = (
+        f"On {delivered.scored_on}, {spoken(result, result.delivered)} has {_scored(delivered, headline)}: "
+        f"{_compared(main)} {SPOKEN['best_member']}{best}"
+    )
+    mean = next((gain for gain in gains if gain.over == "members_mean" and gain.metric == headline), None)
+    sentence += f", and {_compared(mean)} {SPOKEN['members_mean']}." if mean else "."
+    if second is not None and headline != "nll":
+        but = "But its" if lifted or (second.gain > 0) != (main.gain > 0) else "Its"
+        sentence += f" {but} {NAMES['nll']} is {_compared(second)} that member."
+    return Verdict(answer, TITLES[answer], sentence, caveats)
+
+
+def judge(gain: float, low: float, high: float) -> Answer:
+    """The answer that a gain and its 95 % interval give; above 0 is better.
+
+    `clearly`: all of the interval is above 0. `probably`: no more than a quarter of it is below. `no`: there is no
+    gain, and no more than a quarter of the interval is above 0. Else it cannot be told.
+    """
+    if low > 0:
+        return "clearly"
+    width = high - low
+    if gain > 0:
+        return "probably" if -low <= _MOSTLY * width else "cannot be told"
+    return "no" if high <= _MOSTLY * width else "cannot be told"
+
+
+def headline_of(result: Result) -> str:
+    """The metric that everybody looks at first: accuracy, or RMSE for regression."""
+    return "rmse" if result.task == "regression" else "accuracy"
+
+
+def score_text(metric: str, value: float | None) -> str:
+    """A score as people read it: shares in per cent, all else with the decimals that its size can use."""
+    if value is None:
+        return "–"
+    if metric in _SHARES:
+        return f"{100 * value:.2f} %"
+    return f"{value:z{_form(value)}}".replace("-", "−")
+
+
+def gain_text(metric: str, value: float) -> str:
+    """A difference with its sign; shares in percentage points."""
+    text = f"{100 * value:+z.2f} points" if metric in _SHARES else f"{value:+z{_form(value)}}"
+    return text.replace("-", "−")
+
+
+def _form(value: float) -> str:
+    return ".4f" if abs(value) < 10 else ".2f" if abs(value) < 1e5 else ".4g"
+
+
+def _decisive(result: Result) -> tuple[SplitScores | None, tuple[Gain, ...]]:
+    """The split that answers, and its gains of what is delivered."""
+    splits = [split for split in (result.test, result.validation) if split is not None]
+    told = [(split, tuple(gain for gain in split.gains if gain.of == result.delivered)) for split in splits]
+    with_gains = [pair for pair in told if any(gain.over == "best_member" for gain in pair[1])]
+    return next(iter(with_gains or told), (None, ()))
+
+
+def _scored(figure: Figure, metric: str) -> str:
+    article = "an" if metric[0] in "aeiou" or metric == "rmse" else "a"
+    return f"{article} {NAMES[metric]} of {score_text(metric, getattr(figure, metric))}"
+
+
+def compared(metric: str, gain: float, low: float, high: float) -> str:
+    """`1.70 points better (95 % interval +0.30 to +3.10 points) than`, for any metric."""
+    interval = f"(95 % interval {interval_text(metric, low, high)})"
+    if gain == 0:
+        return f"as good {interval} as"
+    size = gain_text(metric, abs(gain)).removeprefix("+")
+    return f"{size} {'better' if gain > 0 else 'worse'} {interval} than"
+
+
+def interval_text(metric: str, low: float, high: float) -> str:
+    """The ends of a difference's interval: `+0.30 to +3.10 points`."""
+    return f"{gain_text(metric, low).removesuffix(' points')} to {gain_text(metric, high)}"
+
+
+def _compared(gain: Gain) -> str:
+    return compared(gain.metric, gain.gain, gain.interval.low, gain.interval.high)
+
+
+def spoken(result: Result, name: FigureName) -> str:
+    """A figure's name in a sentence."""
+    return "the stacked ensemble" if name == "weighted" and result.combine == "stacking" else SPOKEN[name]
+
+
+def what_flatters(result: Result) -> Iterator[str]:
+    """What makes the figures look better than they are, or than what they are compared with, a sentence each."""
+    if result.test is None and result.validation is not None:
+        yield "There is no test set, so the figures are of rows that training has looked at in the ways just named."
+    headline = headline_of(result)
+    for name, figure in _fitted(result):
+        if figure.optimism.get(headline, 0.0) >= _VISIBLE:
+            by = gain_text(headline, figure.optimism[headline]).removeprefix("+")
+            yield (
+                f"Scored on the very rows that fitted it, {spoken(result, name)} would look {by} better: that "
+                f"difference is optimism, and is left out of the figures here."
+            )
+    before = result.runs_before
+    if before is not None and before.runs:
+        trials = f" and {before.trials} trials" if before.trials else ""
+        yield (
+            f"Before this run, {before.runs} other run{'s' if before.runs > 1 else ''} with {before.members} members"
+            f"{trials} looked at the same data: each look makes a good figure by chance likelier."
+        )
+    if result.temperature is not None:
+        yield (
+            "What is delivered is scaled by a temperature and single members are not: a part of what it gains in "
+            "negative log-likelihood is that."
+        )
+
+
+def _what_is_missing(result: Result) -> Iterator[str]:
+    if result.missing:
+        yield f"{len(result.missing)} of {len(result.members)} members are missing from the ensemble."
+    if result.late:
+        were = "member was" if len(result.late) == 1 else "members were"
+        yield f"{len(result.late)} {were} cut short at the deadline, and count as they were at their best epoch so far."
+    if result.gate is not None and not result.gate.passed:
+        yield f"The quality gate is missed: {result.gate.reason}."
+
+
+def _fitted(result: Result) -> Iterator[tuple[FigureName, Figure]]:
+    """The figures that were fitted on the rows on which they are scored."""
+    for name in dict.fromkeys((result.delivered, "ensemble", "weighted")):
+        figure: Figure | None = getattr(result.validation, name, None)
+        if figure is not None and figure.optimism:
+            yield name, figure

@@ -1,0 +1,109 @@
+"""A run's figures from what it has kept, as they were and in other ways."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from run_examples import LAYOUT, create_run, finished_run
+
+from orchestrator.errors import DamagedStore, InvalidJob
+from orchestrator.reporting.again import evaluate_again
+from orchestrator.storage.log import Log
+from orchestrator.storage.records import encode
+from orchestrator.testing import MemoryStore
+
+NUM_ROWS = 80
+
+
+@pytest.fixture
+def store(finished: dict[str, bytes]) -> MemoryStore:
+    """A finished run of three members, the last of which knows nothing; of the test's own."""
+    return _holding(finished)
+
+
+def _holding(objects: dict[str, bytes]) -> MemoryStore:
+    store = MemoryStore()
+    for key, body in objects.items():
+        store.create(key, body)
+    return store
+
+
+@pytest.fixture(scope="module")
+def finished() -> dict[str, bytes]:
+    store = MemoryStore()
+    rng = np.random.default_rng(5)
+    labels = {split: rng.integers(0, 3, NUM_ROWS) for split in ("validation", "test")}
+
+    def predictions(index: int, split: str) -> npt.NDArray[np.float64]:
+        logits = rng.normal(size=(NUM_ROWS, 3)) + (3 * np.eye(3)[labels[split]] if index < 2 else 0)
+        powers = np.exp(logits)
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+    finished_run(store, labels, [{split: predictions(index, split) for split in labels} for index in range(3)])
+    return {key: store.get(key) for key in store.list("")}
+
+
+def test_the_figures_come_out_as_they_were(store: MemoryStore) -> None:
+    result, same = evaluate_again(store, LAYOUT)
+    assert same is True
+    assert result.runs_before is not None
+    assert (result.runs_before.runs, result.runs_before.members) == (2, 7)
+
+
+def test_another_way_to_combine_changes_the_figures_and_nothing_that_is_stored(store: MemoryStore) -> None:
+    before = {key: store.get(key) for key in store.list("")}
+    plain, _ = evaluate_again(store, LAYOUT)
+    fitted, same = evaluate_again(store, LAYOUT, ["ensemble.combine=weighted", "ensemble.weights=nll"])
+    assert same is None
+    assert (fitted.delivered, fitted.combine) == ("weighted", "weighted")
+    assert fitted.weights is not None
+    assert fitted.weights.method == "nll"
+    assert fitted.weights.values[2] < 0.05 < min(fitted.weights.values[:2])
+    for split in ("validation", "test"):
+        honest, mean = getattr(fitted, split).weighted, getattr(plain, split).ensemble
+        assert honest.nll < mean.nll
+    stacked, _ = evaluate_again(store, LAYOUT, ["ensemble.combine=stacking", "ensemble.calibrate=true"])
+    assert stacked.weights is not None
+    assert (stacked.weights.method, stacked.weights.values) == ("stacking", ())
+    assert stacked.temperature is not None
+    assert {key: store.get(key) for key in store.list("")} == before
+
+
+def test_a_gate_can_be_tried_on_what_is_there(store: MemoryStore) -> None:
+    missed, _ = evaluate_again(store, LAYOUT, ["ensemble.gate={metric: brier, on: test, max: 0.001}"])
+    assert missed.gate is not None
+    assert (missed.status, missed.exit_code, missed.gate.metric) == ("gate_failed", 3, "brier")
+
+
+def test_what_would_need_other_members_is_refused(store: MemoryStore) -> None:
+    with pytest.raises(InvalidJob, match=r"train\.epochs=3.*other members"):
+        evaluate_again(store, LAYOUT, ["train.epochs=3"])
+    with pytest.raises(InvalidJob, match="one number for each of the 3 members"):
+        evaluate_again(store, LAYOUT, ["ensemble.weights=[1, 2]"])
+
+
+def test_a_run_that_has_no_selection_yet_says_so() -> None:
+    store = MemoryStore()
+    create_run(store)
+    with pytest.raises(InvalidJob, match="has not been evaluated yet"):
+        evaluate_again(store, LAYOUT)
+
+
+def test_without_its_spec_a_run_is_still_evaluated_as_it_was(store: MemoryStore) -> None:
+    store.delete(LAYOUT.spec)
+    assert evaluate_again(store, LAYOUT)[1] is True
+    with pytest.raises(DamagedStore, match="spec cannot be read"):
+        evaluate_again(store, LAYOUT, ["ensemble.weights=nll"])
+
+
+def test_a_result_that_says_something_else_is_told_apart(store: MemoryStore) -> None:
+    log = Log.open(store, LAYOUT.coord_log)
+    selection = next(record for record in log.records() if record.kind == "selection")
+    other = _holding({key: store.get(key) for key in store.list("")})
+    changed = {**selection.body, "notes": ["something that was not there"]}
+    key = f"{LAYOUT.coord_log}/{selection.seq:08d}.json"
+    other.put(key, encode(replace(selection, body=changed)))
+    assert evaluate_again(other, LAYOUT)[1] is False
