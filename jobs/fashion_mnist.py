@@ -24,6 +24,13 @@ def load_data():
     return {"train": (x[:split], y[:split]), "validation": (x[split:], y[split:]), "test": test}
 
 
+def load_50k():
+    """50,000 to train, 10,000 to validate, 10,000 to test, as google/uncertainty-baselines (baselines/mnist) splits."""
+    (x, y), test = _load()
+    split = len(x) * 5 // 6
+    return {"train": (x[:split], y[:split]), "validation": (x[split:], y[split:]), "test": test}
+
+
 def build_mlp(dropout=0.2, units=100):
     """The textbook's network: one hidden layer, dropout, softmax."""
     import keras
@@ -55,6 +62,29 @@ def build_cnn(dropout=0.3, filters=8):
     label = layers.Dense(10, activation="softmax", name="label")(x)
     model = keras.Model(image, label)
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def build_lenet():
+    """LeNet-5 as google/uncertainty-baselines trains it (baselines/mnist): wide last convolution, Adam, no dropout."""
+    import keras
+    from keras import layers
+
+    model = keras.Sequential(
+        [
+            keras.Input((28, 28)),
+            layers.Reshape((28, 28, 1)),
+            layers.Conv2D(6, 5, padding="same", activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Conv2D(16, 5, padding="same", activation="relu"),
+            layers.MaxPooling2D(2),
+            layers.Conv2D(120, 5, padding="same", activation="relu"),
+            layers.Flatten(),
+            layers.Dense(84, activation="relu"),
+            layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile(optimizer=keras.optimizers.Adam(1e-3), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 

@@ -11,7 +11,10 @@
       attempts/<m>-<term>/               what one attempt writes besides
       results/<k>.json, result.json      copies of what `done` records say
       report.html
+      tensorboard/<run>/                 event files: of each member, and of the ensemble
       probe/                             short-lived objects of the probe
+    .data/<fingerprint>/<job>/<run key>/<members>-<trials>
+                                         marks of the runs that have looked at the same data
 
 Names come from users and schedulers, so they are made safe here and nowhere else.
 """
@@ -92,6 +95,11 @@ def record_seq(prefix: str, key: str) -> int | None:
     return int(match[1]) if folder == prefix and match else None
 
 
+def looks_at(fingerprint: str) -> str:
+    """Prefix of the marks of all runs on the data of this fingerprint. (No job's name begins with a dot.)"""
+    return check_key(f".data/{fingerprint}")
+
+
 @dataclass(frozen=True)
 class AttemptFile:
     """A file that one attempt at a member left: `name` is what follows the attempt's prefix."""
@@ -147,6 +155,15 @@ class RunLayout:
     @property
     def report(self) -> str:
         return f"{self.root}/report.html"
+
+    @property
+    def tensorboard(self) -> str:
+        """Prefix of the event files that TensorBoard reads."""
+        return f"{self.root}/tensorboard"
+
+    def event_file(self, run: str) -> str:
+        """The event file of one of TensorBoard's runs, such as `member-3`; it finds them by `tfevents` in the name."""
+        return check_key(f"{self.tensorboard}/{run}/events.out.tfevents.0")
 
     @property
     def coord_log(self) -> str:
@@ -212,6 +229,10 @@ class RunLayout:
     def blob(self, sha256: str, nonce: str) -> str:
         """A fresh key for immutable bytes: the nonce keeps two uploads of the same bytes apart."""
         return f"{self.blobs}/{sha256}-{nonce}"
+
+    def look(self, fingerprint: str, members: int, trials: int) -> str:
+        """This run's mark at the data that it trains on."""
+        return f"{looks_at(fingerprint)}/{self.root}/{members}-{trials}"
 
     def results(self, k: int) -> str:
         """Copy of the k-th result: a run that grows has several."""

@@ -85,25 +85,10 @@ def two_inputs(dropout: float = 0.2) -> Any:
 
 
 def lenet5() -> Any:
-    """LeNet-5 as in google/uncertainty-baselines, baselines/mnist: Adam 1e-3, no dropout."""
-    from keras import Input, Sequential, layers, optimizers
+    """That of `jobs/lenet_ensemble.yaml`."""
+    from jobs.fashion_mnist import build_lenet
 
-    model = Sequential(
-        [
-            Input((28, 28)),
-            layers.Reshape((28, 28, 1)),
-            layers.Conv2D(6, 5, padding="same", activation="relu"),
-            layers.MaxPooling2D(2),
-            layers.Conv2D(16, 5, padding="same", activation="relu"),
-            layers.MaxPooling2D(2),
-            layers.Conv2D(120, 5, padding="same", activation="relu"),
-            layers.Flatten(),
-            layers.Dense(84, activation="relu"),
-            layers.Dense(10, activation="softmax"),
-        ]
-    )
-    model.compile(optimizer=optimizers.Adam(1e-3), loss=COMPILE["loss"], metrics=COMPILE["metrics"])
-    return model
+    return build_lenet()
 
 
 def fashion_mnist() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.ensemble.metrics import to_class_indices
+from orchestrator.ensemble.tasks import TaskKind, to_targets
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.ports import Store
@@ -38,7 +38,7 @@ class Publisher:
 
     def labels(self, labels: Any) -> dict[str, Any]:
         """Keep the class indices [N] of the validation rows; the reference by split."""
-        return {"validation": self._keep(labels_to_parquet(to_class_indices(labels)))}
+        return {"validation": self._keep(labels_to_parquet(to_targets(TaskKind.MULTICLASS, labels)))}
 
     def final(self, member: int) -> None:
         """Claim the member's log and publish its end."""

@@ -12,6 +12,7 @@ import pytest
 
 from jobs import fashion_mnist
 from orchestrator import load_job, run
+from orchestrator.training.device import Device
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,19 +56,20 @@ def test_missing_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["fashion_mnist", "fashion_cnn"])
+@pytest.mark.parametrize("job", ["fashion_mnist", "fashion_cnn", "lenet_ensemble"])
 def test_job_learns_the_small_set(
     job: str, small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_session: None
 ) -> None:
     monkeypatch.setattr(fashion_mnist, "FOLDER", small_set)
     path = ROOT / "jobs" / f"{job}.yaml"
+    load = load_job(str(path)).data.source.partition(":")[2]
     settings = ["members.count=2", "train.epochs=4", f"storage.url={tmp_path}/runs"]
-    settings += [] if job == "fashion_cnn" else ["members.dropout=[.1,.4]"]
+    settings += ["members.dropout=[.1,.4]"] if job == "fashion_mnist" else []
     # The data is loaded in a worker process, which has its own module: the folder travels in the source reference.
     loader = tmp_path / "small_fashion.py"
     loader.write_text(
         "from pathlib import Path\nfrom jobs import fashion_mnist\n\n\ndef load_data():\n"
-        f"    fashion_mnist.FOLDER = Path({str(small_set)!r})\n    return fashion_mnist.load_data()\n"
+        f"    fashion_mnist.FOLDER = Path({str(small_set)!r})\n    return fashion_mnist.{load}()\n"
     )
     (tmp_path / "jobs").symlink_to(ROOT / "jobs")
     loaded = load_job(
@@ -77,6 +79,30 @@ def test_job_learns_the_small_set(
     assert result.test is not None
     assert result.test.ensemble.accuracy > 0.8
     assert result.test.ensemble.n == 100
+    assert result.test.ensemble.ece is not None
+    assert {"accuracy", "nll", "ece"} <= result.test.ensemble.intervals.keys()
+
+
+def test_the_lenet_job_follows_the_published_protocol(small_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = load_job(str(ROOT / "jobs" / "lenet_ensemble.yaml"))
+    train = job.train
+    assert (job.members.count, train.epochs, train.batch_size) == (10, 25, 256)
+    assert train.early_stopping is None
+    assert not train.checkpoint.save_best_only
+    assert job.members.dropout is None
+    monkeypatch.setattr(fashion_mnist, "FOLDER", small_set)
+    splits = fashion_mnist.load_50k()
+    assert {name: len(y) for name, (_, y) in splits.items()} == {"train": 500, "validation": 100, "test": 100}
+
+
+@pytest.mark.slow
+def test_lenet_has_the_published_shape(device: Device) -> None:
+    model = fashion_mnist.build_lenet()
+    assert model.output_shape == (None, 10)
+    assert (
+        model.count_params() == 545_546
+    )  # 156 + 2,416 + 48,120 in the convolutions, 494,004 + 850 in the dense layers
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-3)
 
 
 @pytest.mark.slow

@@ -97,6 +97,8 @@ class WatchedCluster:
         self.ended = 0.0
         self.marks: list[Mark] = []
         self._unwritten: list[int] = []
+        self._ready: list[ev.WorkerReady] = []
+        self._are_up = False
         self._predictions: dict[str, Any] = {}
         self._labels: dict[str, Any] = {}
 
@@ -111,10 +113,19 @@ class WatchedCluster:
 
     def poll(self, timeout_s: float) -> Sequence[ev.Event]:
         self._write()
-        return [self._seen(event) for event in self._inner.poll(timeout_s)]
+        return [self._seen(event) for event in self._together(self._inner.poll(timeout_s))]
 
     def close(self) -> None:
         self._inner.close()
+
+    def _together(self, events: Sequence[ev.Event]) -> list[ev.Event]:
+        """Workers are ready when all are, as the rival waits for all its actors: what they cost to start is P4."""
+        if self._are_up:
+            return list(events)
+        self._ready += [event for event in events if isinstance(event, ev.WorkerReady)]
+        others = [event for event in events if not isinstance(event, ev.WorkerReady)]
+        self._are_up = len(self._ready) >= NUM_WORKERS
+        return [*self._ready, *others] if self._are_up else others
 
     def _write(self) -> None:
         if self._publisher is not None:
