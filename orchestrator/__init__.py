@@ -14,7 +14,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orchestrator.api import list_runs, logs, plan, prune, run, status, stop, submit, validate
+    from orchestrator.api import (
+        compare,
+        evaluate,
+        list_runs,
+        logs,
+        plan,
+        prune,
+        report,
+        run,
+        status,
+        stop,
+        submit,
+        validate,
+    )
     from orchestrator.errors import OrchestratorError
     from orchestrator.reporting.result import Result
     from orchestrator.spec import Job, load_job, parse_job
@@ -23,12 +36,15 @@ __all__ = [
     "Job",
     "OrchestratorError",
     "Result",
+    "compare",
+    "evaluate",
     "list_runs",
     "load_job",
     "logs",
     "parse_job",
     "plan",
     "prune",
+    "report",
     "run",
     "status",
     "stop",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from orchestrator.ensemble.metrics import TaskKind
+from orchestrator.ensemble.metrics import METRICS
+from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import (
     AccessDenied,
     CredentialsExpired,
@@ -23,10 +25,12 @@ from orchestrator.planning import events as ev
 from orchestrator.planning.packs import PackingRules, packs_to_json
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import Plan
+from orchestrator.planning.policies import StopRule
 from orchestrator.planning.ports import Clock, Cluster, Store
 from orchestrator.planning.recovery import MemberMemory, RunMemory, read_member, read_run
 from orchestrator.planning.schedule import Settings, State, begin, step
-from orchestrator.reporting.facts import member_facts, notes_of
+from orchestrator.reporting.facts import member_facts, notes_of, stop_facts, stop_notes
+from orchestrator.reporting.prefixes import StoredPrefixes
 from orchestrator.reporting.progress import Progress
 from orchestrator.reporting.publish import finish, finished_result
 from orchestrator.reporting.result import Result
@@ -35,6 +39,7 @@ from orchestrator.spec import Job, deadline_at
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
+from orchestrator.storage.looks import mark_look, other_looks
 from orchestrator.storage.members import claim_unpublished
 from orchestrator.storage.parallel import in_order
 from orchestrator.storage.redact import redact
@@ -101,9 +106,10 @@ class Controller:
         self._solo_crew = solo_crew
         self._give_up_at = give_up_at
         self._opened: Mapping[str, Any] = {}
+        self._prefixes: StoredPrefixes | None = None
         self._granted = False
         self._retried: set[int] = set()
-        self._unheard: list[ev.Event] = []
+        self._answers: list[ev.Event] = []
         self._known_stops: set[str] = set()
         self._next_control = 0.0
 
@@ -120,7 +126,7 @@ class Controller:
         try:
             if memory.selection is not None:
                 self._progress.note("a predecessor has fixed the selection: finishing it")
-                return finish(self._store, self._request.layout, self._log, memory.selection)
+                return self._finish(memory.selection)
             return self._train_and_finish(memory)
         except Fenced:
             raise  # a successor owns the log: nothing more may be written
@@ -148,25 +154,41 @@ class Controller:
         self._tell_plan(state)
         selected = self._carry_out(commands)
         while selected is None:
-            for event in [*self._happened(), ev.Tick()]:
+            happened = deque([*self._happened(), ev.Tick()])
+            while happened:
+                event = happened.popleft()
                 self._observe(event, memory)
                 state, commands = step(state, event, self._clock.monotonic())
                 selected = self._carry_out(commands) or selected
+                happened.extendleft(reversed(self._answers))  # before what happened later: a score may end training
+                self._answers.clear()
         return self._select(state, memory)
 
     def _make_settings(self, memory: RunMemory) -> Settings:
-        job = self._request.job
+        job, rule = self._request.job, self._stop_rule()
         return Settings(
             plan=self._request.plan,
             crew=self._crew,
             solo_crew=self._solo_crew,
-            packing=PackingRules(job.train.engine, job.train.epochs, job.train.batch_size),
+            packing=PackingRules(
+                job.train.engine,
+                job.train.epochs,
+                job.train.batch_size,
+                max_members=None if rule is None else rule.patience,
+            ),
+            stop_rule=rule,
             faults=job.faults,
             quorum=job.ensemble.quorum,
             seed=job.seed,
             deadline=self._give_up_at,
             cutoff=self._cutoff(memory),
         )
+
+    def _stop_rule(self) -> StopRule | None:
+        asked = self._request.job.ensemble.stop_when
+        if asked is None:
+            return None
+        return StopRule(asked.metric, METRICS[asked.metric].greater_is_better, asked.min_delta, asked.patience)
 
     def _cutoff(self, memory: RunMemory) -> float | None:
         """The job's deadline on this process' monotonic clock: every coordinator of the run counts from its start."""
@@ -200,8 +222,7 @@ class Controller:
         return {str(key) for key in told}
 
     def _happened(self) -> Iterable[ev.Event]:
-        events = [*self._unheard, *self._cluster.poll(POLL_S)]
-        self._unheard.clear()
+        events = self._cluster.poll(POLL_S)
         error = self._interruption() or self._stop_request()
         return [*events, ev.StopRequested(error)] if error else events
 
@@ -249,6 +270,12 @@ class Controller:
                     raise error
                 case cmd.RecordPacked(packs=packs, reason=reason):
                     self._log.append("packed", packs=packs_to_json(packs), reason=reason)
+                case cmd.ScorePrefix():
+                    self._answers.append(self._score(command))
+                case cmd.RecordEnough(num_members=num_members, scores=scores, reason=reason):
+                    self._log.append(
+                        "enough", num_members=num_members, scores=scores, reason=reason, at=self._clock.epoch()
+                    )
                 case cmd.TrainPack(worker=worker, members=members):
                     left = self._tell_settled(worker, members)
                     if left:
@@ -259,6 +286,20 @@ class Controller:
                 case _:
                     self._cluster.send([command])
         return selected
+
+    def _make_prefixes(self, passed: ev.PreflightPassed) -> StoredPrefixes | None:
+        job, rule = self._request.job, self._request.job.ensemble.stop_when
+        if rule is None:
+            return None
+        return StoredPrefixes(
+            job, rule.metric, TaskKind(passed.task), passed.labels, lambda ref: get_blob(self._store, ref)
+        )
+
+    def _score(self, command: cmd.ScorePrefix) -> ev.PrefixScored:
+        if self._prefixes is None:
+            raise OrchestratorError("members were scored before the preflight", where=self._request.run_id)
+        score = self._prefixes.score(command.num_members - 1, command.predictions)
+        return ev.PrefixScored(command.num_members, score)
 
     def _void(self, command: cmd.Void) -> None:
         log = self._member_log(command.member)
@@ -273,7 +314,13 @@ class Controller:
         log = self._member_log(command.member)
         memory = claim_unpublished(log, coord_term=self._log.term, run_id=self._request.run_id)
         if memory.final is None:
-            log.append("failed", status="failed", cause=command.cause.value, message=command.message[:2000])
+            log.append(
+                "failed",
+                status="failed",
+                cause=command.cause.value,
+                message=command.message[:2000],
+                at=self._clock.epoch(),
+            )
 
     def _member_log(self, index: int) -> Log:
         return Log.open(self._store, self._request.layout.member_log(index))
@@ -287,13 +334,13 @@ class Controller:
         for index in indices:
             memory = self._read_member(index) if index in self._retried else MemberMemory()
             if memory.final is not None:
-                self._unheard.append(ev.MemberTrained(worker, index, late=bool(memory.final.get("late"))))
+                self._answers.append(ev.MemberTrained(worker, index, late=bool(memory.final.get("late"))))
             elif memory.diverged is not None:
-                self._unheard.append(ev.MemberDiverged(worker, index, memory.diverged))
+                self._answers.append(ev.MemberDiverged(worker, index, memory.diverged))
             else:
                 left.append(index)
         if not left:
-            self._unheard.append(ev.WorkerIdle(worker))
+            self._answers.append(ev.WorkerIdle(worker))
         return tuple(left)
 
     def _observe(self, event: ev.Event, memory: RunMemory) -> None:
@@ -303,6 +350,7 @@ class Controller:
                 self._open(event, memory)
             case ev.PreflightPassed():
                 self._granted = True
+                self._prefixes = self._prefixes or self._make_prefixes(event)
             case ev.EpochEnded():
                 self._progress.epoch(event.member, event.epoch, event.epochs, event.logs)
             case ev.MemberTrained(member=member, late=late):
@@ -339,6 +387,7 @@ class Controller:
                 rows=event.rows,
                 started_at=self._clock.epoch(),
             ).body
+        mark_look(self._store, self._request.layout, event.fingerprint, members=len(self._request.plan.members))
 
     def _check_still_ours(self) -> None:
         """A worker says it was superseded: if a successor of ours did that, we must end as well."""
@@ -371,6 +420,7 @@ class Controller:
             member_facts(plan, state.members[plan.index], published.get(plan.index, MemberMemory()))
             for plan in request.plan.members
         ]
+        stopped = stop_facts(state, members)
         run = RunFacts(
             run_id=request.run_id,
             attempt=self._log.term,
@@ -384,11 +434,18 @@ class Controller:
             code_digest=request.code_digest,
             data_fingerprint=str(self._opened["data_fingerprint"]),
             versions=passed.versions,
-            notes=notes_of(passed, memory),
+            notes=(*notes_of(passed, memory), *stop_notes(stopped)),
+            stop_when=stopped,
+            examples=passed.examples,
+            runs_before=asdict(other_looks(self._store, request.layout, str(self._opened["data_fingerprint"]))),
         )
         selection = make_selection(request.job, run, members, lambda ref: get_blob(self._store, ref))
         record = self._log.append("selection", **selection)
-        return finish(self._store, request.layout, self._log, record.body)
+        return self._finish(record.body)
+
+    def _finish(self, selection: Mapping[str, Any]) -> Result:
+        request = self._request
+        return finish(self._store, request.layout, self._log, selection, request.job.report)
 
 
 def record_end(

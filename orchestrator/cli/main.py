@@ -137,6 +137,8 @@ def plan(
         answer(json_line(planned))
         return
     facts = {name: planned[name] for name in ("run_id", "storage", "run", "placement", "engine")}
+    if planned["stop_when"] is not None:
+        facts["stop_when"] = planned["stop_when"]
     facts["exact"] = "yes, on a CPU" if planned["exact"] else f"no, because {'; '.join(planned['inexact_because'])}"
     rows = [
         {
@@ -265,6 +267,9 @@ def schema() -> None:
 
 app.command("status")(_with_exit_code(runs.status))
 app.command("list")(_with_exit_code(runs.list_))
+app.command("evaluate")(_with_exit_code(runs.evaluate))
+app.command("report")(_with_exit_code(runs.report))
+app.command("compare")(_with_exit_code(runs.compare))
 app.command("logs")(_with_exit_code(runs.logs))
 app.command("stop")(_with_exit_code(runs.stop))
 app.command("prune")(_with_exit_code(runs.prune))

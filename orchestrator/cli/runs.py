@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator import api
 from orchestrator.cli.options import AsJson, Endpoint, Region, Run, Storage
-from orchestrator.cli.output import answer, json_line, tell
+from orchestrator.cli.output import answer, json_line, tell, use_color
+from orchestrator.errors import InvalidJob
+from orchestrator.reporting.attempts import printable
+from orchestrator.reporting.compare_text import comparison_json, comparison_text
+from orchestrator.reporting.result import to_json
 from orchestrator.reporting.status import MemberStatus, RunStatus
+from orchestrator.reporting.sync import Synced
 from orchestrator.reporting.tables import plan_text
 
 
@@ -59,6 +68,26 @@ def list_(
     answer(plan_text({"storage": storage}, rows))
 
 
+def evaluate(
+    run: Run,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ensemble.KEY=VALUE]...", help="Another way to combine, such as ensemble.weights=nll."),
+    ] = None,
+    storage: Storage = "runs",
+    endpoint_url: Endpoint = None,
+    region: Region = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute a run's figures again from its kept predictions, also combined in another way; nothing is written."""
+    result, same = api.evaluate(run, overrides or [], storage=storage, endpoint_url=endpoint_url, region=region)
+    answer(to_json(result).decode() if as_json else str(result))
+    if overrides:
+        tell(f"combined anew by {', '.join(overrides)}; the stored result is as it was")
+    elif same is not None:
+        tell("the same as the stored result" if same else "this differs from the stored result")
+
+
 def stop(run: Run, storage: Storage = "runs", endpoint_url: Endpoint = None, region: Region = None) -> None:
     """Ask a run to end, from any process or machine; what is published stands, a later start resumes."""
     key = api.stop(run, storage=storage, endpoint_url=endpoint_url, region=region)
@@ -69,12 +98,22 @@ def logs(
     run: Run,
     member: Annotated[int | None, typer.Option(min=0, help="Only this member.")] = None,
     attempt: Annotated[int | None, typer.Option(min=1, help="This attempt; default each member's newest.")] = None,
+    sync: Annotated[
+        Path | None, typer.Option(help="Bring all files for TensorBoard to this folder instead, and what is new there.")
+    ] = None,
     storage: Storage = "runs",
     endpoint_url: Endpoint = None,
     region: Region = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the logs that attempts at members left in storage, and the keys of other files of theirs."""
+    if sync is not None:
+        if member is not None or attempt is not None:
+            raise InvalidJob(
+                "--sync brings the files of all members and attempts", hint="leave --member and --attempt out"
+            )
+        _tell_synced(sync, api.sync(run, str(sync), storage=storage, endpoint_url=endpoint_url, region=region), as_json)
+        return
     found = api.logs(run, member=member, attempt=attempt, storage=storage, endpoint_url=endpoint_url, region=region)
     if as_json:
         answer(
@@ -95,6 +134,72 @@ def logs(
         files += each.files
     if files:
         answer("\n".join(["other files:", *files]))
+
+
+def _tell_synced(folder: Path, synced: Synced, as_json: bool) -> None:
+    if as_json:
+        answer(json_line({"folder": str(folder), **asdict(synced)}))
+        return
+    size = sum(synced.brought.values())
+    tell(f"brought {len(synced.brought)} files ({size:,} bytes) to {folder}; {synced.unchanged} were there")
+    for key, reason in synced.skipped.items():
+        tell(printable(f"left in storage: {key}: {reason}").replace("\n", " "))
+    if synced.boards:
+        tell(f"to look at them: tensorboard --logdir {shlex.quote(str(folder))}")
+    else:
+        tell(
+            "none of the run's files is for TensorBoard: `report.tensorboard: true` writes some when it ends, "
+            "`orchestrator report RUN --tensorboard` for a run that has ended, a TensorBoard callback while it trains"
+        )
+
+
+def report(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="Write a copy to this file.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write event files for TensorBoard, too.")] = False,
+    mlflow: Annotated[bool, typer.Option("--mlflow", help="Log the run to MLflow, should it not be there.")] = False,
+    storage: Storage = "runs",
+    endpoint_url: Endpoint = None,
+    region: Region = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw the report of a finished run again: report.html beside its result."""
+    copy = None if out is None else str(out)
+    key = api.report(
+        run,
+        out=copy,
+        tensorboard=tensorboard,
+        mlflow=mlflow,
+        storage=storage,
+        endpoint_url=endpoint_url,
+        region=region,
+    )
+    if as_json:
+        answer(json_line({"report": key, "storage": storage, "out": copy}))
+        return
+    tell(f"the report is {key} in {storage}" + (f", and {copy}" if copy else ""))
+
+
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN RUN...", help="Run ids or run keys; all against the first.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Write the comparison to this file, as one HTML page.")] = None,
+    storage: Storage = "runs",
+    endpoint_url: Endpoint = None,
+    region: Region = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set finished runs side by side: what differs, what they score, and which is better on the same rows."""
+    page = None if out is None else str(out)
+    found = api.compare(runs, out=page, storage=storage, endpoint_url=endpoint_url, region=region)
+    if as_json:
+        answer(json_line(comparison_json(found)))
+    else:
+        color = use_color(os.environ, isatty=sys.stdout.isatty())
+        answer(comparison_text(found, width=shutil.get_terminal_size((110, 24)).columns, color=color))
+    if page is not None:
+        tell(f"the comparison is {page}")
 
 
 def prune(

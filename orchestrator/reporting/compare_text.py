@@ -11,6 +11,7 @@ from rich.text import Text
 
 from orchestrator.reporting.compare import SPLITS, Comparison, Differing, Pair, RunGain, delivered
 from orchestrator.reporting.result import Figure, Result, SplitName
+from orchestrator.reporting.selection import COUNTED
 from orchestrator.reporting.tables import plain_table, to_text
 from orchestrator.reporting.verdict import (
     NAMES,
@@ -46,8 +47,8 @@ class Judged:
 def judge_pair(comparison: Comparison, pair: Pair) -> Judged:
     """Whether a run or the first one is better: test rows decide where they tell, else validation rows.
 
-    The answer is that of the headline metric; where that cannot tell and the probabilities of one are clearly better,
-    it is `probably`. See `orchestrator.reporting.verdict.judge` for the words.
+    The answer is that of the headline metric; where that cannot tell, does not lean the other way, and the
+    probabilities of one are clearly better, it is `probably`. See `orchestrator.reporting.verdict.judge` for the words.
     """
     first = next(iter(comparison.results))
     split, gains = _decisive(pair)
@@ -57,14 +58,12 @@ def judge_pair(comparison: Comparison, pair: Pair) -> Judged:
         return Judged("cannot be told", None, _title("cannot be told", pair.name, first), sentence)
     metric = headline_of(comparison.results[first])
     main, second = gains[metric], gains.get("nll")
-    answer, is_better = _judge_either(main)
-    lifted = answer == "cannot be told" and second is not None and _judge_either(second)[0] == "clearly"
-    if lifted and second is not None:
-        answer, is_better = "probably", second.gain > 0
+    answer, is_better = _judge_both(main, second)
     ahead, behind = (pair.name, first) if is_better else (first, pair.name)
     sentence = f"{_scores(comparison, split, metric, pair.name, first)}: {pair.name} is {_compared(main)} {first}."
     if second is not None:
-        sentence += f" {'But its' if lifted else 'Its'} {NAMES['nll']} is {_compared(second)} that of {first}."
+        its = "But its" if main.gain * second.gain < 0 else "Its"
+        sentence += f" {its} {NAMES['nll']} is {_compared(second)} that of {first}."
     told = answer in ("clearly", "probably")
     names = (ahead, behind) if told else (pair.name, first)
     return Judged(answer, ahead if told else None, _title(answer, *names), sentence)
@@ -113,7 +112,7 @@ def run_names(results: Mapping[str, Result]) -> dict[str, str]:
 
 def members_text(result: Result) -> str:
     """How many members are in the ensemble, and how many there are."""
-    return f"{sum(member.status in ('succeeded', 'late') for member in result.members)} of {len(result.members)}"
+    return f"{sum(member.status in COUNTED for member in result.members)} of {len(result.members)}"
 
 
 def _decisive(pair: Pair) -> tuple[SplitName | None, dict[str, RunGain]]:
@@ -122,6 +121,17 @@ def _decisive(pair: Pair) -> tuple[SplitName | None, dict[str, RunGain]]:
         if gains:
             return split, gains
     return None, {}
+
+
+def _judge_both(main: RunGain, second: RunGain | None) -> tuple[Answer, bool]:
+    """The answer of the headline metric, where it has one, else that of the other."""
+    answer, is_better = _judge_either(main)
+    if second is None or answer in ("clearly", "probably"):
+        return answer, is_better
+    other, is_better = _judge_either(second)
+    if other == "clearly" and main.gain * second.gain >= 0:
+        return "probably", is_better
+    return ("no" if answer == other == "no" else "cannot be told"), is_better
 
 
 def _judge_either(gain: RunGain) -> tuple[Answer, bool]:

@@ -57,7 +57,7 @@ def require_mlflow() -> None:
         raise InvalidJob(
             "MLflow is not installed where the coordinator runs",
             where="report.mlflow",
-            hint="pip install 'orchestrator[mlflow]', or leave report.mlflow out",
+            hint="install the extra `mlflow` (mlflow-skinny, sqlalchemy, alembic), or leave report.mlflow out",
         )
 
 

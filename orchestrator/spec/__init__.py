@@ -13,6 +13,7 @@ from orchestrator.spec.identity import (
     code_digest,
     default_run_id,
     difference,
+    differing,
     identity,
     identity_digest,
 )
@@ -28,7 +29,9 @@ from orchestrator.spec.settings import (
     FaultsSpec,
     GateSpec,
     RaySpec,
+    ReportSpec,
     ResourcesSpec,
+    StopWhenSpec,
     StorageSpec,
 )
 from orchestrator.spec.train import CheckpointSpec, EarlyStoppingSpec, TrainSpec
@@ -52,7 +55,9 @@ __all__ = [
     "ModelSpec",
     "Range",
     "RaySpec",
+    "ReportSpec",
     "ResourcesSpec",
+    "StopWhenSpec",
     "StorageSpec",
     "TrainSpec",
     "apply_overrides",
@@ -61,6 +66,7 @@ __all__ = [
     "deadline_at",
     "default_run_id",
     "difference",
+    "differing",
     "exactness",
     "find_function",
     "identity",

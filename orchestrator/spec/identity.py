@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,15 @@ def default_run_id(name: str, digest: str) -> str:
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changed between two identities, a line each, such as `train.epochs: 5 → 20`; empty when nothing did."""
-    return list(_differences(old, new, ""))
+    return [f"{key}: {before} → {after}" for key, (before, after) in differing([old, new])]
+
+
+def differing(specs: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
+    """The keys, sorted, that do not have the same value in all specs.
+
+    Each comes with its values as JSON texts; `(not set)` stands for none.
+    """
+    return list(_differences(specs, ""))
 
 
 def _is_own(file: str, root: str) -> bool:
@@ -125,13 +133,15 @@ def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def _differences(old: Any, new: Any, path: str) -> Iterator[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping) and old and new:
-        for key in sorted(old.keys() | new.keys()):
+def _differences(values: Sequence[Any], path: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    if all(isinstance(value, Mapping) and value for value in values):
+        for key in sorted(set().union(*values)):
             below = f"{path}.{key}" if path else str(key)
-            yield from _differences(old.get(key, _NOT_SET), new.get(key, _NOT_SET), below)
-    elif _shown(old) != _shown(new):
-        yield f"{path}: {_shown(old)} → {_shown(new)}"
+            yield from _differences([value.get(key, _NOT_SET) for value in values], below)
+        return
+    shown = tuple(map(_shown, values))
+    if len(set(shown)) > 1:
+        yield path, shown
 
 
 def _shown(value: object) -> str:

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.spec.base import Problem, Spec, refuse
 from orchestrator.spec.members import DataSpec, MembersSpec, ModelSpec
-from orchestrator.spec.settings import EnsembleSpec, FaultsSpec, RaySpec, ResourcesSpec, StorageSpec
+from orchestrator.spec.settings import EnsembleSpec, FaultsSpec, RaySpec, ReportSpec, ResourcesSpec, StorageSpec
 from orchestrator.spec.train import TrainSpec
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -28,6 +28,7 @@ class Job(Spec):
     resources: ResourcesSpec = Field(default=ResourcesSpec(), description="What each worker takes.")
     faults: FaultsSpec = Field(default=FaultsSpec(), description="How much may go wrong.")
     storage: StorageSpec = Field(default=StorageSpec(), description="Where runs are kept.")
+    report: ReportSpec = Field(default=ReportSpec(), description="What is made of the result.")
     ray: RaySpec = Field(default=RaySpec(), description="Which Ray.")
 
     @model_validator(mode="after")

@@ -39,6 +39,7 @@ def parse_job(
     *,
     filename: str = "<dict>",
     lines: Mapping[tuple[str | int, ...], int] | None = None,
+    overrides: Sequence[str] = (),
 ) -> Job:
     """Check a job given as a dictionary.
 
@@ -46,11 +47,12 @@ def parse_job(
         data: what the YAML file would say, short forms allowed.
         filename: its name in messages.
         lines: 1-based line of each path, for messages.
+        overrides: as for `load_job`.
 
     Raises:
         InvalidJob: it is not a job; lists every problem.
     """
-    return _validated(Document(data, filename, lines or {}))
+    return _validated(apply_overrides(Document(data, filename, lines or {}), overrides))
 
 
 def _validated(document: Document) -> Job:

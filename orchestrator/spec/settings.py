@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -12,7 +13,8 @@ from orchestrator.spec.urls import endpoint_problem, ray_address_problem, storag
 
 Weight = Annotated[float, Field(ge=0)]
 Weights = Annotated[
-    Annotated[Literal["accuracy"], IS_TEXT] | Annotated[tuple[Weight, ...], Field(min_length=1, strict=False), IS_LIST],
+    Annotated[Literal["accuracy", "nll", "greedy"], IS_TEXT]
+    | Annotated[tuple[Weight, ...], Field(min_length=1, strict=False), IS_LIST],
     BY_SHAPE,
 ]
 
@@ -25,10 +27,16 @@ def _checked_deadline(value: float | str) -> float | str:
 Deadline = Annotated[Annotated[float, IS_NUMBER] | Annotated[str, IS_TEXT], BY_SHAPE, AfterValidator(_checked_deadline)]
 
 
+Combine = Literal["mean", "logits", "weighted", "stacking"]
+_FRACTIONS = {"accuracy", "auc", "top_k", "r2"}
+
+
 class GateSpec(Spec):
     """The quality that a run must reach; a run that misses it says so by its exit code."""
 
-    metric: Literal["accuracy", "nll"] = Field(description="What is measured.")
+    metric: Literal["accuracy", "nll", "brier", "ece", "auc", "top_k", "rmse", "mae", "r2"] = Field(
+        description="What is measured; it has to fit the task."
+    )
     of: Literal["ensemble", "weighted", "best_member", "members_mean"] = Field(
         default="ensemble", description="Whose metric."
     )
@@ -45,21 +53,45 @@ class GateSpec(Spec):
             problems.append(
                 Problem(("max",), f"must not be below min ({self.min:g}), not {self.max:g}: nothing passes")
             )
-        if self.metric == "accuracy" and self.min is not None and self.min > 1:
-            problems.append(Problem(("min",), f"accuracy is a fraction and never above 1, so never {self.min:g}"))
-        if self.max is not None and self.max < 0:
+        if self.metric in _FRACTIONS and self.min is not None and self.min > 1:
+            problems.append(Problem(("min",), f"{self.metric} is a fraction and never above 1, so never {self.min:g}"))
+        if self.metric != "r2" and self.max is not None and self.max < 0:
             problems.append(Problem(("max",), f"{self.metric} is never below 0, so nothing passes {self.max:g}"))
         refuse(problems)
         return self
 
 
+class StopWhenSpec(Spec):
+    """When the ensemble has enough members: its own score decides, on validation, member by member in their order."""
+
+    metric: Literal["accuracy", "nll", "brier", "auc", "top_k", "rmse", "mae", "r2"] = Field(
+        default="nll", description="Score of the ensemble that is watched; it has to fit the task."
+    )
+    min_delta: float = Field(default=0.001, ge=0, description="An improvement is more than this.")
+    patience: int = Field(
+        default=4,
+        ge=1,
+        description="So many members one after another that bring no improvement, and no further member starts. A pack "
+        "is no larger than that.",
+    )
+
+
 class EnsembleSpec(Spec):
     """How the members' predictions are put together."""
 
+    combine: Combine = Field(
+        default="mean",
+        description="What is delivered: the `mean` of the members' probabilities, that of their `logits`, the average "
+        "`weighted` as `weights` says, or `stacking`: a logistic regression on the members' outputs.",
+    )
     weights: Weights | None = Field(
         default=None,
-        description="Weights of the weighted average: `accuracy` (by validation accuracy) or one number per member; "
-        "by default `accuracy` where there is a validation set.",
+        description="Weights of the weighted average: in proportion to validation `accuracy` (for regression, to the "
+        "inverse of the squared error), those of the best likelihood (`nll`), `greedy` selection with replacement, or "
+        "one number per member; by default `accuracy` where there is a validation set.",
+    )
+    calibrate: bool = Field(
+        default=False, description="Scale what is delivered by a temperature that is fitted on the validation set."
     )
     quorum: int | None = Field(default=None, ge=1, description="Fewest members for a result; by default all of them.")
     deadline: Deadline | None = Field(
@@ -67,10 +99,17 @@ class EnsembleSpec(Spec):
         description="When training ends: seconds or a duration (`6h30m`) from the run's first start, or a time with "
         "its zone (`2026-11-22T06:00:00+01:00`). Members that are late count with their best epoch so far.",
     )
+    stop_when: StopWhenSpec | None = Field(
+        default=None, description="No further member starts once the ensemble's own score has stopped improving."
+    )
     gate: GateSpec | None = Field(default=None, description="Quality that the run must reach.")
 
     @model_validator(mode="after")
     def _check(self) -> EnsembleSpec:
+        if self.combine == "stacking" and self.weights is not None:
+            refuse([Problem(("weights",), "stand beside `combine: stacking`, which has none: say one of them")])
+        if self.stop_when is not None:
+            refuse(list(_unstoppable(self, self.stop_when)))
         if isinstance(self.weights, tuple):
             total = sum(self.weights)
             if not 0 < total < float("inf"):
@@ -80,6 +119,17 @@ class EnsembleSpec(Spec):
                 what = f"{self.quorum} is too few: {zeros} weights are 0, so the members left could weigh nothing"
                 refuse([Problem(("quorum",), what)])
         return self
+
+
+def _unstoppable(ensemble: EnsembleSpec, rule: StopWhenSpec) -> Iterator[Problem]:
+    """What contradicts `stop_when`: it may leave `fewest` members."""
+    fewest = rule.patience + 1
+    if ensemble.quorum is not None and ensemble.quorum > fewest:
+        what = f"must be at most patience + 1 ({fewest}), for stop_when may leave no more, not {ensemble.quorum}"
+        yield Problem(("quorum",), what)
+    if isinstance(ensemble.weights, tuple) and not any(ensemble.weights[:fewest]):
+        what = f"are 0 for the first {fewest} members, and stop_when may leave no others"
+        yield Problem(("weights",), what)
 
 
 class ResourcesSpec(Spec):
@@ -93,8 +143,8 @@ class ResourcesSpec(Spec):
     num_cpus: int | None = Field(
         default=None,
         ge=1,
-        description="CPU cores per worker, and its thread budget; by default one, and all of this machine's where it "
-        "trains fused packs without a GPU.",
+        description="CPU cores per worker, and its thread budget; by default one; where fused packs are "
+        "trained on this machine without a GPU, they share out its cores.",
     )
     concurrency: int | None = Field(
         default=None, ge=1, description="Members that train at the same time; by default as many as fit."
@@ -172,6 +222,23 @@ class StorageSpec(Spec):
     )
     region: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = Field(
         default=None, description="Region of the bucket."
+    )
+
+
+class ReportSpec(Spec):
+    """What is made of the result for people and other tools. Never part of what a run is."""
+
+    html: bool = Field(default=True, description="Write `report.html`: one file that needs no network.")
+    top: int = Field(
+        default=12, ge=0, le=100, description="How many of the most uncertain and most disputed examples are shown."
+    )
+    tensorboard: bool = Field(
+        default=False, description="Write TensorBoard's event files of all members and of the ensemble."
+    )
+    mlflow: bool = Field(
+        default=False,
+        description="Log the run to MLflow (extra `mlflow`): a parent run with one nested run per member. Where to is "
+        "MLflow's own business: MLFLOW_TRACKING_URI.",
     )
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -78,6 +78,14 @@ class LocalStore:
         folder = self._path(prefix) if prefix else self._root
         with explained(str(folder)):
             return sorted(path.relative_to(self._root).as_posix() for path in _files(folder))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for key in self.list(prefix):
+            path = self._root / key  # as it was found there: it may be no key that we would write
+            with explained(str(path)), suppress(FileNotFoundError):
+                found[key] = path.stat().st_size
+        return found
 
     def delete(self, key: str) -> None:
         path = self._path(key)

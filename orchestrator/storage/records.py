@@ -23,6 +23,7 @@ KINDS = frozenset(
         "claim",
         "opened",
         "packed",
+        "enough",
         "ended",
         "trial",
         "void",

@@ -119,18 +119,22 @@ class S3Store:
             self._download(key, max_bytes, restart=partial(_empty, file), write=file.write)
 
     def list(self, prefix: str) -> list[str]:
+        return [*self.sizes(prefix)]
+
+    def sizes(self, prefix: str) -> dict[str, int]:
         folder = "/".join(filter(None, (self._prefix, check_key(prefix) if prefix else "")))
-        keys: list[str] = []
+        found: dict[str, int] = {}
         page: dict[str, Any] = {}
         while True:
             more = {"ContinuationToken": page["NextContinuationToken"]} if page else {}
             start = f"{folder}/" if folder else ""
             page = self._request("list_objects_v2", prefix, "s3:ListBucket", Prefix=start, **more)
-            keys += [entry["Key"] for entry in page.get("Contents", ())]
+            found |= {entry["Key"]: entry["Size"] for entry in page.get("Contents", ())}
             if not page.get("IsTruncated"):
                 break
         skipped = len(self._prefix) + 1 if self._prefix else 0
-        return sorted(key[skipped:] for key in keys if not key.endswith("/"))  # `…/` are folder marks of browsers
+        # `…/` are folder marks of browsers.
+        return {key[skipped:]: size for key, size in sorted(found.items()) if not key.endswith("/")}
 
     def delete(self, key: str) -> None:
         self._request("delete_object", key, "s3:DeleteObject", Key=self._key(key))

@@ -189,7 +189,9 @@ class FakeProgram:
 
     def _claim(self, log: Log, worker: str, index: int, purpose: Purpose) -> ev.Event | None:
         """Claim a member, unless a worker that was lost, or is superseded, published it before: then tell of that."""
-        final = claim_unpublished(log, coord_term=self._coord_term, worker=worker, purpose=purpose).final
+        final = claim_unpublished(
+            log, coord_term=self._coord_term, worker=worker, purpose=purpose, at=self._clock.epoch()
+        ).final
         return None if final is None else ev.MemberTrained(worker, index, late=bool(final["late"]))
 
     def _publish_late(self, worker: str, member: MemberPlan) -> Iterator[Step]:
@@ -238,11 +240,11 @@ class FakeProgram:
             self._open(index).claim(coord_term=self._coord_term, worker="rival")
             return
         if fault == "diverge":
-            training.log.append("failed", status="diverged", message="injected")
+            training.log.append("failed", status="diverged", message="injected", at=self._clock.epoch())
             yield ev.MemberDiverged(worker, index, "injected")
             raise _Ended
         if fault in ("user_error", "out_of_memory"):
-            training.log.append("failed", status="failed", cause=fault, message="injected")
+            training.log.append("failed", status="failed", cause=fault, message="injected", at=self._clock.epoch())
         yield from _heard(worker, index, fault)
         raise _Ended
 
@@ -291,6 +293,7 @@ class FakeProgram:
             at_best=history[-1],
             weights_sha256=hashlib.sha256(model).hexdigest(),
             engine="solo",
+            worker=training.worker,
             train_s=round(train_s, 3),
             late=late,
             at=self._clock.epoch(),

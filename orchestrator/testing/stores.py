@@ -59,9 +59,12 @@ class MemoryStore:
         Path(path).write_bytes(self.get(key, max_bytes=max_bytes))
 
     def list(self, prefix: str) -> list[str]:
+        return [*self.sizes(prefix)]
+
+    def sizes(self, prefix: str) -> dict[str, int]:
         folder = f"{check_key(prefix)}/" if prefix else ""
         with self._lock:
-            return sorted(key for key in self._objects if key.startswith(folder))
+            return {key: len(body) for key, body in sorted(self._objects.items()) if key.startswith(folder)}
 
     def delete(self, key: str) -> None:
         with self._lock:
@@ -152,6 +155,10 @@ class FaultyStore:
     def list(self, prefix: str) -> list[str]:
         with _Effects(self, "list", prefix):
             return self._inner.list(prefix)
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        with _Effects(self, "list", prefix):
+            return self._inner.sizes(prefix)
 
     def delete(self, key: str) -> None:
         with _Effects(self, "delete", key):

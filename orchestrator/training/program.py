@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.ensemble.metrics import to_class_indices
+from orchestrator.ensemble.tasks import to_targets
 from orchestrator.errors import Fenced, InvalidInput, OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.seeds import example_seed
 from orchestrator.storage.blobs import put_blob
+from orchestrator.storage.examples import write_examples
 from orchestrator.storage.open import open_store
+from orchestrator.storage.records import JSON
 from orchestrator.storage.tables import labels_to_parquet
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device, prepare_backend, start_backend
+from orchestrator.training.examples import take_examples
 from orchestrator.training.scratch import sweep_scratch
 from orchestrator.training.setup import WorkerSetup
 from orchestrator.training.train_pack import PackTrainer
@@ -110,6 +114,9 @@ class Program:
         except InvalidInput as error:
             self._emit(ev.PreflightFailed(self._setup.worker, error))
             return
+        scored = {name: split for name, split in dataset.splits() if name != "train"}
+        seed = example_seed(self._setup.job.seed)
+        examples = {name: take_examples(split, seed) for name, split in scored.items()}
         passed = ev.PreflightPassed(
             self._setup.worker,
             task=checked.task.value,
@@ -117,13 +124,15 @@ class Program:
             deterministic=device.deterministic,
             versions=versions(device.backend),
             labels={
-                name: put_blob(self._store, self._setup.layout, labels_to_parquet(to_class_indices(split.y))).to_json()
-                for name, split in dataset.splits()
-                if name != "train"
+                name: self._keep(labels_to_parquet(to_targets(checked.task, split.y))) for name, split in scored.items()
             },
             architectures=checked.architectures,
+            examples={name: self._keep(write_examples(taken)) for name, taken in examples.items() if taken is not None},
         )
         self._emit(passed)
+
+    def _keep(self, body: bytes) -> Mapping[str, JSON]:
+        return put_blob(self._store, self._setup.layout, body).to_json()
 
     def _predict(self, member: MemberPlan, dataset: Dataset) -> None:
         """Predict from the published bytes, reloaded and verified: what is scored is what is stored."""

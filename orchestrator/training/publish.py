@@ -38,6 +38,7 @@ def publish_final(
     log: Log,
     trained: Trained,
     *,
+    worker: str,
     began: float,
     resumed: Snapshot | None,
     engine: str = "solo",
@@ -49,6 +50,7 @@ def publish_final(
         store, layout: where to.
         log: the member's log, claimed.
         trained: what training gave.
+        worker: who trained.
         began: monotonic second at which the attempt began.
         resumed: what the attempt went on from.
         engine: how it was trained.
@@ -68,6 +70,7 @@ def publish_final(
         at_best=_finite(trained.history[trained.best_epoch - 1]),
         weights_sha256=weights_digest(trained.model),
         engine=engine,
+        worker=worker,
         train_s=round(time.monotonic() - began, 3),
         late=late,
         resumed_from=None if resumed is None else resumed.epoch,

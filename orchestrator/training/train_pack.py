@@ -198,7 +198,14 @@ class PackTrainer:
                             return
                         trained = make_late(each.member, setup.job.train, dataset, snapshot, folder, device)
                         publish_final(
-                            self._store, setup.layout, each.log, trained, began=began, resumed=snapshot, late=True
+                            self._store,
+                            setup.layout,
+                            each.log,
+                            trained,
+                            worker=name,
+                            began=began,
+                            resumed=snapshot,
+                            late=True,
                         )
                 except OWN_ERRORS as error:
                     self._emit(self.failed(each.log, index, error))
@@ -216,7 +223,7 @@ class PackTrainer:
         if is_anothers_fault(error):
             raise error
         cause, message = cause_of(error)
-        log.append("failed", status="failed", cause=cause.value, message=message[:2000])
+        log.append("failed", status="failed", cause=cause.value, message=message[:2000], at=_now())
         return ev.AttemptFailed(self._setup.worker, member, cause, message)
 
     def _claim(self, members: Sequence[int], purpose: Purpose) -> list[_Claimed]:
@@ -236,7 +243,7 @@ class PackTrainer:
         """
         setup = self._setup
         log = Log.open(self._store, setup.layout.member_log(index))
-        memory = claim_unpublished(log, coord_term=setup.coord_term, worker=setup.worker, purpose=purpose)
+        memory = claim_unpublished(log, coord_term=setup.coord_term, worker=setup.worker, purpose=purpose, at=_now())
         if memory.final is not None:
             self._emit(ev.MemberTrained(setup.worker, index, late=bool(memory.final.get("late"))))
             return None
@@ -252,13 +259,20 @@ class PackTrainer:
 
         def ending() -> ev.Event:
             if isinstance(trained, Diverged):
-                log.append("failed", status="diverged", message=str(trained))
+                log.append("failed", status="diverged", message=str(trained), at=_now())
                 return ev.MemberDiverged(name, index, str(trained))
             if isinstance(trained, BaseException):
                 return self.failed(log, index, trained)
             try:
                 final = publish_final(
-                    self._store, self._setup.layout, log, trained, began=began, resumed=resumed, engine=engine
+                    self._store,
+                    self._setup.layout,
+                    log,
+                    trained,
+                    worker=name,
+                    began=began,
+                    resumed=resumed,
+                    engine=engine,
                 )
             except OWN_ERRORS as error:
                 return self.failed(log, index, error)
@@ -372,6 +386,11 @@ class _Training:
         resumed = self._recovered.snapshots.get(index)
         ending = trainer.publish(claimed, trained, engine=self._pack.engine, began=self._began, resumed=resumed)
         self.saver.settle(index, ending)
+
+
+def _now() -> float:
+    """For people: UTC epoch seconds by this machine's clock."""
+    return round(time.time(), 3)
 
 
 def _folder_of(scratch: Path, member: int) -> Path:

@@ -116,13 +116,16 @@ def test_a_missing_key_is_missing_object(store: Store, tmp_path: Path) -> None:
 
 def test_list_shows_all_keys_below_a_folder_sorted(store: Store) -> None:
     keys = ["a/b/c/d/e", "a/b/f", "a/b2/g", "a/z", "h"]
-    for key in reversed(keys):
-        store.put(key, b"")
+    for size, key in enumerate(reversed(keys)):
+        store.put(key, b"x" * size)
     assert store.list("") == keys
     assert store.list("a") == keys[:4]
     assert store.list("a/b") == keys[:2]  # `a/b2` is another folder
     assert store.list("a/b/f") == []  # an object is no folder
     assert store.list("nothing/here") == []
+    assert [*store.sizes("").items()] == [*zip(keys, (4, 3, 2, 1, 0), strict=True)]
+    assert store.sizes("a/b") == {"a/b/c/d/e": 4, "a/b/f": 3}
+    assert store.sizes("nothing/here") == {}
 
 
 def test_list_sees_each_change_at_once(store: Store) -> None:

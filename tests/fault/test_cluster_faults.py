@@ -17,7 +17,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-CASES_S = 300.0
+CASES_S = 900.0
 EVERY = 2
 """Epochs from one checkpoint to the next where a case does not say otherwise."""
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.soak
 EPOCHS = 40
 SETTINGS: dict[str, Any] = {
     "members": 3,
-    "train": {"epochs": EPOCHS, "callbacks": ["held:Pace"], "early_stopping": {"patience": 25}},
+    "train": {"epochs": EPOCHS, "callbacks": ["holding:Pace"], "early_stopping": {"patience": 25}},
     "faults": {"checkpoint_every_s": 1.0, "takeover_s": 5.0, "max_crashes": 1000, "backoff_max_s": 1.0},
 }
 STRIKES = ("kill driver", "kill worker", "freeze driver", "freeze worker", "terminate driver")

@@ -46,7 +46,7 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=90,
+        timeout=300,
         check=False,
     )
 
@@ -296,7 +296,9 @@ CALLS: dict[str, Callable[..., object]] = {
     "list": api.list_runs,
     "stop": lambda **place: api.stop("x", **place),
     "logs": lambda **place: api.logs("x", **place),
+    "report": lambda **place: api.report("x", **place),
     "prune": lambda **place: api.prune(delete=True, **place),
+    "compare": lambda **place: api.compare(["x", "y"], **place),
 }
 
 

@@ -30,6 +30,14 @@ def load_raising():
     raise FileNotFoundError("no such table")
 
 
+def load_plain():
+    return digits(40)
+
+
+def load_few_validation_rows():
+    return {"train": digits(40), "validation": digits(5)}
+
+
 def load_nothing():
     return None
 
@@ -200,6 +208,24 @@ def test_members_of_different_output_shapes_are_refused(broken: TinyProject) -> 
     assert isinstance(error, InvalidModel)
     assert "[10]" in str(error)
     assert "[12]" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("function", "rule", "where", "words"),
+    [
+        ("load_plain", {}, "ensemble.stop_when", "there is none"),
+        ("load_few_validation_rows", {"metric": "rmse"}, "ensemble.stop_when.metric", "multiclass"),
+        ("load_few_validation_rows", {"metric": "auc"}, "ensemble.stop_when.metric", "of these 5 validation rows"),
+    ],
+)
+def test_a_score_to_stop_at_that_cannot_be_told_is_refused(
+    broken: TinyProject, function: str, rule: dict[str, Any], where: str, words: str
+) -> None:
+    data = {"source": f"{broken.name}:{function}", "validation_split": 0}
+    error = refusal(broken.job(data=data, ensemble={"stop_when": rule}), broken.folder)
+    assert isinstance(error, InvalidJob)
+    assert error.where == where
+    assert words in str(error)
 
 
 @pytest.mark.parametrize(

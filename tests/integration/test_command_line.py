@@ -24,7 +24,7 @@ from tests.support.tiny_jobs import MODULE
 
 pytestmark = pytest.mark.slow
 
-LIMIT_S = 90
+LIMIT_S = 240
 RUN_ID = "scheduled__2026-11-21T00:00:00+00:00"
 
 JOB = """\

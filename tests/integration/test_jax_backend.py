@@ -82,7 +82,7 @@ def test_what_holds_for_tensorflow_holds_for_jax() -> None:
     """Exact resume, steps per execution, publication, divergence, memory: see `tests/support/jax_cases.py`."""
     asked = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/support/jax_cases.py"]
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert re.search(r"^\d+ passed(, \d+ warnings?)? in", done.stdout, re.MULTILINE), "nothing was left out"
 

@@ -203,7 +203,7 @@ def test_several_runs_are_watched_at_once_and_each_is_judged_alone(run: StoredRu
 
 def prune_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "orchestrator", "prune", "--run", "night", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
 def test_the_command_shows_first_and_deletes_with_yes_on_s3(s3_bucket: S3Bucket) -> None:

@@ -151,7 +151,7 @@ def test_a_run_leaves_the_session_that_it_found_and_gives_its_cores_back(result:
         return "free"
 
     try:
-        assert ray.get(all_cores.remote(), timeout=30) == "free"
+        assert ray.get(all_cores.remote(), timeout=120) == "free"
     except GetTimeoutError:
         pytest.fail("a worker of the finished run still holds its core")
 
@@ -187,6 +187,36 @@ def test_an_error_in_the_users_code_reaches_the_user_from_any_process(
     assert project.name not in sys.modules  # the user's code ran in workers alone
     [run] = api.list_runs(storage=str(project.folder / "runs"))
     assert (run.status, run.exit_code) == ("failed", 2)
+
+
+def test_a_run_that_has_enough_members_trains_no_further_one_and_packs_no_more_than_its_patience(
+    whole: TinyProject, result: Result
+) -> None:
+    rule = {"patience": 2, "min_delta": 10.0}  # no member brings so much: the first three decide
+    job = whole.job(
+        members=6,
+        store="enough",
+        train={"epochs": 1, "engine": "fused"},
+        resources={"concurrency": 1},
+        ensemble={"stop_when": rule},
+    )
+    found = api.run(job, root=str(whole.folder))
+    assert (found.status, found.missing) == ("succeeded", ())
+    assert {member.engine for member in found.members[:3]} == {"fused"}
+    assert [member.status for member in found.members] == [
+        *["succeeded"] * 3,
+        "stopped",  # of the pack of member 2
+        *["not_started"] * 2,
+    ]
+    stopped = found.stop_when
+    assert stopped is not None
+    assert (stopped.decided_at, stopped.left_out, stopped.not_trained) == (3, (3,), (4, 5))
+    assert stopped.saved_s > 0
+    assert found.validation is not None
+    assert stopped.scores[2] == pytest.approx(found.validation.ensemble.nll, rel=1e-9)
+    [shown] = api.list_runs(storage=str(whole.folder / "enough"))
+    told = api.status(shown.run_key, storage=str(whole.folder / "enough"))
+    assert [member.status for member in told.members] == [member.status for member in found.members]
 
 
 class StopAtFirstEpoch(SilentProgress):

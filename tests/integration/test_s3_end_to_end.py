@@ -150,7 +150,7 @@ def test_a_ray_that_was_started_without_the_credentials_is_named_as_the_cause(
     write_tiny_job(tmp_path, storage(s3_bucket))
     environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, "-c", IN_A_NOTEBOOK]
-    ended = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300, check=False)
     assert "exit code 2: " in ended.stderr
     assert "no usable credentials for S3" in ended.stderr
     assert "workers have the environment in which Ray was started" in ended.stderr

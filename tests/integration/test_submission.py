@@ -20,7 +20,7 @@ from tests.support.ray_head import RayHead, ray_head
 
 pytestmark = pytest.mark.slow
 
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 
 @pytest.fixture(scope="module")

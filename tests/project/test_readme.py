@@ -66,7 +66,7 @@ def test_every_room_is_on_the_map() -> None:
 def test_quick_start_command_shows_members_and_ensemble(tmp_path: Path) -> None:
     command = shlex.split(blocks("bash")[0].strip().split("&&")[-1])
     program = [sys.executable, "-m", "orchestrator", *command[1:]]
-    done = subprocess.run([*program, f"storage.url={tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*program, f"storage.url={tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     for words in ("seed", "dropout", "best epoch", "mean of members", "best member", "ensemble", "weighted ensemble"):
         assert all(word in done.stdout for word in words.split()), done.stdout

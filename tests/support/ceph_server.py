@@ -13,15 +13,8 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.s3_server import (
-    ACCESS_KEY,
-    REGION,
-    SECRET_KEY,
-    answers,
-    die_with_parent,
-    free_ports,
-    stores,
-)
+from tests.support.ports import free_ports
+from tests.support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, answers, die_with_parent, stores
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "ceph-authtool", "monmaptool")
 _INSTALL = "as root: apt-get install -y --no-install-recommends radosgw ceph-mon ceph-osd"

@@ -26,7 +26,7 @@ from orchestrator.storage.open import open_store
 from orchestrator.storage.records import Record
 from tests.support.chaos_gate import OverwritingStore, Verdict
 
-WAIT_S = 60.0
+WAIT_S = 180.0
 """Longer than any operation takes on a busy machine: a wait that comes to its end is a failure."""
 
 _PRELOAD = ["pytest", "s3fs", "tests.support.chaos_writer", "tests.support.chaos_coordinator"]

@@ -91,7 +91,8 @@ def _start(store: Store, *, takeover_s: float) -> Start:
 
 
 def _control(store: Store, log: Log, clock: FakeClock) -> Result:
-    job = parse_job({"name": "digits", "model": _BUILDER, "data": "jobs.digits:load_data", "members": MEMBERS})
+    base = {"name": "digits", "model": _BUILDER, "data": "jobs.digits:load_data", "members": MEMBERS}
+    job = parse_job({**base, "report": {"html": False}})
     plan = make_plan(job, {_BUILDER: True})
     parallel.ThreadPoolExecutor = InTurn  # type: ignore[misc,assignment]  # in this process alone
     request = RunRequest(job, plan, LAYOUT, run_id="tuesday", spec_digest="5" * 64, code_digest="c" * 64)

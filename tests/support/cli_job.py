@@ -62,7 +62,7 @@ def write_tiny_job(folder: Path, storage: Mapping[str, Any], **settings: Any) ->
 
 
 def orchestrator(
-    job: Path, command: str, *arguments: str, environ: Mapping[str, str] | None = None, timeout_s: float = 120.0
+    job: Path, command: str, *arguments: str, environ: Mapping[str, str] | None = None, timeout_s: float = 300.0
 ) -> subprocess.CompletedProcess[str]:
     """`orchestrator COMMAND JOB …` in the job's folder, as a user types it, on no Ray but its own."""
     base = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

@@ -39,7 +39,7 @@ HEALTH = {  # a dead node is known after some two seconds instead of a minute
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 3,
 }
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 MODULE = '''
 import json
@@ -74,7 +74,7 @@ def build_model(dropout, tag):
 
         def evaluate(self, *args, **kwargs):
             self.num_evaluations += 1
-            give_up_at = time.monotonic() + 60
+            give_up_at = time.monotonic() + 240
             while self.num_evaluations == 2 and HOLD.exists() and time.monotonic() < give_up_at:
                 threading.Event().wait(0.02)
             return super().evaluate(*args, **kwargs)

@@ -12,7 +12,8 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -55,7 +56,7 @@ class FaultProxy:
         self.upstream = (str(parts.hostname), int(parts.port or 80))
         self.ledger = Ledger(seed)
         self.ledger.replace(rules)
-        self._gate = _Gate()
+        self.gate = _Gate()
         self._closing = threading.Event()
         self._server = _Server(self)
         self.endpoint_url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -91,24 +92,15 @@ class FaultProxy:
 
     def release(self) -> None:
         """Pass on what hangs now, though its client may be long gone, and wait until the server has answered it."""
-        gate, self._gate = self._gate, _Gate()
-        gate.open()
+        self.gate.open()
 
     def close(self) -> None:
-        """End it: what hangs is reset, and new connections are refused."""
+        """End it: what hangs, or comes to hang yet, is reset, and new connections are refused."""
         self._closing.set()
-        self.release()
+        self.gate.tear_down()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=10)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Block a request until `release`; what it does then is inside. Raises `Cut` when the proxy ends instead."""
-        with self._gate.passage():
-            if self._closing.is_set():
-                raise Cut
-            yield
 
     def pause(self, seconds: float) -> None:
         """Block a request for a while. Raises `Cut` when the proxy ends meanwhile."""
@@ -121,30 +113,52 @@ class Cut(Exception):
 
 
 class _Gate:
-    """Holds requests back until it is opened; whoever opens it waits until they are through."""
+    """Holds requests back until it is opened after they came; whoever opens it waits until they are through."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._is_open = False
-        self._inside = 0
+        self._times_opened = 0
+        self._is_gone = False
+        self._inside: Counter[int] = Counter()
+        """Requests, by how often the gate had been opened before they came."""
 
     @contextmanager
-    def passage(self) -> Iterator[None]:
+    def passage(self) -> Iterator[Callable[[], None]]:
+        """Come to the gate. What it gives waits there, and raises `Cut` when the gate is torn down."""
         with self._changed:
-            self._inside += 1
-            self._changed.wait_for(lambda: self._is_open)
+            came_at = self._times_opened
+            self._inside[came_at] += 1
+
+        def wait() -> None:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_gone or self._times_opened > came_at)
+                if self._is_gone:
+                    raise Cut
+
         try:
-            yield
+            yield wait
         finally:
             with self._changed:
-                self._inside -= 1
+                self._inside[came_at] -= 1
                 self._changed.notify_all()
 
     def open(self) -> None:
+        """Let through whoever has come, and wait until they are. Raises AssertionError when that takes too long."""
         with self._changed:
-            self._is_open = True
+            self._times_opened += 1
+            before = self._times_opened
             self._changed.notify_all()
-            assert self._changed.wait_for(lambda: not self._inside, _UPSTREAM_TIMEOUT_S), "a held request never ended"
+            through = self._changed.wait_for(
+                lambda: not any(count for came_at, count in self._inside.items() if came_at < before),
+                _UPSTREAM_TIMEOUT_S,
+            )
+        assert through, "a held request never ended"
+
+    def tear_down(self) -> None:
+        """Cut off whoever waits, and whoever comes to wait."""
+        with self._changed:
+            self._is_gone = True
+            self._changed.notify_all()
 
 
 class _Server(ThreadingHTTPServer):
@@ -181,7 +195,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _suffer(self) -> None:
         proxy = self.server.proxy
-        effect = proxy.ledger.strike(self.command, unquote(self.path))
+        # It comes to the gate before its strike is told: whoever waits for that may open the gate, or close, at once.
+        with proxy.gate.passage() as wait:
+            effect = proxy.ledger.strike(self.command, unquote(self.path))
+            if isinstance(effect, Hang):
+                upload = list(self._upload())
+                wait()
+                self._pass_on(upload)
+                return
         match effect:
             case None:
                 self._pass_on()
@@ -192,10 +213,6 @@ class _Handler(BaseHTTPRequestHandler):
             case Delay(seconds):
                 proxy.pause(seconds)
                 self._pass_on()
-            case Hang():
-                upload = list(self._upload())
-                with proxy.held():
-                    self._pass_on(upload)
             case Reset():
                 raise Cut
             case ResetAfter(num_bytes):

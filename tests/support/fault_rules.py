@@ -178,7 +178,7 @@ class Ledger:
         with self._changed:
             return sum(each.struck_by == rule for each in self._seen)
 
-    def wait_until_fired(self, rule: Rule, times: int = 1, *, timeout_s: float = 30.0) -> None:
+    def wait_until_fired(self, rule: Rule, times: int = 1, *, timeout_s: float = 180.0) -> None:
         """Wait for the rule's strike. Raises AssertionError when it does not come in time."""
         with self._changed:
             fired = self._changed.wait_for(

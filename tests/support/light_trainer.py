@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.ensemble.metrics import to_class_indices
+from orchestrator.ensemble.tasks import TaskKind, to_targets
 from orchestrator.errors import DamagedStore, Fenced, OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
@@ -35,7 +35,7 @@ from orchestrator.training.setup import WorkerSetup
 
 EPOCH_S = 0.05
 NUM_CLASSES = 3
-_GATE_S = 90.0
+_GATE_S = 240.0
 
 
 @dataclass(frozen=True)
@@ -337,7 +337,7 @@ class LightTrainer:
 
 def _labels(dataset: Dataset) -> dict[str, Any]:
     """The class indices [N] of the splits that members are scored on."""
-    return {name: to_class_indices(split.y) for name, split in dataset.splits() if name != "train"}
+    return {name: to_targets(TaskKind.MULTICLASS, split.y) for name, split in dataset.splits() if name != "train"}
 
 
 def _history(epochs: int) -> list[dict[str, float]]:

@@ -21,7 +21,7 @@ from tests.support.in_process import load
 from tests.support.packs import train_alone
 from tests.support.tiny_jobs import TinyProject
 
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 SOURCE = """
 
 import keras

@@ -14,7 +14,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-START_TIMEOUT_S = 60.0
+from tests.support.ports import free_ports
+
+START_TIMEOUT_S = 180.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def ray_head(folder: Path, *, num_cpus: int = 2, num_gpus: int = 0) -> Iterator[
     environ = _environ(folder / "token", home)
     # Ray's sockets lie below its folder, and a socket's path may have 107 characters at most: pytest's is too long.
     scratch = Path(tempfile.mkdtemp(prefix="ray-head-", dir="/tmp"))
-    gcs_port, dashboard_port, agent_port, client_port = _free_ports(4)
+    gcs_port, dashboard_port, agent_port, client_port = free_ports(4)
     output = folder / "ray-head.log"
     with output.open("wb") as log:
         process = subprocess.Popen(
@@ -113,14 +114,6 @@ def _environ(token: Path, home: Path) -> dict[str, str]:
         "NO_PROXY": "127.0.0.0/8,127.0.0.1,127.0.0.2,localhost",
         "no_proxy": "127.0.0.0/8,127.0.0.1,127.0.0.2,localhost",
     }
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _wait_until_it_takes_jobs(

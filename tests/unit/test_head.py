@@ -11,7 +11,7 @@ from orchestrator.cluster.head import ASK_EVERY_S, Head, Nodes, in_background
 from orchestrator.errors import ClusterUnavailable
 from orchestrator.testing import FakeClock
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Answers:

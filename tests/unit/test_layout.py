@@ -72,6 +72,7 @@ def test_a_default_id_that_is_too_long_for_a_name_is_shortened() -> None:
         (LAYOUT.spec, "spec.json"),
         (LAYOUT.result, "result.json"),
         (LAYOUT.report, "report.html"),
+        (LAYOUT.event_file("member-3"), "tensorboard/member-3/events.out.tfevents.0"),
         (LAYOUT.coord_log, "coord/log"),
         (LAYOUT.beat, "coord/beat.json"),
         (LAYOUT.control, "control"),

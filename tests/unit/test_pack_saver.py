@@ -25,7 +25,7 @@ from orchestrator.training.saver import Attempt, Saver
 LAYOUT = RunLayout("tiny", "tiny-0123456789ab")
 VERSIONS = {"keras": "3.15.1"}
 ON_DEMAND = FaultsSpec(checkpoint_every_epochs=10**6)
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 MEMBERS = (3, 5, 8)
 
 

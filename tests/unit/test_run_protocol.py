@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from orchestrator.controller import Controller, RunRequest
-from orchestrator.ensemble.metrics import TaskKind
+from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import DamagedStore, Fenced
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import make_plan

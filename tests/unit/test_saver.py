@@ -31,7 +31,7 @@ MEMBER_LOG = LAYOUT.member_log(0)
 VERSIONS = {"keras": "3.15.1"}
 EACH_EPOCH = FaultsSpec(checkpoint_every_epochs=1)
 ON_DEMAND = FaultsSpec(checkpoint_every_epochs=10**6)
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 NO_PATIENCE = Patience(deadline_s=0.0)
 
 

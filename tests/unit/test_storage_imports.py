@@ -23,7 +23,7 @@ def test_importing_the_storage_room_and_opening_a_store_loads_no_heavy_library()
         env={**os.environ, "PYTHONPATH": root},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     assert done.stdout.strip() == ""

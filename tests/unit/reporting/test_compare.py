@@ -339,7 +339,10 @@ def made_up(*gains: tuple[str, float, float, float]) -> tuple[Comparison, Pair]:
         ((0.01, -0.03, 0.05), (0.0, -0.1, 0.1), "It cannot be told whether B or A is better."),
         ((0.0, -0.03, 0.03), (0.0, -0.1, 0.1), "It cannot be told whether B or A is better."),
         ((0.01, -0.03, 0.05), (0.1, 0.05, 0.15), "B is probably better than A."),
-        ((0.01, -0.03, 0.05), (-0.1, -0.15, -0.05), "A is probably better than B."),
+        ((-0.01, -0.05, 0.03), (-0.1, -0.15, -0.05), "A is probably better than B."),
+        ((0.01, -0.03, 0.05), (-0.1, -0.15, -0.05), "It cannot be told whether B or A is better."),
+        ((0.0, 0.0, 0.0), (0.1, 0.05, 0.15), "B is probably better than A."),
+        ((0.0, 0.0, 0.0), (0.01, -0.05, 0.07), "It cannot be told whether B or A is better."),
         ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), "B and A are equally good."),
     ],
 )
@@ -355,7 +358,7 @@ def test_the_sentence_names_rows_figures_and_the_interval() -> None:
     judged = judge_pair(*made_up(("accuracy", 0.017, 0.003, 0.031), ("nll", -0.02, -0.05, 0.01)))
     assert judged.sentence == (
         "On test (361 rows), the accuracy of B is 95.00 % and that of A 95.00 %: B is 1.70 points better "
-        "(95 % interval +0.30 to +3.10 points) than A. Its negative log-likelihood is 0.0200 worse "
+        "(95 % interval +0.30 to +3.10 points) than A. But its negative log-likelihood is 0.0200 worse "
         "(95 % interval −0.0500 to +0.0100) than that of A."
     )
 

@@ -14,6 +14,7 @@ from orchestrator.spec import (
     code_digest,
     default_run_id,
     difference,
+    differing,
     identity,
     identity_digest,
     parse_job,
@@ -70,6 +71,7 @@ def test_what_may_change_on_resume_and_how_it_is_written_do_not_count(changes: d
         {"members": 6},
         {"train": {"epochs": 11}},
         {"ensemble": {"quorum": 3}},
+        {"ensemble": {"stop_when": {"patience": 3}}},
         {"model": {"builder": "jobs.digits:build", "kwargs": {"units": 1}}},
         {"data": {"source": "jobs.digits:load", "validation_split": 0.3}},
     ],
@@ -193,3 +195,9 @@ def test_a_module_that_does_not_parse_counts_by_its_bytes(tmp_path: Path) -> Non
     root = write(tmp_path, {"m.py": "import broken\n", "broken.py": "def f(:\n"})
 
     assert code_digest(job(model="m:f", data="m:g"), root).files == ("broken.py", "m.py")
+
+
+def test_several_specs_are_compared_key_by_key() -> None:
+    specs = [{"a": {"x": 1, "y": 2}, "b": None}, {"a": {"x": 1, "y": 3}, "b": {"c": 1}}, {"a": {"x": 1}, "b": {"c": 2}}]
+    assert differing(specs) == [("a.y", ("2", "3", "(not set)")), ("b", ("null", '{"c": 1}', '{"c": 2}'))]
+    assert differing(specs[:1]) == differing([]) == []

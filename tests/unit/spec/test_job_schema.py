@@ -38,7 +38,12 @@ LONG: dict[str, Any] = {
         "steps_per_execution": 8,
         "jit_compile": False,
     },
-    "ensemble": {"weights": [1, 2, 3], "quorum": 2, "gate": {"metric": "accuracy", "min": 0.9}},
+    "ensemble": {
+        "weights": [1, 2, 3],
+        "quorum": 2,
+        "stop_when": {"metric": "accuracy", "patience": 1},
+        "gate": {"metric": "accuracy", "min": 0.9},
+    },
     "resources": {"num_gpus": 0.5, "num_cpus": 2},
     "faults": {"max_crashes": 0},
     "storage": {"url": "s3://bucket/runs", "endpoint_url": "http://localhost:8333"},

@@ -1,6 +1,6 @@
-"""The wiring: real clock, store and cluster around the controller. The command line and notebooks use this alone.
+"""Runs that are planned, started and submitted: real clock, store and cluster around the controller.
 
-Ray is imported inside `run` and `submit`: what only reads or plans answers at once.
+Ray is imported inside `run` and `submit`: what only plans answers at once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,16 +25,13 @@ from orchestrator.errors import (
     MissingObject,
     OrchestratorError,
 )
-from orchestrator.planning.collection import ENDED
 from orchestrator.planning.packs import FEW_STEPS
 from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.ports import Store
-from orchestrator.reporting.attempts import Attempt, find_attempts, read_log
+from orchestrator.reporting.mlflow import require_mlflow
 from orchestrator.reporting.progress import Progress, SilentProgress
-from orchestrator.reporting.prune import PrunedRun, prune_runs
 from orchestrator.reporting.result import Result
-from orchestrator.reporting.status import RunStatus, find_layouts, find_run, list_statuses, status_of
 from orchestrator.spec import (
     Job,
     check_job,
@@ -46,9 +43,8 @@ from orchestrator.spec import (
     identity_digest,
     names_slow_layers,
 )
-from orchestrator.spec.urls import endpoint_problem, storage_problem
 from orchestrator.storage.beat import Beat
-from orchestrator.storage.layout import RunLayout, new_nonce, run_key
+from orchestrator.storage.layout import RunLayout, run_key
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
 from orchestrator.storage.probe import probe
@@ -104,6 +100,7 @@ class RunPlan:
             "code_digest": request.code_digest,
             "placement": self.placement_text(),
             "engine": self.engine_text(),
+            "stop_when": self.stop_text(),
             "exact": not self.inexact,
             "inexact_because": list(self.inexact),
             "members": [
@@ -125,6 +122,16 @@ class RunPlan:
         if address is not None:
             return f"decided at the start, on the cluster at {address}"
         return f"{self.placement.reason}, on this machine (GPUs are counted at the start)"
+
+    def stop_text(self) -> str | None:
+        """When no further member would start; None: when all have."""
+        rule = self.request.job.ensemble.stop_when
+        if rule is None:
+            return None
+        return (
+            f"no further member starts once {rule.patience} in a row have improved the ensemble's {rule.metric} on "
+            f"validation by no more than {rule.min_delta:g}: at least {rule.patience + 1} are trained"
+        )
 
     def engine_text(self) -> str:
         """How the members would be trained."""
@@ -239,7 +246,7 @@ def run(
             log,
             clock=clock,
             progress=progress,
-            before_claim=lambda: probe(store, request.layout.probe),
+            before_claim=lambda: _check_start(store, request),
             interruption=interruption,
             give_up_at=give_up_at,
         )
@@ -251,6 +258,13 @@ def run(
             return _run_on_ray(planned, store, log, give_up_at, progress, interruption, beat)
     finally:
         progress.close()
+
+
+def _check_start(store: Store, request: RunRequest) -> None:
+    """What must hold before anything trains, and need not for a result that is there."""
+    if request.job.report.mlflow:
+        require_mlflow()
+    probe(store, request.layout.probe)
 
 
 def _run_on_ray(
@@ -386,102 +400,6 @@ def _with_absolute_storage(job: Job, root: str) -> Job:
 
 def _open(job: Job) -> Store:
     return open_store(job.storage.url, endpoint_url=job.storage.endpoint_url, region=job.storage.region)
-
-
-def status(run: str, *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None) -> RunStatus:
-    """Where a run stands.
-
-    Args:
-        run: its run id or run key.
-        storage: where runs are kept.
-        endpoint_url, region: of an S3 server that is not AWS.
-
-    Raises:
-        InvalidJob: there is no such run, or several jobs have one of that name; or the location cannot be one.
-    """
-    store = _open_at(storage, endpoint_url, region)
-    return status_of(store, find_run(store, run, storage), now=time.time())
-
-
-def list_runs(
-    *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None
-) -> tuple[RunStatus, ...]:
-    """All runs in a storage location, by job and run key; without their members."""
-    return list_statuses(_open_at(storage, endpoint_url, region), now=time.time())
-
-
-def stop(run: str, *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None) -> str:
-    """Ask a run's coordinator, wherever it is, to end; it looks every few seconds. Returns the request's key.
-
-    Raises:
-        InvalidJob: there is no such run, or it has ended.
-    """
-    store = _open_at(storage, endpoint_url, region)
-    layout = find_run(store, run, storage)
-    last = Log.open(store, layout.coord_log).last
-    if last is not None and last.kind in ENDED:
-        ended = "is finished" if last.kind == "done" else f"has ended ({last.kind})"
-        raise InvalidJob(f"the run {ended}", where=f"run {run}", hint="there is nothing to stop")
-    key = layout.stop_request(new_nonce())
-    store.create(key, b"{}")
-    return key
-
-
-def prune(
-    run: str | None = None,
-    *,
-    delete: bool = False,
-    storage: str = "runs",
-    endpoint_url: str | None = None,
-    region: str | None = None,
-) -> tuple[PrunedRun, ...]:
-    """Find stored objects that no record names and what probes left behind; delete them if `delete`.
-
-    What a record names, logs, specs, readable copies and what attempts left are never touched; a run on which somebody
-    may be working is left alone. Runs that did not end in order are watched for 15 seconds first.
-
-    Args:
-        run: only this run; default all.
-        delete: False only looks.
-        storage, endpoint_url, region: as for `status`.
-    """
-    store = _open_at(storage, endpoint_url, region)
-    layouts = find_layouts(store) if run is None else [find_run(store, run, storage)]
-    return prune_runs(store, layouts, delete=delete)
-
-
-def logs(
-    run: str,
-    *,
-    member: int | None = None,
-    attempt: int | None = None,
-    storage: str = "runs",
-    endpoint_url: str | None = None,
-    region: str | None = None,
-) -> Iterator[tuple[Attempt, Iterator[str]]]:
-    """What attempts at members left in storage: each attempt with the text of its log, made safe to show.
-
-    Args:
-        run: its run id or run key.
-        member: only this one's; default all members'.
-        attempt: its number (the term in the member's log); default each member's newest.
-        storage, endpoint_url, region: as for `status`.
-
-    Raises:
-        InvalidJob: there is no such run, member or attempt.
-    """
-    store = _open_at(storage, endpoint_url, region)
-    found = find_attempts(store, find_run(store, run, storage), member=member, term=attempt)
-    return ((each, read_log(store, each)) for each in found)
-
-
-def _open_at(storage: str, endpoint_url: str | None, region: str | None) -> Store:
-    """The store that a user names outside a job; what a job may not name is refused here too, before any contact."""
-    problems = {"storage": storage_problem(storage), "endpoint_url": endpoint_url and endpoint_problem(endpoint_url)}
-    for where, problem in problems.items():
-        if problem:
-            raise InvalidJob(problem, where=where)
-    return open_store(storage, endpoint_url=endpoint_url, region=region)
 
 
 def submit(

@@ -1,0 +1,32 @@
+"""The wiring: real clock, store and cluster around the controller. The command line and notebooks use this alone."""
+
+from orchestrator.api.running import RunPlan, SystemClock, plan, run, submit, validate
+from orchestrator.api.stored import (
+    compare,
+    evaluate,
+    list_runs,
+    logs,
+    prune,
+    report,
+    status,
+    stop,
+    sync,
+)
+
+__all__ = [
+    "RunPlan",
+    "SystemClock",
+    "compare",
+    "evaluate",
+    "list_runs",
+    "logs",
+    "plan",
+    "prune",
+    "report",
+    "run",
+    "status",
+    "stop",
+    "submit",
+    "sync",
+    "validate",
+]
