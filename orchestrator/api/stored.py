@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     pass
 
 
-BEAT_EVERY_S = 5.0
-"""How often a coordinator shows that it lives, unless its job asks for quicker take-overs."""
-
-
 def status(run: str, *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None) -> RunStatus:
     """Where a run stands.
 
