@@ -5,11 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from orchestrator.errors import (
-    InvalidJob,
-)
+from orchestrator.errors import InvalidJob
 from orchestrator.planning.collection import ENDED
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.again import evaluate_again
@@ -24,9 +21,6 @@ from orchestrator.spec.urls import endpoint_problem, storage_problem
 from orchestrator.storage.layout import new_nonce
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
-
-if TYPE_CHECKING:
-    pass
 
 
 def status(run: str, *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None) -> RunStatus:

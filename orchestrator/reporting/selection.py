@@ -93,6 +93,7 @@ def make_selection(job: Job, run: RunFacts, members: Sequence[MemberFacts], read
         "seed": job.seed,
         "used_for": list(uses_of_validation(job)),
         "report": job.report.html,
+        "tensorboard": job.report.tensorboard,
         "members": [_member_json(member) for member in members],
     }
     return {**body, **_ensemble_part(job, body, read)}
@@ -212,9 +213,10 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
 
 
 def _artifacts(selection: Mapping[str, Json], layout: RunLayout) -> dict[str, str]:
-    """Keys of what is kept of the run; of a report, whether or not it could be drawn: it can be drawn again."""
+    """Keys of what is kept of the run; of a report, whether or not it could be made: it can be made again."""
     keys = {"result": layout.result, "spec": layout.spec, "members": layout.members}
-    return {**keys, "report": layout.report} if selection.get("report") else keys
+    made = {"report": layout.report, "tensorboard": layout.tensorboard}
+    return {**keys, **{name: key for name, key in made.items() if selection.get(name)}}
 
 
 def evaluate_selection(selection: Mapping[str, Json], read: Read) -> dict[SplitName, Evaluated]:
