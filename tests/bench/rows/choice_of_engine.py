@@ -16,8 +16,8 @@ from tests.bench.tasks import Task, make_task
 
 ENGINES = ("auto", "solo", "fused")
 DEADLINE_S = 400.0
-"""Of the first contestant of a task; the others have twice what the slowest so far took, and some seconds: an engine that
-does not end within that is not the best one, and convolutions fused on a CPU would take hours."""
+"""Of the first contestant of a task; the others have twice what the slowest so far took, and some seconds: one that
+does not end within that is not the best engine, and convolutions fused on a CPU would take hours."""
 
 
 def tasks(bench: Bench) -> Iterator[tuple[str, Task]]:
