@@ -16,7 +16,7 @@ Engine = Literal["solo", "fused"]
 EngineChoice = Literal["auto", "solo", "fused"]
 
 MOST_ON_CPU = 8
-"""Where the time per member stops falling on a CPU: see the benchmark's table of pack sizes."""
+"""Where the time per member stops falling on a CPU: row P2 of `tests/bench` tells it for packs of 2 to 16."""
 
 MOST_ON_GPU = 64
 """Beyond that a small model's pack gains little, and a failure costs more members an interval."""
