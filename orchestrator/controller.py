@@ -106,6 +106,7 @@ class Controller:
         self._solo_crew = solo_crew
         self._give_up_at = give_up_at
         self._opened: Mapping[str, Any] = {}
+        self._scored_rows: tuple[str, ...] = ()
         self._prefixes: StoredPrefixes | None = None
         self._granted = False
         self._retried: set[int] = set()
@@ -387,7 +388,8 @@ class Controller:
                 rows=event.rows,
                 started_at=self._clock.epoch(),
             ).body
-        mark_look(self._store, self._request.layout, event.fingerprint, members=len(self._request.plan.members))
+        self._scored_rows = tuple(event.row_digests.values())
+        mark_look(self._store, self._request.layout, self._scored_rows, members=len(self._request.plan.members))
 
     def _check_still_ours(self) -> None:
         """A worker says it was superseded: if a successor of ours did that, we must end as well."""
@@ -417,17 +419,18 @@ class Controller:
             raise OrchestratorError("members were selected before the preflight", where=request.run_id)
         published = self._read_members()
         members = [
-            member_facts(plan, state.members[plan.index], published.get(plan.index, MemberMemory()))
+            member_facts(plan, state, published.get(plan.index, MemberMemory()))
             for plan in request.plan.members
         ]
         stopped = stop_facts(state, members)
+        began = float(memory.first_claim_at or self._opened["started_at"])  # claims of old versions do not say when
         run = RunFacts(
             run_id=request.run_id,
             attempt=self._log.term,
             task=TaskKind(passed.task),
             labels=passed.labels,
             timing={
-                "total_s": round(self._clock.epoch() - float(self._opened["started_at"]), 3),
+                "total_s": round(self._clock.epoch() - began, 3),
                 "members_s": round(sum(float((m.final or {}).get("train_s", 0.0)) for m in members), 3),
             },
             spec_digest=request.spec_digest,
@@ -437,7 +440,7 @@ class Controller:
             notes=(*notes_of(passed, memory), *stop_notes(stopped)),
             stop_when=stopped,
             examples=passed.examples,
-            runs_before=asdict(other_looks(self._store, request.layout, str(self._opened["data_fingerprint"]))),
+            runs_before=asdict(other_looks(self._store, request.layout, self._scored_rows)),
         )
         selection = make_selection(request.job, run, members, lambda ref: get_blob(self._store, ref))
         record = self._log.append("selection", **selection)

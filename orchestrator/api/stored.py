@@ -52,7 +52,7 @@ def evaluate(
     storage: str = "runs",
     endpoint_url: str | None = None,
     region: str | None = None,
-) -> tuple[Result, bool | None]:
+) -> tuple[Result, tuple[str, ...] | None]:
     """A run's figures once more, from its kept predictions and labels: no GPU, no data and no model are needed.
 
     Args:
@@ -61,7 +61,8 @@ def evaluate(
         storage, endpoint_url, region: as for `status`.
 
     Returns:
-        The result, and whether it says what the stored one says; None with overrides, or where there is none stored.
+        The result, and where it differs from the stored one by more than rounding (dotted paths such as
+        `test.ensemble.nll`; none: it is the same); None with overrides, or where there is none stored.
 
     Raises:
         InvalidJob: there is no such run, it has not come so far, or an override is not of the `ensemble` part.

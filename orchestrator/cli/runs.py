@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,9 @@ from orchestrator.reporting.result import to_json
 from orchestrator.reporting.status import MemberStatus, RunStatus
 from orchestrator.reporting.sync import Synced
 from orchestrator.reporting.tables import plan_text
+
+MOST_NAMED = 5
+"""Figures that `evaluate` names where they are not the stored ones."""
 
 
 def status(
@@ -80,12 +84,19 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Compute a run's figures again from its kept predictions, also combined in another way; nothing is written."""
-    result, same = api.evaluate(run, overrides or [], storage=storage, endpoint_url=endpoint_url, region=region)
+    result, differing = api.evaluate(run, overrides or [], storage=storage, endpoint_url=endpoint_url, region=region)
     answer(to_json(result).decode() if as_json else str(result))
     if overrides:
         tell(f"combined anew by {', '.join(overrides)}; the stored result is as it was")
-    elif same is not None:
-        tell("the same as the stored result" if same else "this differs from the stored result")
+    elif differing is not None:
+        tell(_told_apart(differing))
+
+
+def _told_apart(differing: Sequence[str]) -> str:
+    if not differing:
+        return "the same as the stored result"
+    more = f" and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else ""
+    return f"this differs from the stored result in {', '.join(differing[:MOST_NAMED])}{more}"
 
 
 def stop(run: Run, storage: Storage = "runs", endpoint_url: Endpoint = None, region: Region = None) -> None:

@@ -51,7 +51,8 @@ def _load_data(job: Job, code_root: str | None) -> tuple[Dataset | None, ev.Even
         return None, ev.DataFailed(error)
     except Exception as error:  # or Ray's wrapping of it would pass for a cluster out of reach
         return None, ev.DataFailed(OrchestratorError(f"{type(error).__name__}: {error}", where=job.data.source))
-    return dataset, ev.DataLoaded(dataset.fingerprint, {name: split.num_rows for name, split in dataset.splits()})
+    rows = {name: split.num_rows for name, split in dataset.splits()}
+    return dataset, ev.DataLoaded(dataset.fingerprint, rows, dataset.row_digests())
 
 
 class RayCluster:

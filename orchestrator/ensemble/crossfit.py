@@ -7,12 +7,13 @@ predictions"). The naive figure minus this one is the optimism.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.ensemble.calibration import apply_temperature, fit_temperature
+from orchestrator.ensemble.combine import Accumulator
 from orchestrator.ensemble.fitting import Fitter
 from orchestrator.ensemble.stacking import check_num_features, fit_stacking
 from orchestrator.ensemble.tasks import Array, Float64, Indices, TaskKind
@@ -59,17 +60,36 @@ def assign_folds(task: TaskKind, targets: Array, num_folds: int = 5, seed: int =
     return folds
 
 
-def cross_fit_weights(fitter: Fitter, folds: Indices) -> Float64:
+def cross_fit_weights(fitter: Fitter, folds: Indices, without_fold: int | None = None) -> Float64:
     """The weights [F, M] of each fold, fitted on all rows but the fold's own.
 
     Args:
         fitter: has seen all members, and knows these folds.
         folds: [N], as `assign_folds` gives them.
+        without_fold: no weights are fitted on the rows of this fold either; those of this fold itself stay as they are.
 
     Raises:
         OrchestratorError: one fold alone.
     """
-    return np.array([fitter.fit(without_fold=fold).values for fold, _ in enumerate(_held_out(folds))])
+    also = () if without_fold is None else (without_fold,)
+    return np.array([fitter.fit(fold, *also).values for fold, _ in enumerate(_held_out(folds))])
+
+
+def cross_fit_average(
+    task: TaskKind, fitter: Fitter, folds: Indices, members: Iterable[Array], without_fold: int | None = None
+) -> Float64:
+    """The weighted average [N, C] in which each row's weights are those of its fold.
+
+    Args:
+        task: what the members tell.
+        fitter, folds, without_fold: as for `cross_fit_weights`.
+        members: their predictions [N, C], in member order; read once.
+    """
+    weights = cross_fit_weights(fitter, folds, without_fold)
+    total = Accumulator(task)
+    for position, prediction in enumerate(members):
+        total.add(prediction, row_weights(weights, folds, position))
+    return total.average()
 
 
 def row_weights(fold_weights: Float64, folds: Indices, member: int) -> Float64:
@@ -89,6 +109,7 @@ def cross_fit_stacking(
     targets: Array,
     predictions: Array,
     folds: Indices,
+    without_fold: int | None = None,
     *,
     C: float = 1.0,  # noqa: N803
 ) -> Float64:
@@ -97,6 +118,7 @@ def cross_fit_stacking(
     Args:
         task, targets, predictions, C: as for `fit_stacking`.
         folds: [N].
+        without_fold: no model is fitted on the rows of this fold either; what is told of this fold itself stays.
 
     Raises:
         InvalidData, InvalidModel, InvalidJob: as `fit_stacking`.
@@ -105,7 +127,8 @@ def cross_fit_stacking(
     predictions, targets = np.asarray(predictions), np.asarray(targets)
     told = np.empty(predictions.shape[1:])
     for held_out in _held_out(folds):
-        stacking = fit_stacking(task, targets[~held_out], predictions[:, ~held_out], C=C)
+        others = ~held_out if without_fold is None else ~held_out & (folds != without_fold)
+        stacking = fit_stacking(task, targets[others], predictions[:, others], C=C)
         told[held_out] = stacking.combine(predictions[:, held_out])
     return told
 
@@ -137,13 +160,22 @@ def check_stackable(task: TaskKind, targets: Array, folds: Indices, num_members:
 
 
 def cross_fit_temperature(
-    task: TaskKind, targets: Array, probabilities: Array, folds: Indices
+    task: TaskKind,
+    targets: Array,
+    probabilities: Array,
+    folds: Indices,
+    without: Callable[[int], Array] | None = None,
 ) -> tuple[Float64, Float64]:
     """Probabilities calibrated by temperatures that were fitted on the other folds.
+
+    Where the probabilities were cross-fitted themselves, those of the other folds know the labels of the fold that is
+    calibrated: their weights were fitted on it. `without` gives such as do not (nested cross-fitting, Stone 1974).
 
     Args:
         task, targets, probabilities: as for `calibration.fit_temperature`.
         folds: [N].
+        without: the probabilities [N, C] in which no label of a fold had a part; what they say of that fold's own rows
+            is not looked at. None: no label had a part in any.
 
     Returns:
         The calibrated probabilities [N, C], and the temperatures [F].
@@ -154,8 +186,9 @@ def cross_fit_temperature(
     """
     probabilities, targets = np.asarray(probabilities), np.asarray(targets)
     calibrated, temperatures = np.empty(probabilities.shape), []
-    for held_out in _held_out(folds):
-        temperature = fit_temperature(task, targets[~held_out], probabilities[~held_out])
+    for fold, held_out in enumerate(_held_out(folds)):
+        seen = probabilities if without is None else without(fold)
+        temperature = fit_temperature(task, targets[~held_out], seen[~held_out])
         calibrated[held_out] = apply_temperature(task, probabilities[held_out], temperature)
         temperatures.append(temperature)
     return calibrated, np.array(temperatures)

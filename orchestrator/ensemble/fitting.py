@@ -1,6 +1,6 @@
 """Weights fitted to members that are fed one at a time: what each method must keep of them, and no more.
 
-Each fitter can leave out the rows of one fold, so that the same pass over the members serves the weights that are
+Each fitter can leave out the rows of folds, so that the same pass over the members serves the weights that are
 delivered (fitted on all rows) and those of cross-fitting (`crossfit`).
 """
 
@@ -36,8 +36,8 @@ class Fitter(Protocol):
     def see(self, prediction: Array) -> None:
         """Take in the next member's prediction [N, C]."""
 
-    def fit(self, without_fold: int | None = None) -> Weights:
-        """The weights of the members seen, fitted on all rows, or on all but those of one fold."""
+    def fit(self, *without_folds: int) -> Weights:
+        """The weights of the members seen, fitted on all rows but those of these folds."""
 
 
 def make_fitter(method: str, task: TaskKind, targets: Array, folds: npt.NDArray[np.int64]) -> Fitter:
@@ -88,8 +88,8 @@ class _ByScore:
         sums: Float64 = np.bincount(self._folds, weights=values).astype(np.float64)
         self._sums.append(sums)
 
-    def fit(self, without_fold: int | None = None) -> Weights:
-        kept = np.arange(len(self._num_rows)) != (-1 if without_fold is None else without_fold)
+    def fit(self, *without_folds: int) -> Weights:
+        kept = ~np.isin(np.arange(len(self._num_rows)), without_folds)
         means = np.asarray(self._sums)[:, kept].sum(axis=1) / self._num_rows[kept].sum()
         if self._task is TaskKind.REGRESSION:
             return by_error(means.tolist())
@@ -107,8 +107,8 @@ class _ByMixture:
         kept = prediction if self._task is TaskKind.REGRESSION else likelihoods(self._task, self._targets, prediction)
         self._seen.append(np.asarray(kept, dtype=np.float32))
 
-    def fit(self, without_fold: int | None = None) -> Weights:
-        rows = self._folds != (-1 if without_fold is None else without_fold)
+    def fit(self, *without_folds: int) -> Weights:
+        rows = ~np.isin(self._folds, without_folds)
         members = np.stack([seen[rows] for seen in self._seen])
         regression = self._task is TaskKind.REGRESSION
         if self._method == "nll":

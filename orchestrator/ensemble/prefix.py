@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 
 from orchestrator.ensemble.combine import Accumulator
 from orchestrator.ensemble.crossfit import (
     assign_folds,
+    cross_fit_average,
     cross_fit_stacking,
     cross_fit_temperature,
-    cross_fit_weights,
-    row_weights,
 )
 from orchestrator.ensemble.fitting import make_fitter
 from orchestrator.ensemble.metrics import score
@@ -53,42 +53,48 @@ class PrefixScores:
         Args:
             index: of the member; indices ascend.
             prediction: what it predicts, [N, C].
-            members: all predictions so far, this one included; iterated over only where something is fitted.
+            members: all predictions so far, this one included; gone through only where something is fitted, then
+                several times.
 
         Raises:
             InvalidJob: the metric cannot be told of these rows.
             InvalidData, InvalidModel: predictions that cannot be scored, combined or fitted.
         """
+        if self._fitter is not None:
+            self._fitter.see(prediction)
         combined = self._combine(index, prediction, members)
         if combined is None:
             return None
         if self._calibrated:
-            combined, _ = cross_fit_temperature(self._task, self._targets, combined, self._folds)
+            is_fitted = self._stacked or self._fitter is not None
+            without = partial(self._cross_fitted, members) if is_fitted else None
+            combined, _ = cross_fit_temperature(self._task, self._targets, combined, self._folds, without)
         return watched(self._metric, self._task, self._targets, combined)
 
     def _combine(self, index: int, prediction: Array, members: Iterable[Array]) -> Float64 | None:
-        if self._stacked:
-            return cross_fit_stacking(self._task, self._targets, np.stack(list(members)), self._folds)
-        if self._fitter is not None:
-            self._fitter.see(prediction)
-            weights = cross_fit_weights(self._fitter, self._folds)
-            weighted = Accumulator(self._task)
-            for position, each in enumerate(members):
-                weighted.add(each, row_weights(weights, self._folds, position))
-            return weighted.average()
+        if self._stacked or self._fitter is not None:
+            return self._cross_fitted(members)
         weight = self._given[index] if isinstance(self._given, tuple) else 1.0
         if weight == 0:
             return None
         self._sum.add(prediction, weight, name=f"member {index}")
         return self._sum.average()
 
+    def _cross_fitted(self, members: Iterable[Array], without_fold: int | None = None) -> Float64:
+        if self._fitter is not None:
+            return cross_fit_average(self._task, self._fitter, self._folds, members, without_fold)
+        return cross_fit_stacking(self._task, self._targets, np.stack(list(members)), self._folds, without_fold)
 
-def watched(metric: str, task: TaskKind, targets: Array, prediction: Array) -> float:
+
+def watched(
+    metric: str, task: TaskKind, targets: Array, prediction: Array, where: str = "ensemble.stop_when.metric"
+) -> float:
     """One figure of a prediction.
 
     Args:
         metric: of `metrics.METRICS`.
         task, targets, prediction: as for `metrics.score`.
+        where: the job's key that names it, for the message.
 
     Raises:
         InvalidJob: it is not told for this task, or not of these rows.
@@ -97,8 +103,8 @@ def watched(metric: str, task: TaskKind, targets: Array, prediction: Array) -> f
     value: float | None = getattr(score(task, targets, prediction), metric)
     if value is None:
         raise InvalidJob(
-            f"{metric} cannot be told of these {len(targets)} validation rows of a {task} task",
-            where="ensemble.stop_when.metric",
+            f"{metric} cannot be told of these {len(targets)} rows of a {task} task",
+            where=where,
             hint="name rmse, mae or r2 for regression, else nll, accuracy or brier; auc needs rows of every class, "
             "top_k more than 5 classes",
         )

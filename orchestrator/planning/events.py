@@ -25,10 +25,17 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True)
 class DataLoaded:
-    """The data is in the cluster; `rows` counts its rows by split."""
+    """The data is in the cluster.
+
+    Attributes:
+        fingerprint: of all of it.
+        rows: how many there are, by split.
+        row_digests: of the rows of each split that members are scored on: equal ones were looked at by other runs too.
+    """
 
     fingerprint: str
     rows: Mapping[str, int]
+    row_digests: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

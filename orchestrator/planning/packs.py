@@ -132,8 +132,20 @@ def _decide(
 
 
 def _largest(num_members: int, rules: PackingRules, device: str, num_workers: int) -> int:
-    share = MOST_ON_CPU if device == "cpu" else min(MOST_ON_GPU, math.ceil(num_members / max(1, num_workers)))
+    on_gpu = min(MOST_ON_GPU, math.ceil(num_members / max(1, num_workers)))
+    share = most_on_cpu(num_members) if device == "cpu" else on_gpu
     return max(1, min(share, num_members, num_members if rules.max_members is None else rules.max_members))
+
+
+def most_on_cpu(num_members: int) -> int:
+    """The largest pack of so many members of one architecture on a CPU, from their number alone.
+
+    Several packs are an even number where that is possible, as cores are: of three packs on two workers, the last one
+    would leave a worker idle. From four members on, a larger pack hardly saves any of them time (0.25 s an epoch in a pack of four, 0.24 in one of
+    eight, measured).
+    """
+    num_packs = math.ceil(num_members / MOST_ON_CPU)
+    return math.ceil(num_members / (num_packs if num_packs == 1 else num_packs + num_packs % 2))
 
 
 def split_evenly(members: Sequence[int], most: int) -> list[tuple[int, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from orchestrator.planning.packs import MOST_ON_CPU
+from orchestrator.planning.packs import most_on_cpu
 from orchestrator.spec import ResourcesSpec
 
 
@@ -61,9 +61,9 @@ def place_workers(
         resources: what the job says.
         num_members: of the job.
         may_fuse: members may be trained as one program: where there is no GPU, the job says no other number and the
-            machine is the run's own, its cores are shared out among as many workers as there will be packs: one pack
-            gets them all, several are trained side by side (on half of two cores a pack takes 1.6 times as long, and
-            two of them compile at the same time).
+            machine is the run's own, its cores are shared out among as many workers as there will be packs, or as
+            `concurrency` allows: one pack gets them all, several are trained side by side (on half of two cores a pack
+            takes 1.6 times as long, and two of them compile at the same time).
     """
     has_gpus = any(node.num_gpus > 0 for node in shape.nodes)
     num_gpus = resources.num_gpus if resources.num_gpus is not None else (1.0 if has_gpus else 0.0)
@@ -71,9 +71,9 @@ def place_workers(
     limits = {"one per member": num_members}
     if may_fuse and num_gpus == 0 and resources.num_cpus is None and not shape.can_grow:
         cores = max(1, math.floor(max(node.num_cpus for node in shape.nodes)))
-        side_by_side = min(cores, math.ceil(num_members / MOST_ON_CPU))
-        num_cpus = cores // side_by_side
-        limits["one per pack"] = side_by_side
+        num_packs = math.ceil(num_members / most_on_cpu(num_members))
+        num_cpus = cores // min(cores, num_packs, resources.concurrency or num_packs)
+        limits["one per pack"] = num_packs
     demand = f"{num_cpus} CPU" + (f" and {num_gpus:g} GPU" if num_gpus else "")
     fitting = sum(_fit(node, num_cpus, num_gpus) for node in shape.nodes)
     limits = {"as many as fit": fitting, **limits}

@@ -44,6 +44,7 @@ from orchestrator.planning.schedule_state import (
     WorkerState,
     abort,
     change_worker,
+    pack_of,
     release,
     remove_worker,
     set_member,
@@ -212,10 +213,10 @@ def _on_idle(state: State, event: ev.WorkerIdle, now: float) -> Stepped:
 
 
 def _on_lost(state: State, event: ev.WorkerLost, now: float) -> Stepped:
+    cause = cause_of_loss(state.workers[event.worker], event.cause)
+    state, commands = _halved(state, event) if cause is Cause.OUT_OF_MEMORY else (state, [])
     worker = state.workers[event.worker]
-    cause = cause_of_loss(worker, event.cause)
     state = remove_worker(state, event.worker, now)
-    commands: list[Command] = []
     for index in (*worker.publishing, *worker.members):
         claimed = index in worker.publishing or worker.task in ("training", "publishing")
         state, ended = end_attempt(state, index, cause, event.message, now, claimed_by_lost=claimed)
@@ -234,6 +235,17 @@ def _on_lost(state: State, event: ev.WorkerLost, now: float) -> Stepped:
         )
         return abort(state, error)
     return state, commands
+
+
+def _halved(state: State, event: ev.WorkerLost) -> Stepped:
+    """A worker is killed for memory before its program can say that the pack is too large: the kill says so."""
+    worker = state.workers[event.worker]
+    if not worker.trains:
+        return state, []
+    pack = pack_of(state, worker.members[0])
+    if len(pack.members) == 1:
+        return state, []
+    return split(state, ev.PackTooLarge(event.worker, pack.index, event.message))
 
 
 def _gives_up_starting(state: State) -> bool:

@@ -6,8 +6,9 @@ row is predicted by what the *other* folds gave (cross-fitting); the naive figur
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -15,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.ensemble.calibration import apply_temperature, fit_temperature, reliability
-from orchestrator.ensemble.combine import Accumulator, Spread
+from orchestrator.ensemble.combine import Spread
 from orchestrator.ensemble.crossfit import (
     assign_folds,
+    cross_fit_average,
     cross_fit_stacking,
     cross_fit_temperature,
     cross_fit_weights,
@@ -161,13 +163,15 @@ def choose_best(task: TaskKind, indices: Sequence[int], scores: Sequence[Scores]
 class _Prediction:
     """A prediction [N, C]; where it was cross-fitted, also the naive one, that was fitted on all these rows.
 
-    `variance` is the members' [N, D], of regression; `fitted` says what these rows were used for besides.
+    `variance` is the members' [N, D], of regression; `fitted` says what these rows were used for besides; `without`
+    gives the prediction in which no label of a fold had a part, where `values` were cross-fitted.
     """
 
     values: Float64
     naive: Float64 | None = None
     variance: Float64 | None = None
     fitted: tuple[str, ...] = ()
+    without: Callable[[int], Float64] | None = None
 
 
 @dataclass
@@ -192,11 +196,15 @@ class _Evaluation:
         fitted = self._fitted(seen, fitter)
         delivered = fitted if fitted is not None and self.rules.delivered == "weighted" else plain
         scaled, calibration = self._calibrated(delivered)
-        if self.rules.calibrate and scaled is not None:
-            plain, fitted = (scaled, fitted) if delivered is plain else (plain, scaled)
-            delivered = scaled
         ensemble = self._figure("ensemble", plain)
         weighted = None if fitted is None else self._figure("weighted", fitted)
+        unscaled: dict[FigureName, Figure | None] = {"ensemble": ensemble, "weighted": weighted}
+        if self.rules.calibrate and scaled is not None:
+            if delivered is plain:
+                ensemble = self._figure(None, scaled)
+            else:
+                weighted = self._figure(None, scaled)
+            delivered = scaled
         mean = self._members_mean(seen)
         best = self._best_member(seen)
         regression = self.task is TaskKind.REGRESSION
@@ -205,9 +213,7 @@ class _Evaluation:
             weighted=weighted,
             members_mean=mean,
             best_member=best,
-            gains=tuple(
-                self._gains({"ensemble": ensemble, "weighted": weighted, "members_mean": mean, "best_member": best})
-            ),
+            gains=tuple(self._gains({**unscaled, "members_mean": mean, "best_member": best})),
             calibration=calibration,
             diversity=self._diversity(seen),
             curve=_curve(seen),
@@ -252,36 +258,39 @@ class _Evaluation:
         if seen.weighted is None:
             return None
         average, variance = seen.weighted.average(), seen.variance(weighted=True)
-        if fitter is None or self.folds is None:
+        if self.rules.weights is None or self.rules.weights.fitted_on != self.name:
             return _Prediction(average, variance=variance)
-        by_fold = cross_fit_weights(fitter, self.folds)
-        honest = Accumulator(self.task)
-        spread = Spread(self.task) if self.task is TaskKind.REGRESSION else None
-        for position, (_, prediction) in enumerate(self._members()):
-            weights = row_weights(by_fold, self.folds, position)
-            honest.add(prediction, weights)
-            if spread is not None:
-                spread.add(prediction, weights)
-        return _Prediction(honest.average(), average, None if spread is None else spread.variance(), ("weights",))
+        if fitter is None or self.folds is None:  # a single row: there is no other to fit on
+            return None
+        without = partial(cross_fit_average, self.task, fitter, self.folds, self.predictions)
+        spread = None
+        if self.task is TaskKind.REGRESSION:
+            by_fold, spread = cross_fit_weights(fitter, self.folds), Spread(self.task)
+            for position, (_, prediction) in enumerate(self._members()):
+                spread.add(prediction, row_weights(by_fold, self.folds, position))
+        variance = None if spread is None else spread.variance()
+        return _Prediction(without(), average, variance, ("weights",), without)
 
     def _stacked(self) -> _Prediction | None:
         """All predictions in memory at once: what a stacking may take is bounded by its number of features."""
         if self.name != "validation" or self.folds is None:
             known = self.chosen.stacking
-            return None if known is None else _Prediction(known.combine(each for _, each in self._members()))
+            return None if known is None else _Prediction(known.combine(self.predictions))
         together = np.stack([prediction for _, prediction in self._members()])
         stacking = fit_stacking(self.task, self.targets, together)
         self.chosen = replace(self.chosen, stacking=stacking)
-        honest = cross_fit_stacking(self.task, self.targets, together, self.folds)
-        return _Prediction(honest, stacking.combine(together), fitted=("stacking",))
+        without = partial(cross_fit_stacking, self.task, self.targets, together, self.folds)
+        return _Prediction(without(), stacking.combine(together), fitted=("stacking",), without=without)
 
     def _calibrated(self, delivered: _Prediction) -> tuple[_Prediction | None, Calibration | None]:
         """What is delivered, scaled; and what scaling does to it. None without validation rows to fit it on."""
-        if self.task is TaskKind.REGRESSION:
+        costly = self.rules.combine == "stacking" and not self.rules.calibrate  # ten more fits, only to be told
+        if self.task is TaskKind.REGRESSION or costly:
             return None, None
-        if self.name == "validation" and self.folds is not None:
+        if self.name == "validation" and self.folds is not None and self.folds.max() > 1:
             temperature = fit_temperature(self.task, self.targets, delivered.values)
-            after, _ = cross_fit_temperature(self.task, self.targets, delivered.values, self.folds)
+            without = delivered.without
+            after, _ = cross_fit_temperature(self.task, self.targets, delivered.values, self.folds, without)
             self.chosen = replace(self.chosen, temperature=temperature)
             base = delivered.values if delivered.naive is None else delivered.naive
             naive = apply_temperature(self.task, base, temperature)
@@ -302,9 +311,12 @@ class _Evaluation:
 
     # -- figures -----------------------------------------------------------------------------------------------------
 
-    def _figure(self, name: FigureName, of: _Prediction, member: int | None = None) -> Figure:
+    def _figure(self, name: FigureName | None, of: _Prediction, member: int | None = None) -> Figure:
+        """A figure; with a name, its samples are kept for the gains."""
         scores = score(self.task, self.targets, of.values, spread=of.variance)
-        self.samples[name] = metric_samples(self.resamples, self.task, self.targets, of.values)
+        samples = metric_samples(self.resamples, self.task, self.targets, of.values)
+        if name is not None:
+            self.samples[name] = samples
         naive: dict[str, float] = {}
         if of.naive is not None:
             naive = _metrics(score(self.task, self.targets, of.naive))
@@ -314,7 +326,7 @@ class _Evaluation:
             n=scores.n,
             scored_on=self._rows(*of.fitted),
             member=member,
-            intervals=_intervals(self.samples[name]),
+            intervals=_intervals(samples),
             naive=naive,
             optimism={
                 metric: _better_by(metric, value, told[metric]) for metric, value in naive.items() if metric in told
@@ -342,7 +354,10 @@ class _Evaluation:
         return self._figure("best_member", _Prediction(np.asarray(own, np.float64), fitted=used), best)
 
     def _gains(self, figures: Mapping[FigureName, Figure | None]) -> Iterable[Gain]:
-        """Of what is delivered over the best member and the mean member, and of the weighted over the plain average."""
+        """Of what is delivered over the best member and the mean member, and of the weighted over the plain average.
+
+        Before any scaling by a temperature: single members are not scaled, and what scaling brings is told apart.
+        """
         delivered = self.rules.delivered if figures[self.rules.delivered] is not None else "ensemble"
         pairs: list[tuple[FigureName, FigureName]] = [(delivered, "best_member"), (delivered, "members_mean")]
         if figures["weighted"] is not None:

@@ -136,7 +136,7 @@ def read_experiment(store: Store, layout: RunLayout, result: Result) -> Experime
     memory = read_run(Log.open(store, layout.coord_log).records())
     if memory.selection is None or memory.done is None:
         raise DamagedStore("there is a result, and no selection and end that it follows from", where=layout.coord_log)
-    began = float((memory.opened or {}).get("started_at", memory.first_claim_at or 0.0))
+    began = float(memory.first_claim_at or (memory.opened or {}).get("started_at", 0.0))
     ended = began + result.timing.get("total_s", 0.0)
     stored = {int(member["index"]): member["final"] or {} for member in memory.selection["members"]}
     histories = read_histories(memory.selection["members"], lambda ref: get_blob(store, ref))

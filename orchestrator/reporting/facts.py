@@ -14,8 +14,9 @@ from orchestrator.planning.schedule_state import pack_of
 from orchestrator.reporting.selection import MemberFacts
 
 
-def member_facts(plan: MemberPlan, state: MemberState, memory: MemberMemory) -> MemberFacts:
+def member_facts(plan: MemberPlan, schedule: State, memory: MemberMemory) -> MemberFacts:
     """What is known of a member: where the schedule left it, and what its log says."""
+    state = schedule.members[plan.index]
     left_out = state.status == "unneeded" and memory.final is not None
     return MemberFacts(
         plan=plan,
@@ -26,6 +27,7 @@ def member_facts(plan: MemberPlan, state: MemberState, memory: MemberMemory) -> 
         final=memory.final,
         final_seq=memory.final_seq,
         predictions=state.predictions,
+        engine=pack_of(schedule, plan.index).engine,
     )
 
 

@@ -35,7 +35,7 @@ def judge_gate(
     split = validation if on == "validation" else test
     figure: Figure | None = None if split is None else getattr(split, of)
     name = f"{metric} of {SPOKEN[of]} on {on}"
-    value = None if figure is None else float(getattr(figure, metric))
+    value: float | None = None if figure is None else getattr(figure, metric)
     if value is None:
         passed, reason = False, f"there is no {name}"
     elif min is not None and value < min:

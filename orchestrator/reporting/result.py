@@ -81,7 +81,8 @@ class Figure(Metrics):
 class Gain(_Frozen):
     """How much better one figure is than another in a metric: above 0 is better, whichever way the metric points.
 
-    The interval is paired: both figures are scored on the same resampled rows.
+    The interval is paired: both figures are scored on the same resampled rows. Neither is scaled by a temperature, also
+    where what is delivered is: single members are not, and what scaling brings is told by `Calibration`.
     """
 
     of: FigureName
@@ -220,7 +221,10 @@ class WeightsResult(_Frozen):
 
 
 class RunsBefore(_Frozen):
-    """Other runs on the same data: how many, and how many members and trials they planned."""
+    """Other runs scored on the same rows: how many, and how many members and trials they planned.
+
+    See `orchestrator.storage.looks` for what is counted.
+    """
 
     runs: int
     members: int
@@ -269,8 +273,8 @@ class Result(_Frozen):
 
     `task` is what the models tell; `delivered` names the figure of the prediction that the job asked for
     (`ensemble.combine`), which is scaled by `temperature` where the job says `calibrate`. `runs_before` counts the
-    other runs on the same data in this storage, with their members and trials: each had a look at the same validation
-    rows. `missing` are the members that the ensemble lacks, but for those that `stop_when` says it can do without;
+    other runs in this storage that were scored on the same validation or test rows, with their members and trials; they
+    may have begun before this run or while it was at work. `missing` are the members that the ensemble lacks, but for those that `stop_when` says it can do without;
     `late` those in it that the deadline cut short: they count with their best epoch so far.
     """
 

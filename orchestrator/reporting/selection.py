@@ -1,7 +1,8 @@
 """From the members' records to the run's one result: the selection fixes everything, the result follows from it.
 
 `make_selection` reads what is stored and fixes members, bytes, weights and every fact that the result tells. From then
-on nothing is decided any more: whoever finishes a selection gets the same result, byte for byte.
+on nothing is decided any more: whoever finishes a selection gets the same result, on the same machine to the last bit, on
+another CPU up to the rounding of sums.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy.typing as npt
 
+from orchestrator.ensemble.asked import FEWEST_ROWS, check_rows
 from orchestrator.ensemble.fitting import fit_weights
 from orchestrator.ensemble.metrics import Scores
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.ensemble.weights import Weights, given
 from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.packs import Engine
 from orchestrator.reporting.evaluate import Chosen, Evaluated, Rules, evaluate_split
 from orchestrator.reporting.gate import judge_gate
 from orchestrator.reporting.predictions import Predictions, Read
@@ -30,7 +33,9 @@ from orchestrator.reporting.result import (
     StoredFile,
     WeightsResult,
 )
-from orchestrator.spec import Job
+from orchestrator.spec import Job, KerasObject
+from orchestrator.spec.callbacks import callback_name
+from orchestrator.spec.members import is_reference
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.records import BlobRef
 from orchestrator.storage.tables import labels_from_parquet
@@ -46,7 +51,10 @@ _SCORED: tuple[SplitName, ...] = ("validation", "test")
 
 @dataclass(frozen=True)
 class MemberFacts:
-    """What is known of one member when the selection is made; `final` is the body of its `final` record or None."""
+    """What is known of one member when the selection is made.
+
+    `final` is the body of its `final` record or None; `engine` is that of its pack, which counts where there is none.
+    """
 
     plan: MemberPlan
     status: str
@@ -56,6 +64,7 @@ class MemberFacts:
     final: Mapping[str, Any] | None
     final_seq: int | None
     predictions: Mapping[str, Mapping[str, object]]
+    engine: Engine = "solo"
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,7 @@ def make_selection(job: Job, run: RunFacts, members: Sequence[MemberFacts], read
         "task": run.task.value,
         "labels": run.labels,
         "seed": job.seed,
-        "used_for": list(uses_of_validation(job)),
+        "used_for": list(uses_of_validation(job)) if "validation" in run.labels else [],
         "report": job.report.html,
         "tensorboard": job.report.tensorboard,
         "members": [_member_json(member) for member in members],
@@ -107,6 +116,9 @@ def reselect(selection: Mapping[str, Json], job: Job, read: Read) -> dict[str, J
         job: whose `ensemble.combine`, `weights`, `calibrate` and `gate` count.
         read: gives the verified bytes of a blob; called from several threads.
     """
+    check_rows(
+        job.ensemble, {name: len(labels_of(selection, name, read)) for name in _SCORED if name in selection["labels"]}
+    )
     return {**selection, **_ensemble_part(job, selection, read)}
 
 
@@ -129,19 +141,31 @@ def _fit_weights(job: Job, body: Mapping[str, Json], read: Read) -> Weights | No
     if "validation" not in body["labels"] or job.ensemble.combine == "stacking":
         return None
     targets = labels_of(body, "validation", read)
+    if len(targets) < FEWEST_ROWS:  # only the default comes so far: what a job asks for is refused
+        return None
     predictions = Predictions(chosen, "validation", read)
     return fit_weights(asked or "accuracy", TaskKind(body["task"]), targets, predictions)
 
 
 def uses_of_validation(job: Job) -> Iterator[str]:
-    """What else the validation rows were used for while members trained."""
+    """What else the validation rows were used for while members trained; the job has such rows."""
     stopping, checkpoint = job.train.early_stopping, job.train.checkpoint
     if stopping is not None and (stopping.monitor or "val_loss").startswith("val_"):
         yield "early stopping"
     if checkpoint.save_best_only and (checkpoint.monitor or "val_loss").startswith("val_"):
         yield "choice of the best epoch"
+    if any(_sets_learning_rate(callback) for callback in job.train.callbacks):
+        yield "learning rate"
+    if any(is_reference(callback_name(callback)) for callback in job.train.callbacks):
+        yield "perhaps callbacks of the job's own"
     if job.ensemble.stop_when is not None:
         yield "the choice of how many members"
+
+
+def _sets_learning_rate(callback: str | KerasObject) -> bool:
+    """Whether a callback changes the learning rate by what it sees of validation rows, which it watches by default."""
+    monitor = "val_loss" if isinstance(callback, str) else callback.config.get("monitor", "val_loss")
+    return callback_name(callback) == "ReduceLROnPlateau" and str(monitor).startswith("val_")
 
 
 def _member_json(member: MemberFacts) -> dict[str, Json]:
@@ -158,6 +182,7 @@ def _member_json(member: MemberFacts) -> dict[str, Json]:
         "seq": member.final_seq,
         "final": None if member.final is None else dict(member.final),
         "predictions": member.predictions,
+        "engine": member.engine,
     }
 
 
@@ -280,7 +305,7 @@ def _member_result(
         status=member["status"],
         attempts=member["attempts"],
         preemptions=member["preemptions"],
-        engine=final.get("engine", "solo"),
+        engine=final.get("engine", member.get("engine", "solo")),
         epochs=final.get("epochs"),
         best_epoch=final.get("best_epoch"),
         stopped_epoch=final.get("stopped_epoch"),

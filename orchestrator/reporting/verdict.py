@@ -89,7 +89,8 @@ def was_it_worth_it(result: Result) -> Verdict:
     sentence += f", and {_compared(mean)} {SPOKEN['members_mean']}." if mean else "."
     if second is not None and headline != "nll":
         but = "But its" if lifted or (second.gain > 0) != (main.gain > 0) else "Its"
-        sentence += f" {but} {NAMES['nll']} is {_compared(second)} that member."
+        when = "" if result.temperature is None else ", before it is scaled by a temperature,"
+        sentence += f" {but} {NAMES['nll']}{when} is {_compared(second)} that member."
     return Verdict(answer, TITLES[answer], sentence, caveats)
 
 
@@ -148,7 +149,7 @@ def compared(metric: str, gain: float, low: float, high: float) -> str:
     """`1.70 points better (95 % interval +0.30 to +3.10 points) than`, for any metric."""
     interval = f"(95 % interval {interval_text(metric, low, high)})"
     if gain == 0:
-        return f"as good {interval} as"
+        return "as good as" if low == high == 0 else f"as good {interval} as"
     size = gain_text(metric, abs(gain)).removeprefix("+")
     return f"{size} {'better' if gain > 0 else 'worse'} {interval} than"
 
@@ -183,13 +184,8 @@ def what_flatters(result: Result) -> Iterator[str]:
     if before is not None and before.runs:
         trials = f" and {before.trials} trials" if before.trials else ""
         yield (
-            f"Before this run, {before.runs} other run{'s' if before.runs > 1 else ''} with {before.members} members"
-            f"{trials} looked at the same data: each look makes a good figure by chance likelier."
-        )
-    if result.temperature is not None:
-        yield (
-            "What is delivered is scaled by a temperature and single members are not: a part of what it gains in "
-            "negative log-likelihood is that."
+            f"{before.runs} other run{'s' if before.runs > 1 else ''} with {before.members} members{trials} looked at "
+            f"the same rows: each look makes a good figure by chance likelier."
         )
 
 

@@ -28,6 +28,7 @@ Deadline = Annotated[Annotated[float, IS_NUMBER] | Annotated[str, IS_TEXT], BY_S
 
 
 Combine = Literal["mean", "logits", "weighted", "stacking"]
+_OF_ENSEMBLES = {"auc", "top_k", "r2"}
 _FRACTIONS = {"accuracy", "auc", "top_k", "r2"}
 
 
@@ -55,6 +56,10 @@ class GateSpec(Spec):
             )
         if self.metric in _FRACTIONS and self.min is not None and self.min > 1:
             problems.append(Problem(("min",), f"{self.metric} is a fraction and never above 1, so never {self.min:g}"))
+        if self.of == "members_mean" and self.metric in _OF_ENSEMBLES:
+            problems.append(
+                Problem(("metric",), f"is told of ensembles and of the best member, not of the mean: {self.metric}")
+            )
         if self.metric != "r2" and self.max is not None and self.max < 0:
             problems.append(Problem(("max",), f"{self.metric} is never below 0, so nothing passes {self.max:g}"))
         refuse(problems)

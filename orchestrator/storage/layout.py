@@ -13,8 +13,8 @@
       report.html
       tensorboard/<run>/                 event files: of each member, and of the ensemble
       probe/                             short-lived objects of the probe
-    .data/<fingerprint>/<job>/<run key>/<members>-<trials>
-                                         marks of the runs that have looked at the same data
+    .data/<digest>/<job>/<run key>/<members>-<trials>
+                                         marks of the runs that were scored on the rows of this digest
 
 Names come from users and schedulers, so they are made safe here and nowhere else.
 """
@@ -95,9 +95,9 @@ def record_seq(prefix: str, key: str) -> int | None:
     return int(match[1]) if folder == prefix and match else None
 
 
-def looks_at(fingerprint: str) -> str:
-    """Prefix of the marks of all runs on the data of this fingerprint. (No job's name begins with a dot.)"""
-    return check_key(f".data/{fingerprint}")
+def looks_at(rows: str) -> str:
+    """Prefix of the marks of all runs that were scored on the rows of this digest. (No job's name begins with a dot.)"""
+    return check_key(f".data/{rows}")
 
 
 @dataclass(frozen=True)
@@ -230,9 +230,9 @@ class RunLayout:
         """A fresh key for immutable bytes: the nonce keeps two uploads of the same bytes apart."""
         return f"{self.blobs}/{sha256}-{nonce}"
 
-    def look(self, fingerprint: str, members: int, trials: int) -> str:
-        """This run's mark at the data that it trains on."""
-        return f"{looks_at(fingerprint)}/{self.root}/{members}-{trials}"
+    def look(self, rows: str, members: int, trials: int) -> str:
+        """This run's mark at the rows of this digest, on which it is scored."""
+        return f"{looks_at(rows)}/{self.root}/{members}-{trials}"
 
     def results(self, k: int) -> str:
         """Copy of the k-th result: a run that grows has several."""

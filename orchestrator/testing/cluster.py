@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,8 +104,9 @@ class FakeCluster:
         self._working: dict[str, Iterator[Step]] = {}
         self._agenda: list[_Entry] = []
         self._num_planned = 0
-        loaded = ev.DataLoaded(fingerprint, self._script.rows) if data_error is None else ev.DataFailed(data_error)
-        self._plan_next(0.0, None, iter([loaded]))
+        digests = {split: row_digests(fingerprint)[split] for split in self._script.scored}
+        loaded = ev.DataLoaded(fingerprint, self._script.rows, digests)
+        self._plan_next(0.0, None, iter([loaded if data_error is None else ev.DataFailed(data_error)]))
 
     def shape(self) -> ClusterShape:
         return ClusterShape((NodeShape(num_cpus=4, num_gpus=0),), can_grow=False)
@@ -176,6 +178,11 @@ class FakeCluster:
     def _plan_next(self, after_s: float, worker: str | None, steps: Iterator[Step]) -> None:
         self._num_planned += 1  # what falls on one moment happens in the order of planning
         heapq.heappush(self._agenda, _Entry(self._clock.monotonic() + after_s, self._num_planned, worker, steps))
+
+
+def row_digests(fingerprint: str) -> dict[str, str]:
+    """The digests of the rows of the splits that a `FakeCluster` with data of this fingerprint scores on."""
+    return {split: hashlib.sha256(f"{fingerprint} {split}".encode()).hexdigest() for split in ("validation", "test")}
 
 
 @dataclass(frozen=True, order=True)

@@ -70,6 +70,13 @@ class Dataset:
             if split is not None:
                 yield name, split
 
+    def row_digests(self) -> dict[str, str]:
+        """The sha256 of the rows of each split but the training one: equal for equal rows, whatever the split's name.
+
+        Unlike the fingerprint of all data, it stays where another seed, or another share, gives other training rows.
+        """
+        return {name: _fingerprint({"rows": split}) for name, split in self.splits() if name != "train"}
+
 
 def load_dataset(function: Callable[..., Any], where: str, *, validation_split: float, seed: int) -> Dataset:
     """Call the data function and make a checked `Dataset` of what it returns.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from orchestrator.ensemble.asked import check_rows
 from orchestrator.ensemble.crossfit import assign_folds, check_stackable
 from orchestrator.ensemble.metrics import METRICS
 from orchestrator.ensemble.prefix import watched
@@ -30,8 +30,9 @@ from orchestrator.training.device import Device
 from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
 from orchestrator.training.made_callbacks import make_callbacks, make_checkpoint, make_early_stopping
 
-MOST_BUILDS = 16
-"""How many different models the preflight builds; further ones show their errors when their turn comes."""
+MOST_CHECKED = 16
+"""How many different models the preflight runs a batch through. Of further ones it sees whether they can be stacked;
+what is wrong with their data, loss or metrics they show when their turn comes."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
     check_asked_for_rows(job, dataset)
     kinds: dict[str, str] = {}
     architectures: dict[int, Architecture] = {}
-    for same in islice(_distinct(members).values(), MOST_BUILDS):
+    alike = list(_distinct(members).values())
+    for same in alike[:MOST_CHECKED]:
         member = same[0]
         model = build_member(member.builder, member.kwargs, member.seed, job.train)
         where = f"{member.builder} (member {member.index})"
@@ -72,13 +74,17 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         names = score_first_batch(model, batch.x, batch.y, raw, where)
         _check_monitors(job, names, has_validation=dataset.validation is not None)
         with TemporaryDirectory() as folder:
-            _check_callbacks(job, model, Path(folder), has_validation=dataset.validation is not None)
+            callbacks = _check_callbacks(job, model, Path(folder), has_validation=dataset.validation is not None)
         kinds.setdefault(f"{task} {list(outputs.shape[1:])}", where)
         if len(kinds) > 1:
             told = " and ".join(f"{kind} ({place})" for kind, place in kinds.items())
             raise InvalidModel(f"members tell different things, which cannot be averaged: {told}")
-        seen = _look_at(model, job, device)
+        seen = _look_at(model, job, callbacks)
         architectures |= {each.index: seen for each in same}
+    if job.train.engine != "solo":
+        for same in alike[MOST_CHECKED:]:
+            seen = _look_at(_built(job, same[0], dataset), job, callbacks)
+            architectures |= {each.index: seen for each in same}
     _check_watched(task, job, dataset, outputs.shape[1])
     _check_stackable(task, job, dataset, len(members), outputs.shape[1])
     return Checked(task, architectures)
@@ -90,38 +96,17 @@ def check_asked_for_rows(job: Job, dataset: Dataset) -> None:
     Raises:
         InvalidJob: weights, a gate or a monitor asks for rows that are not there.
     """
-    there = {name for name, _ in dataset.splits()}
-    gate = job.ensemble.gate
-    if gate is not None and gate.on not in there:
-        raise InvalidJob(
-            f"the gate is on the {gate.on} set, and there is none",
-            where="ensemble.gate",
-            hint=f"return a {gate.on} set from the data function, or remove the gate",
-        )
-    if job.ensemble.stop_when is not None and "validation" not in there:
-        raise InvalidJob(
-            "the ensemble's score is watched on the validation set, and there is none",
-            where="ensemble.stop_when",
-            hint="set data.validation_split, return a validation set from the data function, or leave stop_when out",
-        )
-    fitted = {"weights": isinstance(job.ensemble.weights, str), "calibrate": job.ensemble.calibrate}
-    fitted["combine"] = job.ensemble.combine == "stacking" or (
-        job.ensemble.combine == "weighted" and job.ensemble.weights is None
-    )
-    for key, is_fitted in fitted.items():
-        if is_fitted and "validation" not in there:
-            raise InvalidJob(
-                "this is fitted on the validation set, and there is none",
-                where=f"ensemble.{key}",
-                hint="set data.validation_split, or do without; weights can be given as a list",
-            )
+    check_rows(job.ensemble, {name: split.num_rows for name, split in dataset.splits() if name != "train"})
 
 
 def _check_watched(task: TaskKind, job: Job, dataset: Dataset, width: int) -> None:
-    """Refuse a metric of `stop_when` that cannot be told of the validation rows, whatever is predicted."""
-    if job.ensemble.stop_when is not None and dataset.validation is not None:
-        targets = to_targets(task, dataset.validation.y)
-        watched(job.ensemble.stop_when.metric, task, targets, np.full((len(targets), width), 1 / width))
+    """Refuse a metric of `stop_when` or of the gate that cannot be told of its rows, whatever is predicted."""
+    rule, gate, splits = job.ensemble.stop_when, job.ensemble.gate, dict(dataset.splits())
+    asked = [("stop_when", "validation", rule.metric)] if rule is not None else []
+    asked += [("gate", gate.on, gate.metric)] if gate is not None else []
+    for key, split, metric in asked:
+        targets = to_targets(task, splits[split].y)
+        watched(metric, task, targets, np.full((len(targets), width), 1 / width), f"ensemble.{key}.metric")
 
 
 def _check_stackable(task: TaskKind, job: Job, dataset: Dataset, num_members: int, width: int) -> None:
@@ -132,19 +117,32 @@ def _check_stackable(task: TaskKind, job: Job, dataset: Dataset, num_members: in
 
 
 def _distinct(members: Sequence[MemberPlan]) -> Mapping[object, Sequence[MemberPlan]]:
-    """Members in groups that differ in nothing but seed and dropout."""
+    """Members in groups that differ in nothing but seed and dropout rate.
+
+    Those without dropout are a group of their own: `if dropout: …` is how many builders leave the layer out.
+    """
     groups: dict[object, list[MemberPlan]] = {}
     for member in members:
-        key = (member.builder, repr(sorted((k, v) for k, v in member.kwargs.items() if k != "dropout")))
+        others = repr(sorted((k, v) for k, v in member.kwargs.items() if k != "dropout"))
+        key = (member.builder, others, bool(member.kwargs.get("dropout")))
         groups.setdefault(key, []).append(member)
     return groups
 
 
-def _look_at(model: keras.Model, job: Job, device: Device) -> Architecture:
+def _built(job: Job, member: MemberPlan, dataset: Dataset) -> keras.Model:
+    """The member's model with all its variables. Raises as `build_member`, and InvalidData."""
+    model = build_member(member.builder, member.kwargs, member.seed, job.train)
+    if not model.built:
+        first = dataset.train.take(slice(0, job.train.batch_size))
+        call_first_batch(model, first.x, f"{member.builder} (member {member.index})")
+    return model
+
+
+def _look_at(model: keras.Model, job: Job, callbacks: Sequence[keras.callbacks.Callback]) -> Architecture:
     return Architecture(
         signature(model) or f"like no other {id(model)}",
         layer_kinds(model),
-        why_not_fused(model, job.train, device.kind),
+        why_not_fused(model, job.train, callbacks),
     )
 
 
@@ -272,7 +270,9 @@ def _monitors(job: Job) -> Iterator[tuple[str, Any]]:
             yield f"train.callbacks.{number}.config.monitor", asked.config["monitor"]
 
 
-def _check_callbacks(job: Job, model: keras.Model, folder: Path, *, has_validation: bool) -> None:
+def _check_callbacks(
+    job: Job, model: keras.Model, folder: Path, *, has_validation: bool
+) -> Sequence[keras.callbacks.Callback]:
     """Make them all, let those that watch something say whether more of it is better, and take their first state."""
     callbacks = make_callbacks(job.train, folder / "files", has_validation=has_validation)
     take_states(callbacks)
@@ -286,6 +286,7 @@ def _check_callbacks(job: Job, model: keras.Model, folder: Path, *, has_validati
             with _refused_by_keras(key):
                 callback.set_model(model)
                 callback._set_monitor_op()
+    return callbacks
 
 
 @contextmanager

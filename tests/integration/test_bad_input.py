@@ -215,7 +215,7 @@ def test_members_of_different_output_shapes_are_refused(broken: TinyProject) -> 
     [
         ("load_plain", {}, "ensemble.stop_when", "there is none"),
         ("load_few_validation_rows", {"metric": "rmse"}, "ensemble.stop_when.metric", "multiclass"),
-        ("load_few_validation_rows", {"metric": "auc"}, "ensemble.stop_when.metric", "of these 5 validation rows"),
+        ("load_few_validation_rows", {"metric": "auc"}, "ensemble.stop_when.metric", "of these 5 rows"),
     ],
 )
 def test_a_score_to_stop_at_that_cannot_be_told_is_refused(

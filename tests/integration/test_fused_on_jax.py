@@ -21,6 +21,7 @@ LEFT_OUT = ("catches", "average", "again", "inputs")
 
 def test_packs_keep_their_promises_on_jax() -> None:
     tests = [str(HERE / f"test_fused_{part}.py") for part in ("oracle", "resume", "settings")]
+    tests.append(str(HERE.parent / "support" / "fused_jax_cases.py"))
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     chosen = " and ".join(f"not {name}" for name in LEFT_OUT)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *tests]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.errors import InvalidModel
 from orchestrator.training.callbacks import Diverged
 from orchestrator.training.device import Device
 from orchestrator.training.feed import epoch_order
 from orchestrator.training.fused import row, state, train
+from orchestrator.training.fused.seat import CannotFuse
 from tests.support.fused_cases import curve, dataset_of, facts, member, pack, solo, spec, started_device
 
 pytestmark = pytest.mark.slow
@@ -105,8 +105,8 @@ def test_a_member_does_not_depend_on_the_others_in_its_pack(tmp_path: Path, back
     assert facts(found["others"][1]) == facts(found["poisoned"][1])
 
 
-def test_members_of_different_architectures_are_refused(tmp_path: Path, backend_device: Device) -> None:
-    with pytest.raises(InvalidModel, match="different architectures"):
+def test_members_of_different_architectures_are_no_pack(tmp_path: Path, backend_device: Device) -> None:
+    with pytest.raises(CannotFuse, match="members 0, 1 are of different architectures"):
         pack([member(0), member(1, units=8)], spec(), dataset_of(), tmp_path, backend_device)
 
 

@@ -44,7 +44,7 @@ class InProcessCluster:
         try:
             self._dataset = load(setup.job)
             rows = {name: split.num_rows for name, split in self._dataset.splits()}
-            self._events.put(ev.DataLoaded(self._dataset.fingerprint, rows))
+            self._events.put(ev.DataLoaded(self._dataset.fingerprint, rows, self._dataset.row_digests()))
         except OrchestratorError as error:
             self._events.put(ev.DataFailed(error))
         self._setup = setup

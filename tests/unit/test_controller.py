@@ -31,12 +31,14 @@ from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.progress import SilentProgress
-from orchestrator.reporting.result import Result, to_json
+from orchestrator.reporting.result import Result, RunsBefore, to_json
 from orchestrator.reporting.status import status_of
 from orchestrator.spec import Job, parse_job
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
+from orchestrator.storage.looks import mark_look
 from orchestrator.testing import FakeClock, FakeCluster, Fault, FaultyStore, MemoryStore
+from orchestrator.testing.cluster import row_digests
 
 LAYOUT = RunLayout("digits", "digits-run")
 BUILDER = "jobs.digits:build_model"
@@ -660,6 +662,24 @@ def test_timing_is_the_runs_own_clock_and_the_sum_over_members() -> None:
     result = site.start(num_workers=1)
     assert result.timing["total_s"] == pytest.approx(site.clock.monotonic(), abs=0.001)
     assert 3 * 3 * 0.5 <= result.timing["members_s"] <= 3 * 3 * 1.5
+
+
+def test_the_runs_time_counts_from_its_first_claim_although_no_data_was_loaded_then() -> None:
+    site = Site()
+    with pytest.raises(Killed):
+        site.start(interruption=killed_at(site, 0.0))
+    assert site.kinds() == ["claim"]
+    site.clock.advance(14.0)
+    result = site.start()
+    assert result.timing["total_s"] == pytest.approx(site.clock.monotonic(), abs=0.001)
+
+
+def test_runs_that_score_on_one_split_of_the_same_rows_are_counted() -> None:
+    site = Site()
+    mark_look(site.store, RunLayout("digits", "same-test"), [row_digests("f" * 64)["test"]], members=5)
+    mark_look(site.store, RunLayout("digits", "same-both"), row_digests("f" * 64).values(), members=7)
+    mark_look(site.store, RunLayout("digits", "stranger"), row_digests("e" * 64).values(), members=100)
+    assert site.start().runs_before == RunsBefore(runs=2, members=12)
 
 
 def test_the_record_of_a_member_is_the_one_that_the_selection_names() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InvalidData
-from orchestrator.training.data import Split, split_rows
+from orchestrator.training.data import Split, load_dataset, split_rows
 
 
 def parts(labels: np.ndarray, share: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
@@ -51,3 +51,29 @@ def test_each_class_is_in_both_parts_in_proportion(kind: str) -> None:
 def test_a_share_that_leaves_one_part_empty_is_refused() -> None:
     with pytest.raises(InvalidData, match="leaves one part empty"):
         parts(np.zeros(3), 0.1)
+
+
+def test_the_same_test_rows_have_the_same_digest_whatever_the_seed_and_the_share() -> None:
+    rng = np.random.default_rng(7)
+    train, test = (rng.normal(size=(60, 2)), np.arange(60) % 3), (rng.normal(size=(9, 2)), np.arange(9) % 3)
+    sets = [
+        load_dataset(lambda: {"train": train, "test": test}, "here", validation_split=share, seed=seed)
+        for share, seed in ((0.2, 0), (0.2, 1), (0.4, 0))
+    ]
+    digests = [each.row_digests() for each in sets]
+    assert [set(each) for each in digests] == [{"validation", "test"}] * 3
+    assert len({each["test"] for each in digests}) == 1
+    assert len({each["validation"] for each in digests}) == 3
+    assert len({each.fingerprint for each in sets}) == 3
+
+
+def test_rows_have_one_digest_as_validation_and_as_test_set_and_another_in_another_order() -> None:
+    rows, train = (np.arange(6.0).reshape(3, 2), np.arange(3)), (np.ones((3, 2)), np.arange(3))
+    turned = tuple(array[::-1] for array in rows)
+
+    def digests(**sets: object) -> dict[str, str]:
+        return load_dataset(lambda: {"train": train, **sets}, "here", validation_split=0, seed=0).row_digests()
+
+    assert digests(validation=rows)["validation"] == digests(test=rows)["test"]
+    assert digests(test=turned)["test"] != digests(test=rows)["test"]
+    assert digests() == {}

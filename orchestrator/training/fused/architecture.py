@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from orchestrator.models import architecture
-from orchestrator.models.build import import_function
 from orchestrator.spec import TrainSpec
-from orchestrator.spec.members import is_reference
 
 _NOISE = {"AlphaDropout": "rate", "GaussianDropout": "rate", "GaussianNoise": "stddev"}
 """Layers whose number is part of the program: only `Dropout` and its spatial forms have it as a variable."""
+
+_BY_VARIABLE = ("_use_weight_decay", "_should_use_adamw")
+"""What an optimizer decides for each variable, by lists or names that its configuration does not tell."""
 
 _BATCH_HOOKS = (
     *("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"),
     *("on_test_batch_begin", "on_test_batch_end"),
 )
-_HARMLESS = ("TerminateOnNaN",)
+_HARMLESS = (keras.callbacks.TerminateOnNaN,)
 """Looks at batches, but what it would stop for ends the member at the end of the epoch anyway."""
 
 
@@ -42,7 +44,7 @@ def signature(model: keras.Model) -> str | None:
         return None
     noise = [getattr(layer, _NOISE[type(layer).__name__], None) for layer in _noisy(model)]
     trainable = [bool(variable.trainable) for variable in model.weights]
-    parts = [computed, noise, trainable, _optimizer(model.optimizer), _objectives(model)]
+    parts = [computed, noise, trainable, _optimizer(model), _objectives(model)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -51,7 +53,7 @@ def layer_kinds(model: keras.Model) -> frozenset[str]:
     return frozenset(_kind(layer) for layer in model._flatten_layers(include_self=False))
 
 
-def why_not_fused(model: keras.Model, train: TrainSpec, device_kind: str) -> str | None:
+def why_not_fused(model: keras.Model, train: TrainSpec, callbacks: Sequence[keras.callbacks.Callback]) -> str | None:
     """Why a member cannot be trained in a pack, in words that go on from `solo: `; None: it can.
 
     Only what is impossible, or would give other results; what is merely slower is for the table of engines.
@@ -59,10 +61,14 @@ def why_not_fused(model: keras.Model, train: TrainSpec, device_kind: str) -> str
     Args:
         model: built and compiled.
         train: the job's `train:` settings.
-        device_kind: `cpu` or `gpu`.
+        callbacks: the job's further ones, as they were made: hooks may be set on an instance.
     """
-    found = (check for check in (_of_model(model), _of_settings(model, train), _of_backend(model, train)))
-    return next((reason for reason in found if reason is not None), None)
+    return (
+        _of_model(model)
+        or _of_optimizer(model.optimizer)
+        or _of_settings(model, train, callbacks)
+        or _of_backend(model, train)
+    )
 
 
 def _of_model(model: keras.Model) -> str | None:
@@ -74,22 +80,27 @@ def _of_model(model: keras.Model) -> str | None:
     return None
 
 
-def _of_settings(model: keras.Model, train: TrainSpec) -> str | None:
-    optimizer = model.optimizer
+def _of_optimizer(optimizer: keras.optimizers.Optimizer) -> str | None:
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return "mixed_float16 scales the loss by what it meets"
+    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        return "its optimizer is several (MultiOptimizer)"
+    if optimizer.loss_scale_factor is not None:
+        return "its optimizer scales the loss (loss_scale_factor)"
     if getattr(optimizer, "use_ema", False):
         return "its optimizer averages weights (use_ema)"
     if getattr(optimizer, "gradient_accumulation_steps", None):
         return "its optimizer accumulates gradients"
+    return None
+
+
+def _of_settings(model: keras.Model, train: TrainSpec, callbacks: Sequence[keras.callbacks.Callback]) -> str | None:
     if model.run_eagerly:
         return "it is compiled with run_eagerly"
     if train.checkpoint.save_freq != "epoch":
         return "train.checkpoint.save_freq counts batches"
-    at_batches = [name for name in _callback_names(train) if _looks_at_batches(name)]
-    if at_batches:
-        return f"the callback {at_batches[0]} looks at batches"
-    return None
+    at_batches = [type(callback).__name__ for callback in callbacks if _looks_at_batches(callback)]
+    return f"the callback {at_batches[0]} looks at batches" if at_batches else None
 
 
 def _of_backend(model: keras.Model, train: TrainSpec) -> str | None:
@@ -97,12 +108,23 @@ def _of_backend(model: keras.Model, train: TrainSpec) -> str | None:
         return None
     if train.jit_compile is False:
         return "train.jit_compile is false, and a pack is compiled"
+    if isinstance(model.optimizer, keras.optimizers.ScheduleFreeAdamW):
+        return "in fit on TensorFlow ScheduleFreeAdamW reads its momentum after it has changed it, in a pack before"
     if "recurrent" in layer_kinds(model):
         return "TensorFlow cannot stack recurrent layers (train.backend: jax can)"
     for layer in model._flatten_layers():
         if type(layer).__name__.startswith("Random"):
             return f"TensorFlow cannot stack {type(layer).__name__}"
+        rows = isinstance(layer, keras.layers.Embedding) and bool(layer.trainable_variables)
+        if rows and not _adds_up(model.optimizer):
+            return "in fit on TensorFlow its optimizer sees a row of an Embedding once for each time it was looked up"
     return None
+
+
+def _adds_up(optimizer: Any) -> bool:
+    """Whether it steps alike for parts of a gradient and for their sum, as a row has that a batch looks up twice."""
+    clips = (optimizer.clipnorm, optimizer.clipvalue, optimizer.global_clipnorm)
+    return type(optimizer) is keras.optimizers.SGD and all(clip is None for clip in clips)
 
 
 def _kind(layer: keras.layers.Layer) -> str:
@@ -132,23 +154,41 @@ def _strange_part(model: keras.Model) -> str | None:
 
 def _is_known(part: Any) -> bool:
     """Names, Keras' own objects, and functions that see nothing but their arguments and their module."""
-    if part is None or isinstance(part, str | int | float):
+    if _is_told_by_value(part):
         return True
-    if hasattr(part, "__qualname__"):
-        return _is_keras(part) or ("<" not in part.__qualname__ and getattr(part, "__closure__", None) is None)
+    if inspect.isfunction(part):
+        is_plain = "<" not in part.__qualname__ and part.__closure__ is None
+        return is_plain and all(_is_told_by_value(value) for value in _defaults(part))
+    if hasattr(part, "__qualname__"):  # a class; a bound method has an object that may be another's
+        return inspect.isclass(part) and _is_keras(part)
     inner = [getattr(part, name, None) for name in ("fn", "_fn")]
     return _is_keras(type(part)) and all(_is_known(each) for each in inner if each is not None)
+
+
+def _is_told_by_value(part: Any) -> bool:
+    return part is None or isinstance(part, str | int | float)
+
+
+def _defaults(function: Any) -> list[Any]:
+    """Values of arguments that belong to the function, not to its code."""
+    return [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
 
 
 def _is_keras(part: Any) -> bool:
     return str(getattr(part, "__module__", "")).partition(".")[0] == "keras"
 
 
-def _optimizer(optimizer: Any) -> Any:
-    config = {key: value for key, value in optimizer.get_config().items() if key != "name"}
-    if not callable(getattr(optimizer, "_learning_rate", None)):  # a schedule is code, a number is a variable
-        config.pop("learning_rate", None)
-    return [type(optimizer).__name__, config]
+def _optimizer(model: keras.Model) -> Any:
+    optimizer = model.optimizer
+    config = {key: value for key, value in optimizer.get_config().items() if key not in ("name", "learning_rate")}
+    rate = getattr(optimizer, "_learning_rate", None)
+    decided = [getattr(optimizer, name) for name in _BY_VARIABLE if hasattr(optimizer, name)]
+    return [
+        type(optimizer).__name__,
+        config,
+        _told(rate) if callable(rate) else None,  # a schedule is code, a number is a variable
+        [[decide(variable) for variable in model.trainable_variables] for decide in decided],
+    ]
 
 
 def _objectives(model: keras.Model) -> Any:
@@ -159,24 +199,15 @@ def _objectives(model: keras.Model) -> Any:
 
 
 def _told(part: Any) -> Any:
-    if part is None or isinstance(part, str | int | float):
+    if _is_told_by_value(part):
         return part
     if hasattr(part, "__qualname__"):
-        return f"{part.__module__}:{part.__qualname__}"
+        return json.dumps([part.__module__, part.__qualname__, *(_defaults(part) if inspect.isfunction(part) else ())])
     inner = [_told(getattr(part, name)) for name in ("fn", "_fn") if getattr(part, name, None) is not None]
     return json.dumps([type(part).__name__, part.name, part.get_config(), inner], sort_keys=True, default=str)
 
 
-def _callback_names(train: TrainSpec) -> Iterator[str]:
-    for asked in train.callbacks:
-        yield asked if isinstance(asked, str) else asked.class_name
-
-
-def _looks_at_batches(name: str) -> bool:
-    if name in _HARMLESS:
-        return False
-    cls: Callable[..., Any] | None = (
-        import_function(name) if is_reference(name) else getattr(keras.callbacks, name, None)
-    )
+def _looks_at_batches(callback: keras.callbacks.Callback) -> bool:
     base = keras.callbacks.Callback
-    return any(getattr(cls, hook, None) is not getattr(base, hook) for hook in _BATCH_HOOKS)
+    hooks = [(getattr(callback, hook), getattr(base, hook)) for hook in _BATCH_HOOKS]
+    return type(callback) not in _HARMLESS and any(getattr(own, "__func__", None) is not empty for own, empty in hooks)

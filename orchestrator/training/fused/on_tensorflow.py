@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -54,12 +55,9 @@ class TensorFlowProgram:
 
     def _function(self, name: str, size: int, steps: Callable[..., Any]) -> Callable[..., Any]:
         if (name, size) not in self._compiled:
-
-            def run(*arguments: Any) -> Any:
-                with _quiet():  # this runs while the function is traced
-                    return steps(size, *arguments)
-
-            self._compiled[name, size] = tf.function(run, jit_compile=True, autograph=False)
+            # TensorFlow counts traces by a function's code, and would warn of the fifth program as of one traced five
+            # times; a partial function has no code, and is counted by itself.
+            self._compiled[name, size] = tf.function(partial(_trace, steps, size), jit_compile=True, autograph=False)
         return self._compiled[name, size]
 
     def _train_steps(
@@ -106,6 +104,12 @@ class TensorFlowProgram:
 
         _, metrics = tf.while_loop(lambda number, _: number < stop, step, (start, list(metrics)))
         return metrics, tf.vectorized_map(member.results, metrics)
+
+
+def _trace(steps: Callable[..., Any], size: int, *arguments: Any) -> Any:
+    """Runs while a function is traced, not when it is called."""
+    with _quiet():
+        return steps(size, *arguments)
 
 
 @contextmanager

@@ -10,13 +10,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from orchestrator.errors import InvalidModel
 from orchestrator.models.build import build_member
+from orchestrator.models.first_batch import call_first_batch
 from orchestrator.spec import TrainSpec
 from orchestrator.training.callback_state import restore_states, take_states
 from orchestrator.training.callbacks import StopOnDivergence, TellEpochs
 from orchestrator.training.checkpoint import Array, Snapshot
 from orchestrator.training.feed import epoch_seeds
-from orchestrator.training.fused.seat import Seat
+from orchestrator.training.fused.seat import CannotFuse, Seat
 from orchestrator.training.fused.stand_in import StandIn
 from orchestrator.training.fused.state import PackState, find_places
 from orchestrator.training.fused.stateless import StatelessMember
@@ -30,15 +32,31 @@ class Row:
 
     Attributes:
         active: it trains; a row that does not is carried along as it is.
-        failed: it diverged, or its own code raised: there is nothing of it to keep.
+        error: it diverged, or its own code raised: there is nothing of it to keep.
+        model: the member's own, once `build` has made it.
     """
+
+    model: keras.Model
 
     def __init__(self, number: int, seat: Seat, train: TrainSpec, *, has_validation: bool) -> None:
         self.number, self.seat, self._train = number, seat, train
         self.active = not seat.finished and not (seat.start_from is not None and seat.start_from.stopped)
-        self.failed = False
+        self.error: BaseException | None = None
+        self._has_validation = has_validation
         self._frozen: Snapshot | None = None
-        self.model = _build(seat, train)
+
+    def build(self, x: Any) -> None:
+        """Make the member's model and its callbacks.
+
+        Args:
+            x: inputs of a batch [N, …], an array or a dictionary of arrays, for models that take their shapes from it.
+
+        Raises:
+            InvalidModel: the build function fails, or the snapshot does not fit.
+            InvalidJob: a callback cannot be made.
+        """
+        seat, train, has_validation = self.seat, self._train, self._has_validation
+        self.model = _build(seat, train, x)
         self._checkpoint = make_checkpoint(train, seat.folder, has_validation=has_validation)
         self._early_stopping = make_early_stopping(train, has_validation=has_validation)
         self._stateful = [
@@ -52,25 +70,36 @@ class Row:
         self._checkpoint.best_model = start.best if start else None
 
     def join(self, program: StatelessMember, state: PackState, num_steps: int) -> None:
-        """Take the row in the pack's state, and begin."""
-        member = self.seat.member
-        self._state = state
-        self._places = find_places(self.model, program, f"member {member.index}")
+        """Take the row in the pack's state.
+
+        Args:
+            program: what all members of the pack are trained by.
+            state: of the pack.
+            num_steps: batches in an epoch, for callbacks.
+
+        Raises:
+            CannotFuse: the program's model is of another architecture.
+        """
+        self._state, self._num_steps = state, num_steps
+        try:
+            self._places = find_places(self.model, program, f"member {self.seat.member.index}")
+        except InvalidModel as error:
+            raise CannotFuse(str(error)) from error
         self._write(list(enumerate(copies([*self.model.variables, *self.model.optimizer.variables]))))
         for place, rate in self._places.rates:
             state.write(place, self.number, rate)
         self._model = StandIn(self.model, program.model)
         self._model.stop_training = False
+
+    def begin(self) -> None:
+        """Callbacks begin; those of a member that goes on get their state back."""
         self._hooks = keras.callbacks.CallbackList(
             [StopOnDivergence(), *self._stateful, TellEpochs(self._tell)],
             model=self._model,
             verbose=0,
             epochs=self._train.epochs,
-            steps=num_steps,
+            steps=self._num_steps,
         )
-
-    def begin(self) -> None:
-        """Callbacks begin; those of a member that goes on get their state back."""
         self._look()
         self._hooks.on_train_begin()
         if self.seat.start_from is not None:
@@ -166,10 +195,12 @@ class Row:
         return words
 
 
-def _build(seat: Seat, train: TrainSpec) -> keras.Model:
+def _build(seat: Seat, train: TrainSpec, x: Any) -> keras.Model:
     """The member's own model, from its beginning or as the snapshot has it."""
     member = seat.member
     model = build_member(member.builder, member.kwargs, member.seed, train)
+    if not model.built:
+        call_first_batch(model, x, f"{member.builder} (member {member.index})")
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     if seat.start_from is not None and not seat.finished:

@@ -30,4 +30,5 @@ class Seat:
 
 
 class CannotFuse(Exception):
-    """The compiler refuses the pack's program. Nothing has been trained: the solo engine can take the members."""
+    """The members are no pack: the compiler refuses their program, or their models turn out to be of different
+    architectures. Nothing has been trained: the solo engine can take the members."""

@@ -82,21 +82,23 @@ class StatelessMember:
         return self.update_metrics(metrics, loss, x, y, y_pred, w)
 
 
-class _Plain:
+class _Plain(keras.optimizers.Optimizer):  # type: ignore[misc]  # keras is untyped here
     """Keras' own optimizer without what TensorFlow's distribution strategies add, which wants real variables."""
 
     assign: Callable[..., None] = BaseOptimizer.assign
     assign_add: Callable[..., None] = BaseOptimizer.assign_add
     assign_sub: Callable[..., None] = BaseOptimizer.assign_sub
-    _var_key: Callable[..., Any] = BaseOptimizer._var_key
     _apply_weight_decay: Callable[..., None] = BaseOptimizer._apply_weight_decay
     _backend_update_step: Callable[..., None] = BaseOptimizer._backend_update_step
     stateless_apply: Callable[..., tuple[Sequence[Any], Sequence[Any]]] = BaseOptimizer.stateless_apply
 
+    def _var_key(self, variable: keras.Variable) -> Any:
+        return (
+            variable._value._unique_id
+        )  # TensorFlow's own key, but of the variable, not of the value that stands for it
+
 
 def _make_stateless(optimizer: Any) -> None:
     kind = type(optimizer)
-    optimizer.__class__ = type(kind.__name__, (_Plain, kind), {})
-    if optimizer.built:
-        known = enumerate(optimizer._trainable_variables)
-        optimizer._trainable_variables_indices = {optimizer._var_key(variable): place for place, variable in known}
+    # Between the optimizer's own class, which may refine these methods (Nadam, Muon), and TensorFlow's.
+    optimizer.__class__ = type(kind.__name__, (kind, _Plain), {})

@@ -66,35 +66,50 @@ def train_fused(
             at the pack's epoch, those that have stopped too, in arrays of their own.
         check: called between blocks; what it raises ends the training and reaches the caller unchanged.
         done: gets a seat's number and what its training gave, as soon as that member is through. A member that
-            diverges, or whose own callbacks raise, ends alone.
+            diverges, that cannot be built, or whose own callbacks raise, ends alone.
 
     Raises:
-        CannotFuse: the compiler refuses the program, before anything has been trained.
-        InvalidModel: the build function fails, the members are not of one architecture, a snapshot does not fit or is
-            of another epoch than the others.
+        CannotFuse: the members are not of one architecture, or the compiler refuses their program; before anything
+            has been trained.
+        InvalidModel: a snapshot is of another epoch than the others.
     """
     epoch = _common_epoch(seats, train)
     rows = [
         Row(number, seat, train, has_validation=dataset.validation is not None) for number, seat in enumerate(seats)
     ]
-    pack = _Pack(rows, train, dataset, device, on_batch, check)
-    if any(row.active for row in rows) and epoch < train.epochs:
-        pack.warm_up()
+    first = dataset.train.take(slice(0, train.batch_size))
+    for row in rows:
+        _guarded(row, row.build, first.x)
     unfinished = [row for row in rows if not row.seat.finished]
-    for row in unfinished:
-        row.begin()
+    built = [row for row in unfinished if row.error is None]
+    if built:
+        pack = _Pack(rows, train, dataset, device, on_batch, check)
+    if any(row.active for row in built) and epoch < train.epochs:
+        pack.warm_up()
+    for row in built:
+        _guarded(row, row.begin)
     for row in unfinished:
         if epoch == train.epochs or not row.active:
             done(row.number, _finish(row))
     while epoch < train.epochs and any(row.active for row in rows):
         epoch += 1
         ended = pack.train_epoch(epoch)
-        keep([row.snapshot(epoch) for row in unfinished if not row.failed])
-        for row, error in ended:
-            done(row.number, error or _finish(row))
+        keep([row.snapshot(epoch) for row in unfinished if row.error is None])
+        for row in ended:
+            done(row.number, _finish(row))
+
+
+def _guarded(row: Row, call: Callable[..., None], *arguments: object) -> None:
+    """Call a member's own code; what it raises ends that member alone."""
+    try:
+        call(*arguments)
+    except OWN_ERRORS as error:
+        row.active, row.error = False, _own_fault(error)
 
 
 def _finish(row: Row) -> Outcome:
+    if row.error is not None:
+        return row.error
     try:
         return row.finish()
     except OWN_ERRORS as error:
@@ -128,11 +143,13 @@ class _Pack:
         on_batch: Callable[[], None],
         check: Callable[[], None],
     ) -> None:
-        members = [row.seat.member for row in rows]
-        signatures = {signature(row.model) for row in rows}
+        built = [row for row in rows if row.error is None]
+        signatures = {signature(row.model) for row in built}
         if len(signatures) > 1 or None in signatures:
-            where = f"members {', '.join(str(member.index) for member in members)}"
-            raise InvalidModel("the members of a pack are of different architectures", where=where)
+            who = ", ".join(str(row.seat.member.index) for row in built)
+            raise CannotFuse(f"members {who} are of different architectures")
+        # The program's model is built as that of the first: one whose build function raises has to stand behind.
+        members = [row.seat.member for row in sorted(rows, key=lambda row: row.error is not None)]
         validation = dataset.validation
         size = choose_validation_batch(0 if validation is None else validation.num_rows, VALIDATION_BATCH)
         self._rows, self._train, self._dataset = rows, train, dataset
@@ -143,7 +160,7 @@ class _Pack:
         self._data = self._program.put_data(dataset.train)
         self._test_data = None if validation is None else self._program.put_data(validation)
         self._state = PackState(self._program)
-        for row in rows:
+        for row in built:
             row.join(self._program.member, self._state, self._batches.full + (self._batches.tail > 0))
 
     def warm_up(self) -> None:
@@ -165,31 +182,19 @@ class _Pack:
                 raise
             raise CannotFuse(first_line(error)) from error
 
-    def train_epoch(self, epoch: int) -> list[tuple[Row, BaseException | None]]:
-        """One epoch (1-based) of all active rows; those whose training ends with it, and why if it is for an error."""
+    def train_epoch(self, epoch: int) -> list[Row]:
+        """One epoch (1-based) of all active rows; returns those whose training ends with it."""
         training = [row for row in self._rows if row.active]
-        ended = [(row, self._guarded(row, row.begin_epoch, epoch)) for row in training]
-        ended = [(row, error) for row, error in ended if error is not None]
+        for row in training:
+            _guarded(row, row.begin_epoch, epoch)
         logs = self._train_all(epoch)
         val_logs = self._test_all()
         self._state.fetch()
         for row in training:
-            if row.failed:
-                continue
-            scores = None if val_logs is None else member_logs(val_logs, row.number)
-            error = self._guarded(row, row.end_epoch, epoch, member_logs(logs, row.number), scores)
-            if error is not None or not row.active or epoch == self._train.epochs:
-                ended.append((row, error))
-        return ended
-
-    def _guarded(self, row: Row, call: Callable[..., None], *arguments: object) -> BaseException | None:
-        """Call a member's own code; what it raises ends that member alone."""
-        try:
-            call(*arguments)
-        except OWN_ERRORS as error:
-            row.active, row.failed = False, True
-            return _own_fault(error)
-        return None
+            if row.error is None:
+                scores = None if val_logs is None else member_logs(val_logs, row.number)
+                _guarded(row, row.end_epoch, epoch, member_logs(logs, row.number), scores)
+        return [row for row in training if not row.active or epoch == self._train.epochs]
 
     def _train_all(self, epoch: int) -> Logs:
         num_rows = self._dataset.train.num_rows
@@ -204,6 +209,7 @@ class _Pack:
             self._check()
             self._on_batch()
             metrics, logs = self._run(size, steps, metrics, placed)
+            _wait_for(logs)
         return logs
 
     def _run(self, size: int, steps: tuple[int, int], metrics: Leaves, order: object) -> tuple[Leaves, Logs]:
@@ -221,6 +227,7 @@ class _Pack:
             self._check()
             self._on_batch()
             metrics, logs = self._program.test(self._state.device, metrics, self._test_data, size, steps)
+            _wait_for(logs)
         return logs
 
     def _fresh_metrics(self) -> Leaves:
@@ -228,6 +235,11 @@ class _Pack:
         member = self._program.member
         begun = [keras.ops.convert_to_numpy(variable) for variable in member.metrics]
         return [self._program.put(np.stack([value] * len(self._rows))) for value in begun]
+
+
+def _wait_for(logs: Logs) -> None:
+    """Wait for a block: JAX returns before it has computed, and signs of life and stops must not run ahead of it."""
+    member_logs(logs, 0)
 
 
 def _parts(batches: Batches, block: int) -> list[tuple[int, tuple[int, int]]]:

@@ -9,6 +9,7 @@ from schedule_world import World, commands_of
 
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
+from orchestrator.planning.events import Cause
 from orchestrator.planning.packs import (
     Architecture,
     Pack,
@@ -42,6 +43,9 @@ def sizes(architecture: Architecture, members: int, rules: PackingRules = LONG, 
         (MLP, 16, {}, ("fused", [8, 8])),
         (MLP, 9, {}, ("fused", [4, 5])),
         (MLP, 5, {}, ("fused", [5])),
+        (MLP, 20, {}, ("fused", [5, 5, 5, 5])),  # not three, of which the last would run alone on two workers
+        (MLP, 33, {}, ("fused", [6, 5, 5, 6, 6, 5])),
+        (MLP, 20, {"num_workers": 3}, ("fused", [5, 5, 5, 5])),
         (MLP, 16, {"num_workers": 4}, ("fused", [8, 8])),  # on a CPU the number of workers changes no bits
         (MLP, 5, {"num_rows": 1_437}, ("solo", [1] * 5)),
         (CNN, 3, {}, ("solo", [1] * 3)),
@@ -147,6 +151,46 @@ def test_a_pack_that_does_not_fit_is_halved_without_counting_an_attempt() -> Non
     assert [command.members for command in commands_of(world.sent, cmd.TrainPack)[1:]] == [(0, 1), (2,)]
     again = World(4, 1, memory=RunMemory(packed={"packs": packs_to_json(recorded.packs)}))
     assert again.state.waiting == (1, 2), "who resumes goes on with the halves"
+
+
+def test_a_pack_whose_worker_is_killed_for_memory_is_halved_uncounted_until_each_member_is_alone() -> None:
+    world = World(4, 1, pack_size=4)
+    world.get_ready()
+    for worker, size in (("w0", 4), ("w1", 2)):
+        sent = world.step(ev.WorkerLost(worker, Cause.OUT_OF_MEMORY, "killed by the memory monitor"))
+        assert not commands_of(sent, cmd.RecordEnded)
+        recorded = commands_of(world.sent, cmd.RecordPacked)[-1]
+        assert f"a pack of {size} members does not fit into memory: halved" in recorded.reason
+        assert "killed by the memory monitor" in recorded.reason
+        world.step(ev.WorkerReady(next(iter(world.state.workers)), "n", 1))
+    waiting = [world.state.packs[index].members for index in world.state.waiting]
+    assert [command.members for command in commands_of(world.sent, cmd.TrainPack)[1:]] == [(0, 1), (0,)]
+    assert waiting == [(1,), (2,), (3,)], "the other half is as large as the one that was killed"
+    sent = world.step(ev.WorkerLost("w2", Cause.OUT_OF_MEMORY, "killed by the memory monitor"))
+    assert [(ended.member, ended.cause) for ended in commands_of(sent, cmd.RecordEnded)] == [(0, Cause.OUT_OF_MEMORY)]
+
+
+def test_who_is_published_beside_a_pack_that_is_killed_for_memory_is_tried_again_as_after_any_loss() -> None:
+    world = World(4, 1, pack_size=2)
+    world.get_ready()
+    world.step(ev.WorkerIdle("w0", publishing=(0, 1)))
+    sent = world.step(ev.WorkerLost("w0", Cause.OUT_OF_MEMORY, "killed"))
+    assert [ended.member for ended in commands_of(sent, cmd.RecordEnded)] == [0, 1]
+    assert [pack.members for pack in world.state.packs[2:]] == [(2,), (3,)]
+    assert [world.state.members[index].attempts for index in range(4)] == [1, 1, 0, 0]
+
+
+def test_a_pack_that_is_lost_for_another_reason_or_predicted_is_not_halved() -> None:
+    world = World(2, 1, pack_size=2)
+    world.get_ready()
+    world.step(ev.WorkerLost("w0", Cause.CRASH, "gone"))
+    world.step(ev.WorkerReady("w1", "n", 1))
+    world.tick(100)
+    world.step(ev.MemberTrained("w1", 0), ev.MemberTrained("w1", 1), ev.WorkerIdle("w1"))
+    assert world.state.workers["w1"].task == "predicting"
+    sent = world.step(ev.WorkerLost("w1", Cause.OUT_OF_MEMORY, "killed"))
+    assert [ended.member for ended in commands_of(sent, cmd.RecordEnded)] == [0]
+    assert [pack.members for pack in world.state.packs] == [(0, 1)]
 
 
 def test_what_did_not_fit_bounds_the_packs_of_that_architecture_that_wait() -> None:

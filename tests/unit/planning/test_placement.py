@@ -68,7 +68,7 @@ def test_a_demand_that_no_node_fits_gets_no_worker_and_the_reason(
         (2, 9, 2, 1),
         (2, 100, 2, 1),
         (8, 16, 2, 4),
-        (8, 20, 3, 2),
+        (8, 20, 4, 2),
         (8, 200, 8, 1),
         (1, 20, 1, 1),
     ],
@@ -78,6 +78,17 @@ def test_where_members_may_be_fused_the_cores_are_shared_out_among_the_packs(
 ) -> None:
     alone = ClusterShape((NodeShape(cores, 0),), can_grow=False)
     placement = place_workers(alone, ResourcesSpec(), members, may_fuse=True)
+    assert (placement.num_workers, placement.num_cpus) == (workers, cpus_each)
+
+
+@pytest.mark.parametrize(
+    ("cores", "concurrency", "workers", "cpus_each"), [(2, 1, 1, 2), (8, 2, 2, 4), (8, 3, 3, 2), (8, 50, 4, 2)]
+)
+def test_fewer_workers_than_packs_leave_no_core_idle(
+    cores: int, concurrency: int, workers: int, cpus_each: int
+) -> None:
+    alone = ClusterShape((NodeShape(cores, 0),), can_grow=False)
+    placement = place_workers(alone, ResourcesSpec(concurrency=concurrency), 20, may_fuse=True)
     assert (placement.num_workers, placement.num_cpus) == (workers, cpus_each)
 
 

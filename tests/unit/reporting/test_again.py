@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from run_examples import LAYOUT, create_run, finished_run
 
 from orchestrator.errors import DamagedStore, InvalidJob
-from orchestrator.reporting.again import evaluate_again
+from orchestrator.reporting.again import differing, evaluate_again
+from orchestrator.reporting.result import from_json, to_json
+from orchestrator.storage.blobs import put_blob
 from orchestrator.storage.log import Log
 from orchestrator.storage.records import encode
 from orchestrator.testing import MemoryStore
@@ -47,8 +50,8 @@ def finished() -> dict[str, bytes]:
 
 
 def test_the_figures_come_out_as_they_were(store: MemoryStore) -> None:
-    result, same = evaluate_again(store, LAYOUT)
-    assert same is True
+    result, differing = evaluate_again(store, LAYOUT)
+    assert differing == ()
     assert result.runs_before is not None
     assert (result.runs_before.runs, result.runs_before.members) == (2, 7)
 
@@ -56,8 +59,8 @@ def test_the_figures_come_out_as_they_were(store: MemoryStore) -> None:
 def test_another_way_to_combine_changes_the_figures_and_nothing_that_is_stored(store: MemoryStore) -> None:
     before = {key: store.get(key) for key in store.list("")}
     plain, _ = evaluate_again(store, LAYOUT)
-    fitted, same = evaluate_again(store, LAYOUT, ["ensemble.combine=weighted", "ensemble.weights=nll"])
-    assert same is None
+    fitted, differing = evaluate_again(store, LAYOUT, ["ensemble.combine=weighted", "ensemble.weights=nll"])
+    assert differing is None
     assert (fitted.delivered, fitted.combine) == ("weighted", "weighted")
     assert fitted.weights is not None
     assert fitted.weights.method == "nll"
@@ -94,7 +97,7 @@ def test_a_run_that_has_no_selection_yet_says_so() -> None:
 
 def test_without_its_spec_a_run_is_still_evaluated_as_it_was(store: MemoryStore) -> None:
     store.delete(LAYOUT.spec)
-    assert evaluate_again(store, LAYOUT)[1] is True
+    assert evaluate_again(store, LAYOUT)[1] == ()
     with pytest.raises(DamagedStore, match="spec cannot be read"):
         evaluate_again(store, LAYOUT, ["ensemble.weights=nll"])
 
@@ -106,4 +109,51 @@ def test_a_result_that_says_something_else_is_told_apart(store: MemoryStore) -> 
     changed = {**selection.body, "notes": ["something that was not there"]}
     key = f"{LAYOUT.coord_log}/{selection.seq:08d}.json"
     other.put(key, encode(replace(selection, body=changed)))
-    assert evaluate_again(other, LAYOUT)[1] is False
+    assert evaluate_again(other, LAYOUT)[1] == ("notes",)
+
+
+def _with_stored_figure(store: MemoryStore, change: float) -> MemoryStore:
+    """The same run, as if the machine that finished it had found another test nll."""
+    result, _ = evaluate_again(store, LAYOUT)
+    assert result.test is not None
+    assert result.test.ensemble.nll is not None
+    figure = result.test.ensemble.model_copy(update={"nll": result.test.ensemble.nll * (1 + change)})
+    stored = result.model_copy(update={"test": result.test.model_copy(update={"ensemble": figure})})
+    done = Log.open(store, LAYOUT.coord_log).records()[-1]
+    assert done.kind == "done"
+    other = _holding({key: store.get(key) for key in store.list("")})
+    named = put_blob(other, LAYOUT, to_json(stored)).to_json()
+    other.put(f"{LAYOUT.coord_log}/{done.seq:08d}.json", encode(replace(done, body={**done.body, "result": named})))
+    return other
+
+
+def test_figures_of_a_machine_that_rounds_otherwise_are_the_same_and_others_are_named(store: MemoryStore) -> None:
+    assert evaluate_again(_with_stored_figure(store, 1e-13), LAYOUT)[1] == ()
+    assert evaluate_again(_with_stored_figure(store, 1e-7), LAYOUT)[1] == ("test.ensemble.nll",)
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "differs"),
+    [
+        (("validation", "weighted", "nll"), 1e-8, False),
+        (("validation", "weighted", "nll"), 1e-4, True),
+        (("validation", "members_mean", "nll"), 1e-8, True),
+        (("validation", "members_mean", "nll"), 1e-12, False),
+    ],
+)
+def test_what_was_fitted_may_differ_by_more_than_what_was_summed(
+    store: MemoryStore, path: tuple[str, ...], change: float, differs: bool
+) -> None:
+    result, _ = evaluate_again(store, LAYOUT, ["ensemble.combine=weighted", "ensemble.weights=nll"])
+    document = json.loads(to_json(result))
+    inner = document
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] *= 1 + change
+    assert differing(from_json(json.dumps(document).encode()), result) == ((".".join(path),) if differs else ())
+
+
+def test_an_entry_that_only_one_result_has_is_a_difference(store: MemoryStore) -> None:
+    result, _ = evaluate_again(store, LAYOUT)
+    assert differing(result.model_copy(update={"versions": {"numpy": "2"}}), result) == ("versions.numpy",)
+    assert differing(result, result.model_copy(update={"members": result.members[:2]})) == ("members",)

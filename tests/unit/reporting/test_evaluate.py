@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from orchestrator.ensemble.combine import Accumulator
+from orchestrator.ensemble.crossfit import assign_folds
 from orchestrator.ensemble.fitting import fit_weights
 from orchestrator.ensemble.metrics import Scores, score
 from orchestrator.ensemble.tasks import TaskKind
@@ -209,12 +210,47 @@ def test_a_use_that_is_named_already_is_not_named_twice() -> None:
     assert split.weighted.scored_on == "validation (30 rows; also used for weights (cross-fitted))"
 
 
-def test_a_single_row_is_scored_though_nothing_can_be_cross_fitted_on_it() -> None:
+def test_a_single_row_is_scored_and_nothing_that_was_fitted_on_it() -> None:
     rules = Rules(weights=by_accuracy([0.5] * 4), calibrate=True)
     found = evaluate_split("validation", TASK, LABELS[:1], MEMBERS[:, :1], INDICES, rules)
     assert found.split.ensemble.n == 1
-    assert found.split.weighted is not None
+    assert found.split.weighted is None
     assert found.chosen.temperature is None
+
+
+@pytest.mark.parametrize("method", ["accuracy", "nll", "greedy", "stacking"])
+def test_no_row_knows_its_own_label_where_weights_and_temperature_are_both_fitted(method: str) -> None:
+    """With the folds held, a row's prediction stays as it is when its label changes; the others' move."""
+    labels, members = skilled(4, 60, sharpness=3.0)
+    labels = np.sort(labels)  # the flip below keeps the classes' sizes, and so the folds
+
+    def delivered(targets: np.ndarray) -> np.ndarray:
+        if method == "stacking":
+            rules = Rules(combine="stacking", calibrate=True)
+        else:
+            rules = Rules("weighted", fit_weights(method, TASK, targets, members), calibrate=True)
+        return evaluate_split("validation", TASK, targets, members, range(4), rules).delivered
+
+    folds = assign_folds(TASK, labels)
+    other = np.flatnonzero((labels != labels[0]) & (folds == folds[0]))[0]
+    swapped = labels.copy()
+    swapped[[0, other]] = labels[[other, 0]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orchestrator.reporting.evaluate.assign_folds", lambda *args, **kwargs: folds)
+        before, after = delivered(labels), delivered(swapped)
+    own = folds == folds[0]
+    np.testing.assert_array_equal(after[own], before[own])
+    assert (after[~own] != before[~own]).any()
+
+
+def test_what_is_scaled_is_not_sold_as_a_gain_over_what_is_not() -> None:
+    """Five copies of one overconfident member: an ensemble of them is that member, however well it is scaled."""
+    labels, one = skilled(1, 300, sharpness=6.0)
+    members = np.repeat(one, 5, axis=0)
+    for calibrate in (False, True):
+        split = evaluate_split("validation", TASK, labels, members, range(5), Rules(calibrate=calibrate)).split
+        assert all(gain.gain == pytest.approx(0, abs=1e-9) for gain in split.gains)
+        assert all(gain.interval.high == pytest.approx(0, abs=1e-9) for gain in split.gains)
 
 
 def test_predictions_may_be_read_from_somewhere_each_time() -> None:

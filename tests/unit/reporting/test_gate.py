@@ -46,3 +46,9 @@ def test_a_gate_on_a_split_that_does_not_exist_is_missed(on: SplitName) -> None:
 def test_a_gate_without_bounds_is_refused() -> None:
     with pytest.raises(InvalidJob, match="no bound"):
         judge_gate(metric="accuracy", of="ensemble", on="test", min=None, max=None, validation=None, test=None)
+
+
+def test_a_gate_on_a_metric_that_could_not_be_told_is_missed() -> None:
+    gate = judge_gate(metric="auc", of="ensemble", on="validation", min=0.5, max=None, validation=VALIDATION, test=None)
+    assert not gate.passed
+    assert gate.reason == "there is no auc of the ensemble on validation"

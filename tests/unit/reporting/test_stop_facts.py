@@ -15,6 +15,7 @@ from orchestrator.planning.recovery import MemberMemory
 from orchestrator.planning.schedule_state import MemberState, Settings, State
 from orchestrator.reporting.facts import member_facts, ranges, stop_facts, stop_notes
 from orchestrator.reporting.result import StoppedResult
+from orchestrator.reporting.selection import MemberFacts
 from orchestrator.spec import FaultsSpec
 
 RULE = StopRule("accuracy", greater_is_better=True, min_delta=0.01, patience=2)
@@ -41,11 +42,18 @@ PACKS = (Pack(0, (0, 1), "fused"), *(Pack(number, (number + 1,), "solo") for num
 
 
 def told(rule: StopRule | None = RULE) -> dict[str, Any] | None:
+    state = schedule(rule)
+    return stop_facts(state, facts_of(state))
+
+
+def schedule(rule: StopRule | None = RULE) -> State:
     settings = Settings(Plan(PLANS), Crew(1), FaultsSpec(), stop_rule=rule)
     members = {index: state for index, (state, _) in STATES.items()}
-    state = State(settings, Crew(1), members, packs=PACKS, scores=(0.8, 0.8, 0.8), enough=3)
-    facts = [member_facts(plan, *STATES[plan.index]) for plan in PLANS]
-    return stop_facts(state, facts)
+    return State(settings, Crew(1), members, packs=PACKS, scores=(0.8, 0.8, 0.8), enough=3)
+
+
+def facts_of(state: State) -> list[MemberFacts]:
+    return [member_facts(plan, state, STATES[plan.index][1]) for plan in PLANS]
 
 
 def test_who_has_a_model_is_left_out_and_who_has_none_was_not_trained() -> None:
@@ -62,7 +70,7 @@ def test_what_was_saved_is_the_share_of_packs_that_a_member_took_times_the_membe
 
 
 def test_the_statuses_and_messages_of_members_that_are_left_out_say_what_became_of_them() -> None:
-    facts = [member_facts(plan, *STATES[plan.index]) for plan in PLANS]
+    facts = facts_of(schedule())
     assert [each.status for each in facts[2:]] == [
         "late",
         "diverged",

@@ -220,9 +220,9 @@ def test_times_are_those_of_the_run() -> None:
     result, _ = finished_run(store)
     memory = read_run(Log.open(store, LAYOUT.coord_log).records())
     found = read_experiment(store, LAYOUT, result)
-    assert memory.opened is not None
+    assert memory.first_claim_at is not None
     assert memory.done is not None
-    assert found.began_at == memory.opened["started_at"]
+    assert found.began_at == memory.first_claim_at
     assert found.result_sha256 == memory.done["result"]["sha256"]
     for trace in found.members:
         ends = [at for _, at, _ in trace.epochs()]

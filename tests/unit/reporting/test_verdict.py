@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.reporting.result import Figure, GateResult, Result, RunsBefore
-from orchestrator.reporting.verdict import Answer, gain_text, judge, score_text, was_it_worth_it
+from orchestrator.reporting.verdict import Answer, compared, gain_text, judge, score_text, was_it_worth_it
 from tests.support.report_cases import TEST_ROWS, VALIDATION_ROWS, gain, member, result
 
 
@@ -104,7 +104,7 @@ def test_caveats_name_optimism_earlier_looks_missing_and_late_members_and_a_miss
     told = " ".join(was_it_worth_it(result(missing=(3, 4), late=(2,), gate=gate)).caveats)
     for words in (
         "would look 0.80 points better: that difference is optimism",
-        "3 other runs with 24 members and 40 trials looked at the same data",
+        "3 other runs with 24 members and 40 trials looked at the same rows",
         "2 of 5 members are missing",
         "1 member was cut short at the deadline",
         "The quality gate is missed: accuracy is 0.9, below 0.95.",
@@ -132,3 +132,8 @@ def test_nothing_to_warn_of_is_no_caveat() -> None:
 def test_shares_are_told_in_per_cent_and_points(metric: str, value: float, score: str, difference: str) -> None:
     assert (score_text(metric, value), gain_text(metric, value)) == (score, difference)
     assert score_text(metric, None) == "–"
+
+
+def test_no_difference_at_all_needs_no_interval() -> None:
+    assert compared("nll", 0.0, 0.0, 0.0) == "as good as"
+    assert compared("nll", 0.0, -0.1, 0.1) == "as good (95 % interval −0.1000 to +0.1000) as"
