@@ -419,8 +419,7 @@ class Controller:
             raise OrchestratorError("members were selected before the preflight", where=request.run_id)
         published = self._read_members()
         members = [
-            member_facts(plan, state, published.get(plan.index, MemberMemory()))
-            for plan in request.plan.members
+            member_facts(plan, state, published.get(plan.index, MemberMemory())) for plan in request.plan.members
         ]
         stopped = stop_facts(state, members)
         began = float(memory.first_claim_at or self._opened["started_at"])  # claims of old versions do not say when

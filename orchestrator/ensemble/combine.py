@@ -82,12 +82,14 @@ class Spread:
         self._mean: Float64 = np.zeros(())
         self._squares: Float64 = np.zeros(())
         self._weight: Float64 = np.zeros(())
+        self._num_weighty = np.zeros((), dtype=np.int64)
 
     def add(self, prediction: Array, weight: float | Float64 = 1.0, *, name: str | None = None) -> None:
         """Add one member's prediction [N, D]; arguments and errors as for `Accumulator.add`."""
         values = self._members.check(prediction, name).astype(np.float64)
         scale = _by_row(weight)
         self._weight = self._weight + scale
+        self._num_weighty = self._num_weighty + (scale > 0)
         # A member of weight 0 moves nothing, also where it is the first.
         share = np.divide(scale, self._weight, out=np.zeros_like(self._weight), where=self._weight > 0)
         step = values - self._mean
@@ -104,6 +106,10 @@ class Spread:
         self._check_some()
         variance: Float64 = self._squares / self._weight
         return variance
+
+    def of_several(self) -> bool:
+        """Whether at least two members have weight in every row: a single one varies around nothing."""
+        return bool(np.all(self._num_weighty >= 2))
 
     def _check_some(self) -> None:
         if self._mean.ndim == 0 or not np.all(self._weight > 0):

@@ -184,7 +184,7 @@ def selective_prediction(
     """Accuracy when the model may decline the rows it is least sure of (Geifman and El-Yaniv 2017).
 
     A row's confidence is the accuracy that its probabilities promise: that of the predicted class; for multilabel the
-    mean over the labels. Equally confident rows stay in their order.
+    mean over the labels. Of equally confident rows each counts with their mean, as if they came in a random order.
 
     Args:
         task, targets: as for `per_example`; not regression.
@@ -211,7 +211,7 @@ def aurc(task: TaskKind, targets: Array, predictions: Array) -> float:
 
 
 def _accuracy_by_confidence(task: TaskKind, targets: Array, predictions: Array) -> Float64:
-    """Each row's accuracy [N], the most confident row first."""
+    """Each row's accuracy [N], the most confident row first; equally confident rows have their mean."""
     _refuse_regression(task, "selective prediction orders rows by their probabilities")
     accuracies = per_example(task, targets, predictions)["accuracy"]
     probabilities = np.asarray(predictions, dtype=np.float64)
@@ -219,7 +219,9 @@ def _accuracy_by_confidence(task: TaskKind, targets: Array, predictions: Array) 
         confidence = probabilities.max(axis=1)
     else:
         confidence = np.maximum(probabilities, 1 - probabilities).mean(axis=1)
-    return accuracies[np.argsort(-confidence, kind="stable")]
+    _, group, sizes = np.unique(-confidence, return_inverse=True, return_counts=True)
+    means: Float64 = np.bincount(group, weights=accuracies) / sizes
+    return np.repeat(means, sizes)
 
 
 def _decisions(task: TaskKind, probabilities: Array) -> Array:

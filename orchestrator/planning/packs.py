@@ -141,8 +141,8 @@ def most_on_cpu(num_members: int) -> int:
     """The largest pack of so many members of one architecture on a CPU, from their number alone.
 
     Several packs are an even number where that is possible, as cores are: of three packs on two workers, the last one
-    would leave a worker idle. From four members on, a larger pack hardly saves any of them time (0.25 s an epoch in a pack of four, 0.24 in one of
-    eight, measured).
+    would leave a worker idle. From four members on, a larger pack hardly saves any of them time (measured: 0.25 s an
+    epoch in a pack of four, 0.24 in one of eight).
     """
     num_packs = math.ceil(num_members / MOST_ON_CPU)
     return math.ceil(num_members / (num_packs if num_packs == 1 else num_packs + num_packs % 2))

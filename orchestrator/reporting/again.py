@@ -19,6 +19,9 @@ from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.retry import Patience
 
+_TRIED = ("ensemble.combine", "ensemble.weights", "ensemble.calibrate", "ensemble.gate")
+"""What can be asked anew of members that are there."""
+
 EXACT, FITTED = 1e-9, 1e-6
 """How far a figure may be from the stored one, relative to it (absolute below 1): another CPU sums in another order,
 and what was fitted has followed an optimiser's path besides."""
@@ -44,12 +47,13 @@ def evaluate_again(
         InvalidJob: the run has no selection yet, or an override is not of the job's `ensemble` part.
         DamagedStore: predictions, labels or the spec are gone.
     """
-    foreign = [text for text in overrides if not text.startswith("ensemble.")]
+    foreign = [text for text in overrides if not text.startswith(_TRIED)]
     if foreign:
         raise InvalidJob(
             f"{foreign[0]!r} would need other members",
             where="evaluate",
-            hint="only keys of `ensemble` can be tried on members that are trained, such as ensemble.weights=nll",
+            hint="on members that are trained, ensemble.combine, weights, calibrate and gate can be tried, such as "
+            "ensemble.weights=nll",
         )
     memory = read_run(Log.open(store, layout.coord_log).records())
     if memory.selection is None:

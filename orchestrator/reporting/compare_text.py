@@ -161,7 +161,7 @@ def _scores(comparison: Comparison, split: SplitName, metric: str, *names: str) 
     """`On test (361 rows), the accuracy of B is 97.20 % and that of A 95.50 %`."""
     figures = [delivered(comparison.results[name], split) for name in names]
     told = [score_text(metric, None if figure is None else getattr(figure, metric)) for figure in figures]
-    rows = "" if figures[0] is None else f" ({figures[0].n:,} rows)"
+    rows = "" if figures[0] is None else f" ({figures[0].n:,} row{'s' if figures[0].n > 1 else ''})"
     return f"On {split}{rows}, the {NAMES[metric]} of {names[0]} is {told[0]} and that of {names[1]} {told[1]}"
 
 

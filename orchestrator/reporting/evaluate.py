@@ -268,7 +268,7 @@ class _Evaluation:
             by_fold, spread = cross_fit_weights(fitter, self.folds), Spread(self.task)
             for position, (_, prediction) in enumerate(self._members()):
                 spread.add(prediction, row_weights(by_fold, self.folds, position))
-        variance = None if spread is None else spread.variance()
+        variance = spread.variance() if spread is not None and spread.of_several() else None
         return _Prediction(without(), average, variance, ("weights",), without)
 
     def _stacked(self) -> _Prediction | None:
@@ -419,7 +419,8 @@ class _Evaluation:
         uses = list(dict.fromkeys([*before, *too]))
         also = f"also used for {', '.join(uses)}" if uses else "used for nothing else"
         crossed = " (cross-fitted)" if set(too) & {"weights", "stacking", "temperature"} else ""
-        return f"{self.name} ({len(self.targets)} rows; {also}{crossed})"
+        rows = "1 row" if len(self.targets) == 1 else f"{len(self.targets)} rows"
+        return f"{self.name} ({rows}; {also}{crossed})"
 
 
 def _curve(seen: MembersPass) -> tuple[CurvePoint, ...]:

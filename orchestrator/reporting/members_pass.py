@@ -95,9 +95,9 @@ class MembersPass:
                 self._weighted_spread.add(prediction, self._weights.values[position])
 
     def variance(self, *, weighted: bool = False) -> Float64 | None:
-        """The members' variance [N, D] around their average, of regression."""
+        """The members' variance [N, D] around their average, of regression; None unless several members have weight."""
         spread = self._weighted_spread if weighted else self._spread
-        return None if spread is None else spread.variance()
+        return spread.variance() if spread is not None and spread.of_several() else None
 
     def mean_samples(self) -> dict[str, Float64]:
         """The members' mean score on each resample [B], by metric: those whose mean over members is one over rows."""

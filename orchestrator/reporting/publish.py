@@ -1,4 +1,4 @@
-"""From a selection to what users read: the `done` record, `result.json`, the members' readable copies."""
+"""From a selection to what users read: the `done` record, `result.json`, readable copies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.reporting.experiment import read_experiment
 from orchestrator.reporting.mlflow import LIMIT_S, log_to_mlflow
 from orchestrator.reporting.report import write_report
 from orchestrator.reporting.result import Result, from_json, to_json
-from orchestrator.reporting.selection import COPIES, COUNTED, result_of
+from orchestrator.reporting.selection import COPIES, COUNTED, labels_ref, result_of
 from orchestrator.reporting.tensorboard import write_event_files
 from orchestrator.spec import ReportSpec
 from orchestrator.storage.blobs import get_blob, put_blob
@@ -45,7 +45,7 @@ def finish(
     """
     result = result_of(selection, layout, lambda ref: get_blob(store, ref))
     body = to_json(result)
-    _copy_members(store, layout, selection)
+    _write_copies(store, layout, selection)
     log.append("done", result=put_blob(store, layout, body).to_json(), exit_code=result.exit_code)
     with suppress(StoreUnavailable):  # `done` is the truth; whoever reads it next creates the copy
         store.create(layout.result, body)
@@ -155,7 +155,7 @@ def _raise(error: OrchestratorError) -> NoReturn:
     raise error
 
 
-def _copy_members(store: Store, layout: RunLayout, selection: Mapping[str, Any]) -> None:
+def _write_copies(store: Store, layout: RunLayout, selection: Mapping[str, Any]) -> None:
     """Readable copies; one that cannot be made for want of its blob does not keep the result from its users."""
 
     def copy(file: tuple[BlobRef, str]) -> None:
@@ -172,7 +172,9 @@ def _copy_members(store: Store, layout: RunLayout, selection: Mapping[str, Any])
 
 
 def _copies(layout: RunLayout, selection: Mapping[str, Any]) -> Iterator[tuple[BlobRef, str]]:
-    """Each blob that a selected member has a readable copy of, and the key of that."""
+    """Each blob of which there is a readable copy, and the key of that: of labels, and of selected members."""
+    for split in selection["labels"]:
+        yield labels_ref(selection, split), layout.labels_copy(split)
     for member in selection["members"]:
         if member["status"] not in COUNTED:
             continue

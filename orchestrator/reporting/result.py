@@ -274,8 +274,9 @@ class Result(_Frozen):
     `task` is what the models tell; `delivered` names the figure of the prediction that the job asked for
     (`ensemble.combine`), which is scaled by `temperature` where the job says `calibrate`. `runs_before` counts the
     other runs in this storage that were scored on the same validation or test rows, with their members and trials; they
-    may have begun before this run or while it was at work. `missing` are the members that the ensemble lacks, but for those that `stop_when` says it can do without;
-    `late` those in it that the deadline cut short: they count with their best epoch so far.
+    may have begun before this run or while it was at work. `missing` are the members that the ensemble lacks, but for
+    those that `stop_when` says it can do without; `late` those in it that the deadline cut short: they count with their
+    best epoch so far.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")

@@ -1,8 +1,8 @@
 """From the members' records to the run's one result: the selection fixes everything, the result follows from it.
 
 `make_selection` reads what is stored and fixes members, bytes, weights and every fact that the result tells. From then
-on nothing is decided any more: whoever finishes a selection gets the same result, on the same machine to the last bit, on
-another CPU up to the rounding of sums.
+on nothing is decided any more: whoever finishes a selection gets the same result, on the same machine byte for byte, on
+another type of CPU up to the rounding of sums.
 """
 
 from __future__ import annotations

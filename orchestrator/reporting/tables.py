@@ -112,7 +112,7 @@ def _member_style(member: MemberResult) -> str:
 def _footer(result: Result) -> Iterable[str]:
     if result.validation is None:
         yield "There is no validation set, so there is no validation accuracy; loss is the training loss."
-    else:
+    if result.validation is not None or result.test is not None:
         yield from _verdict(result)
     for split in (result.validation, result.test):
         if split is not None:

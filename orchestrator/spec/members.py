@@ -48,6 +48,10 @@ Dropout = Annotated[
 Axis = Annotated[
     Annotated[tuple[Json, ...], Field(min_length=1, strict=False), IS_LIST] | Annotated[Range, IS_MAPPING], BY_SHAPE
 ]
+ClassNames = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    Field(min_length=1, strict=False, json_schema_extra={"uniqueItems": True}),
+]
 
 
 class ModelSpec(Spec):
@@ -78,6 +82,21 @@ class DataSpec(Spec):
         description="Part of the training rows that becomes the validation set when the function returns none; "
         "0 trains without one.",
     )
+    class_names: ClassNames | None = Field(
+        default=None, description="Names of the classes for the report, in the order of the labels 0, 1, …"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSpec:
+        names = self.class_names or ()
+        refuse(
+            [
+                Problem(("class_names", index), f"{name!r} stands there twice")
+                for index, name in enumerate(names)
+                if name in names[:index]
+            ]
+        )
+        return self
 
 
 class MemberOverride(Spec):

@@ -1,9 +1,9 @@
 """Who has looked at the same rows: each run leaves a mark for every split that it is scored on, for others to count.
 
 A figure on validation rows is worth less, the more runs, members and trials were compared on these rows: whoever picks
-the best of twenty has fitted the validation set by hand. Counted is what this storage knows: the runs that were scored on
-the same rows in the same order, in a validation or a test set alike, before this run or while it was at work. Splits that
-only overlap are different rows.
+the best of twenty has fitted the validation set by hand. Counted is what this storage knows: the runs that were scored
+on the same rows in the same order, in a validation or a test set alike, before this run or while it was at work. Splits
+that only overlap are different rows.
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ from orchestrator.planning.packs import Architecture
 from orchestrator.spec import Job, KerasObject
 from orchestrator.training.callback_state import take_states
 from orchestrator.training.data import Dataset
-from orchestrator.training.device import Device
 from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
 from orchestrator.training.made_callbacks import make_callbacks, make_checkpoint, make_early_stopping
 
@@ -48,7 +47,7 @@ class Checked:
     architectures: Mapping[int, Architecture]
 
 
-def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Dataset, device: Device) -> Checked:
+def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Dataset) -> Checked:
     """Check all that can be known without training, and look at what decides about packs.
 
     Raises:
@@ -71,6 +70,7 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         _check_labels(task, dataset, outputs.shape[1], where)  # before the loss, which says less of a wrong label
         _check_outputs(task, outputs, where)
         _check_figures(task, job)
+        _check_class_names(task, job, outputs.shape[1])
         names = score_first_batch(model, batch.x, batch.y, raw, where)
         _check_monitors(job, names, has_validation=dataset.validation is not None)
         with TemporaryDirectory() as folder:
@@ -102,8 +102,11 @@ def check_asked_for_rows(job: Job, dataset: Dataset) -> None:
 def _check_watched(task: TaskKind, job: Job, dataset: Dataset, width: int) -> None:
     """Refuse a metric of `stop_when` or of the gate that cannot be told of its rows, whatever is predicted."""
     rule, gate, splits = job.ensemble.stop_when, job.ensemble.gate, dict(dataset.splits())
-    asked = [("stop_when", "validation", rule.metric)] if rule is not None else []
-    asked += [("gate", gate.on, gate.metric)] if gate is not None else []
+    asked: list[tuple[str, str, str]] = []
+    if rule is not None:
+        asked.append(("stop_when", "validation", rule.metric))
+    if gate is not None:
+        asked.append(("gate", gate.on, gate.metric))
     for key, split, metric in asked:
         targets = to_targets(task, splits[split].y)
         watched(metric, task, targets, np.full((len(targets), width), 1 / width), f"ensemble.{key}.metric")
@@ -237,6 +240,18 @@ def _check_figures(task: TaskKind, job: Job) -> None:
             "there are no probabilities to calibrate: the models tell regression",
             where="ensemble.calibrate",
             hint="leave ensemble.calibrate out",
+        )
+
+
+def _check_class_names(task: TaskKind, job: Job, width: int) -> None:
+    """Refuse names that are not one for each class, before anything is told under a wrong one."""
+    names = job.data.class_names
+    num_classes = {TaskKind.REGRESSION: 0, TaskKind.BINARY: 2}.get(task, width)
+    if names is not None and len(names) != num_classes:
+        raise InvalidJob(
+            f"there are {len(names)} names, and the models tell {num_classes or 'no'} classes",
+            where="data.class_names",
+            hint="give one name for each class, in the order of the labels" if num_classes else "leave it out",
         )
 
 

@@ -110,7 +110,7 @@ class Program:
 
         device = self._started()
         try:
-            checked = check_before_training(self._setup.job, self._setup.plan.members, dataset, device)
+            checked = check_before_training(self._setup.job, self._setup.plan.members, dataset)
         except InvalidInput as error:
             self._emit(ev.PreflightFailed(self._setup.worker, error))
             return

@@ -327,7 +327,7 @@ def write_job(folder: Path) -> Job:
 def test_a_job_that_wants_it_where_it_is_not_installed_is_refused_before_anything_trains(
     without_mlflow: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "_run_on_ray", lambda *args: pytest.fail("the run went on"))
+    monkeypatch.setattr("orchestrator.api.running._run_on_ray", lambda *args: pytest.fail("the run went on"))
     with pytest.raises(InvalidJob, match="MLflow is not installed") as refused:
         api.run(write_job(tmp_path), root=str(tmp_path), run_id="tuesday")
     assert refused.value.exit_code == 2

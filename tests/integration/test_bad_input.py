@@ -228,6 +228,13 @@ def test_a_score_to_stop_at_that_cannot_be_told_is_refused(
     assert words in str(error)
 
 
+def test_names_for_another_number_of_classes_are_refused(broken: TinyProject) -> None:
+    data = {"source": f"{broken.name}:load_plain", "class_names": ["zero", "one"]}
+    error = refusal(broken.job(data=data), broken.folder)
+    assert isinstance(error, InvalidJob)
+    assert (error.where, error.what) == ("data.class_names", "there are 2 names, and the models tell 10 classes")
+
+
 @pytest.mark.parametrize(
     ("train", "where", "words"),
     [

@@ -92,7 +92,7 @@ def looked_at(project: TinyProject, engine: str = "fused", **parts: Any) -> Mapp
     """What the preflight says of the members of a job."""
     job = project.job(train={"engine": engine}, **parts)
     members = api.plan(job, root=str(project.folder)).request.plan.members
-    return preflight.check_before_training(job, members, load(job), Device("cpu", deterministic=True)).architectures
+    return preflight.check_before_training(job, members, load(job)).architectures
 
 
 def built_by(builder: str, index: int, **kwargs: Any) -> MemberPlan:

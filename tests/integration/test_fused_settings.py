@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 import keras
 import numpy as np
 import pytest
 
 from orchestrator.models.build import build_member
+from orchestrator.spec import TrainSpec
 from orchestrator.training.data import Split
 from orchestrator.training.device import Device
 from orchestrator.training.fused import program, row, stand_in
 from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
 from orchestrator.training.fused.seat import CannotFuse
+from orchestrator.training.made_callbacks import make_callbacks
 from tests.support.fused_cases import (
     ROWS,
     VALIDATION,
@@ -71,6 +74,27 @@ def other_metric(y_true: Any, y_pred: Any) -> Any:
     return 2 * own_metric(y_true, y_pred)
 
 
+def weighted_metric(y_true: Any, y_pred: Any, weight: float = 1.0) -> Any:
+    return weight * own_metric(y_true, y_pred)
+
+
+def with_default(weight: float) -> keras.Model:
+    """As of a library that keeps settings in a function's defaults."""
+    metric = FunctionType(weighted_metric.__code__, globals(), "weighted_metric", (weight,))
+    metric.__qualname__ = "weighted_metric"
+    return sequential(metrics=[metric])
+
+
+class Weighted:
+    """A loss as a method: which object it belongs to is not told by its name."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def loss(self, y_true: Any, y_pred: Any) -> Any:
+        return self.weight * own_metric(y_true, y_pred)
+
+
 def closure(weight: float) -> Callable[..., Any]:
     return lambda y_true, y_pred: weight * own_metric(y_true, y_pred)
 
@@ -104,6 +128,7 @@ UNLIKE: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "loss": (lambda: sequential(), lambda: sequential(loss=keras.losses.SparseCategoricalCrossentropy(ignore_class=0))),
     "own metric": (lambda: sequential(metrics=[own_metric]), lambda: sequential(metrics=[other_metric])),
+    "own metric's defaults": (lambda: with_default(1.0), lambda: with_default(3.0)),
     "metrics": (lambda: sequential(), lambda: sequential(metrics=[])),
     "frozen layer": (lambda: sequential(dense()), lambda: sequential(dense(trainable=False))),
 }
@@ -126,6 +151,15 @@ def test_members_that_differ_in_this_cannot_be_stacked(what: str, backend_device
 OBSTACLES: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "own layer": (lambda: sequential(OwnLayer()), {}, "cannot be read from its configuration"),
     "own metric with a closure": (lambda: sequential(metrics=[closure(2.0)]), {}, "its metric is code"),
+    "bound method as a loss": (lambda: sequential(loss=Weighted(3.0).loss), {}, "its loss is code"),
+    "bound method of Keras": (lambda: sequential(loss=keras.losses.Huber(delta=3.0).call), {}, "its loss is code"),
+    "default that is no plain value": (lambda: with_default(cast(float, np.ones(2))), {}, "its metric is code"),
+    "several optimizers": (lambda: sequential(optimizer=several_optimizers()), {}, "MultiOptimizer"),
+    "scaled loss": (
+        lambda: sequential(optimizer=keras.optimizers.SGD(loss_scale_factor=8.0)),
+        {},
+        "scales the loss (loss_scale_factor)",
+    ),
     "eager": (lambda: sequential(run_eagerly=True), {}, "run_eagerly"),
     "averaged weights": (lambda: sequential(optimizer=keras.optimizers.Adam(use_ema=True)), {}, "use_ema"),
     "accumulation": (
@@ -135,6 +169,8 @@ OBSTACLES: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     ),
     "checkpoints at batches": (sequential, {"checkpoint": {"monitor": "loss", "save_freq": 5}}, "save_freq"),
     "callback at batches": (sequential, {"callbacks": [f"{__name__}:AtBatches"]}, "AtBatches looks at batches"),
+    "hook on an instance": (sequential, {"callbacks": [f"{__name__}:OnInstance"]}, "OnInstance looks at batches"),
+    "batches of validation": (sequential, {"callbacks": [f"{__name__}:AtTests"]}, "AtTests looks at batches"),
     "TensorBoard": (sequential, {"callbacks": ["TensorBoard"]}, "TensorBoard looks at batches"),
 }
 
@@ -144,20 +180,43 @@ class AtBatches(keras.callbacks.Callback):
         """Counts, or logs, or whatever users do there."""
 
 
+class OnInstance(keras.callbacks.LambdaCallback):
+    def __init__(self) -> None:
+        super().__init__(on_train_batch_end=lambda batch, logs: None)
+
+
+class AtTests(keras.callbacks.Callback):
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_test_batch_end = self.look
+
+    def look(self, batch: int, logs: Any = None) -> None:
+        """Counts, or logs, or whatever users do there."""
+
+
+def several_optimizers() -> Any:
+    kinds = keras.optimizers
+    return kinds.MultiOptimizer(kinds.OptimizerMap(kinds.SGD(), {".*bias": kinds.Adam()}))
+
+
+def reason_against(model: keras.Model, train: TrainSpec, folder: Path) -> str | None:
+    """With the callbacks that a member would have."""
+    return why_not_fused(model, train, make_callbacks(train, folder, has_validation=True))
+
+
 @pytest.mark.parametrize("what", OBSTACLES)
-def test_why_a_member_is_not_fused_is_said(what: str, backend_device: Device) -> None:
+def test_why_a_member_is_not_fused_is_said(what: str, tmp_path: Path, backend_device: Device) -> None:
     build, settings, reason = OBSTACLES[what]
-    told = why_not_fused(build(), spec(**settings), "cpu")
+    told = reason_against(build(), spec(**settings), tmp_path)
     assert told is not None
     assert reason in told
 
 
-def test_usual_settings_are_no_obstacle(backend_device: Device) -> None:
-    train = spec(
-        callbacks=["ReduceLROnPlateau", "TerminateOnNaN", {"class_name": "CSVLogger", "config": {"filename": "a"}}]
-    )
-    model = sequential(dense(), layers.BatchNormalization(), layers.Dropout(0.3), metrics=[own_metric])
-    assert why_not_fused(model, train, "cpu") is None
+def test_usual_settings_are_no_obstacle(tmp_path: Path, backend_device: Device) -> None:
+    logger = {"class_name": "CSVLogger", "config": {"filename": "a"}}
+    train = spec(callbacks=["ReduceLROnPlateau", "TerminateOnNaN", logger])
+    model = sequential(dense(), layers.BatchNormalization(), layers.Dropout(0.3), metrics=[weighted_metric])
+    assert reason_against(model, train, tmp_path) is None
     assert layer_kinds(model) == {"other"}
 
 
@@ -168,8 +227,8 @@ def test_kinds_of_layers_are_told_for_the_table_of_engines(backend_device: Devic
     assert layer_kinds(convolution) == {"convolution", "other"}
     assert layer_kinds(recurrent) == {"recurrent", "other"}
     assert layer_kinds(spread) == {"other"}
-    assert why_not_fused(convolution, spec(), "cpu") is None
-    told = why_not_fused(recurrent, spec(), "cpu")
+    assert why_not_fused(convolution, spec(), ()) is None
+    told = why_not_fused(recurrent, spec(), ())
     assert told is None if ON_JAX else "train.backend: jax" in str(told)
 
 

@@ -236,7 +236,7 @@ def check_before(project: TinyProject, *callbacks: Any, **parts: Any) -> None:
 
     job = project.job(**{**parts, "train": {**parts.get("train", {}), "callbacks": list(callbacks)}})
     members = api.plan(job, root=str(project.folder)).request.plan.members
-    check_before_training(job, members, load(job), Device("cpu", deterministic=True))
+    check_before_training(job, members, load(job))
 
 
 def test_callbacks_write_into_the_attempts_folder(project: TinyProject, device: Device) -> None:

@@ -79,6 +79,7 @@ def test_a_default_id_that_is_too_long_for_a_name_is_shortened() -> None:
         (LAYOUT.stop_request("n"), "control/stop-n.json"),
         (LAYOUT.member_log(3), "members/3/log"),
         (LAYOUT.member_copy(3, "best.keras"), "members/3/best.keras"),
+        (LAYOUT.labels_copy("test"), "labels/test.parquet"),
         (LAYOUT.attempt_prefix(3, 2), "attempts/3-2"),
         (LAYOUT.blob("sha", "n"), "blobs/sha-n"),
         (LAYOUT.results(1), "results/1.json"),

@@ -81,7 +81,7 @@ def _figures_table(result: Result, name: str, split: SplitScores) -> Table:
         is_delivered = " — delivered" if figure_name == result.delivered else ""
         cells = [figure_cell(figure, metric) for metric in metrics]
         rows.append([f"{_spoken(result, figure_name, figure)}{is_delivered}", *cells])
-    rows_text = f"{found[0][1].n:,} rows"
+    rows_text = f"{found[0][1].n:,} row{'s' if found[0][1].n > 1 else ''}"
     return table(f"On {name} ({rows_text})", ("figure", *(NAMES[m] for m in metrics)), rows, text=("figure",))
 
 

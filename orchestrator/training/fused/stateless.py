@@ -93,9 +93,8 @@ class _Plain(keras.optimizers.Optimizer):  # type: ignore[misc]  # keras is unty
     stateless_apply: Callable[..., tuple[Sequence[Any], Sequence[Any]]] = BaseOptimizer.stateless_apply
 
     def _var_key(self, variable: keras.Variable) -> Any:
-        return (
-            variable._value._unique_id
-        )  # TensorFlow's own key, but of the variable, not of the value that stands for it
+        # TensorFlow's own, by which exemptions from decay are kept; but never of the tensor that stands for the value.
+        return variable._value._unique_id
 
 
 def _make_stateless(optimizer: Any) -> None:

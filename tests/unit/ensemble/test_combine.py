@@ -192,6 +192,14 @@ def test_spread_keeps_the_digits_of_large_values_close_together() -> None:
     np.testing.assert_allclose(spread.variance(), [[2 / 3]], rtol=1e-9)
 
 
+def test_a_spread_is_of_several_where_two_members_have_weight_in_every_row() -> None:
+    spread = Spread(REGRESSION)
+    assert not spread.of_several()
+    for value, weight, several in ((1.0, [1.0, 1.0], False), (2.0, [0.0, 1.0], False), (3.0, [0.5, 0.0], True)):
+        spread.add(np.full((2, 1), value), np.array(weight))
+        assert spread.of_several() is several
+
+
 def test_a_member_of_weight_zero_leaves_the_spread_as_it_is_even_as_the_first() -> None:
     spread = Spread(REGRESSION)
     for value, weight in ((7.0, 0.0), (1.0, 1.0), (3.0, 1.0), (9.0, 0.0)):

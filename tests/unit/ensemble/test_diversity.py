@@ -288,11 +288,15 @@ def test_selective_prediction_scores_the_rows_of_highest_confidence(task: TaskKi
     assert aurc(task, labels, prediction) == pytest.approx(np.mean(errors), abs=1e-12)
 
 
-def test_equally_confident_rows_stay_in_their_order() -> None:
-    labels = np.repeat([1, 0], 50)
-    alike = np.array([[0.3, 0.7], [0.2, 0.8]] * 50)
-    points = selective_prediction(TaskKind.MULTICLASS, labels, alike, (0.25, 0.5, 0.75))
-    assert points == ((0.25, 1.0), (0.5, 0.5), (0.75, pytest.approx(50 / 75)))
+def test_equally_confident_rows_count_with_their_mean_in_whatever_order_they_come() -> None:
+    labels = np.array([1] * 60 + [0] * 40)
+    alike = np.array([[0.3, 0.7], [0.2, 0.8]] * 50)  # 30 right of 50 at 0.8, and at 0.7
+    errors = []
+    for order in (np.arange(100), np.arange(100)[::-1]):
+        points = selective_prediction(TaskKind.MULTICLASS, labels[order], alike[order], (0.25, 0.5, 0.75))
+        assert [accuracy for _, accuracy in points] == pytest.approx([0.6, 0.6, 0.6])
+        errors.append(aurc(TaskKind.MULTICLASS, labels[order], alike[order]))
+    assert errors == pytest.approx([0.4, 0.4])
 
 
 def test_a_coverage_means_whole_rows_and_at_least_one() -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from run_examples import LAYOUT, create_run, finished_run
+from typer.testing import CliRunner
 
+from orchestrator.cli.main import app
 from orchestrator.errors import DamagedStore, InvalidJob
 from orchestrator.reporting.again import differing, evaluate_again
 from orchestrator.reporting.result import from_json, to_json
 from orchestrator.storage.blobs import put_blob
+from orchestrator.storage.local import LocalStore
 from orchestrator.storage.log import Log
 from orchestrator.storage.records import encode
 from orchestrator.testing import MemoryStore
@@ -84,6 +88,8 @@ def test_a_gate_can_be_tried_on_what_is_there(store: MemoryStore) -> None:
 def test_what_would_need_other_members_is_refused(store: MemoryStore) -> None:
     with pytest.raises(InvalidJob, match=r"train\.epochs=3.*other members"):
         evaluate_again(store, LAYOUT, ["train.epochs=3"])
+    with pytest.raises(InvalidJob, match=r"ensemble\.quorum=2.*other members"):
+        evaluate_again(store, LAYOUT, ["ensemble.quorum=2"])
     with pytest.raises(InvalidJob, match="one number for each of the 3 members"):
         evaluate_again(store, LAYOUT, ["ensemble.weights=[1, 2]"])
 
@@ -157,3 +163,16 @@ def test_an_entry_that_only_one_result_has_is_a_difference(store: MemoryStore) -
     result, _ = evaluate_again(store, LAYOUT)
     assert differing(result.model_copy(update={"versions": {"numpy": "2"}}), result) == ("versions.numpy",)
     assert differing(result, result.model_copy(update={"members": result.members[:2]})) == ("members",)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [(1e-13, "the same as the stored result"), (0.1, "this differs from the stored result in test.ensemble.nll")],
+)
+def test_the_command_says_what_differs(store: MemoryStore, tmp_path: Path, change: float, told: str) -> None:
+    changed, folder = _with_stored_figure(store, change), LocalStore(tmp_path)
+    for key in changed.list(""):
+        folder.create(key, changed.get(key))
+    ended = CliRunner().invoke(app, ["evaluate", LAYOUT.run_key, "--storage", str(tmp_path)])
+    assert ended.exit_code == 0, ended.output
+    assert told in ended.stderr.splitlines()

@@ -315,12 +315,12 @@ def test_only_what_differs_is_told_by_key() -> None:
     }
 
 
-def test_looks_at_the_same_data_before_are_told_of_each_run() -> None:
+def test_looks_at_the_same_rows_are_told_of_each_run() -> None:
     comparison = compare_runs(
         two_runs(second={"facts": {"runs_before": {"runs": 9, "members": 30, "trials": 4}}}), [A, B]
     )
-    assert any(note.startswith("A: Before this run, 2 other runs with 7 members") for note in comparison.notes)
-    assert any(note.startswith("B: Before this run, 9 other runs with 30 members and 4") for note in comparison.notes)
+    assert any(note.startswith("A: 2 other runs with 7 members") for note in comparison.notes)
+    assert any(note.startswith("B: 9 other runs with 30 members and 4") for note in comparison.notes)
     assert any("a look at them too" in note for note in comparison.notes)
 
 

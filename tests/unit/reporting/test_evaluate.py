@@ -186,6 +186,19 @@ def test_regression_is_scored_in_its_own_metrics_with_the_members_spread() -> No
     assert split.confusion is None
 
 
+def test_a_spread_that_one_member_has_alone_is_not_told() -> None:
+    targets = np.arange(30.0)[:, np.newaxis]
+    members = np.stack([targets + 0.01, targets + 50]).astype(np.float32)
+    weights = fit_weights("nll", TaskKind.REGRESSION, targets, members)
+    assert weights.values[1] == 0
+    split = evaluate_split(
+        "validation", TaskKind.REGRESSION, targets, members, range(2), Rules("weighted", weights)
+    ).split
+    assert split.weighted is not None
+    assert split.weighted.gaussian_nll is None
+    assert split.ensemble.gaussian_nll is not None
+
+
 def test_each_figure_says_what_else_its_rows_were_used_for() -> None:
     weights = by_accuracy([0.5, 0.4, 0.3, 0.2])
     rules = Rules(weights=weights, used_for=("early stopping", "choice of the best epoch"))

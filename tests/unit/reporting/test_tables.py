@@ -35,6 +35,10 @@ def test_a_result_without_validation_says_so() -> None:
     assert text == (GOLDEN / "result_without_validation.txt").read_text(encoding="utf-8")
 
 
+def test_test_rows_alone_are_enough_for_a_verdict() -> None:
+    assert "Was the ensemble worth it?" in render(result(validation=None, weights=None, gate=None))
+
+
 def test_a_plan_is_rendered_as_the_golden_text() -> None:
     assert plan_text(PLAN_FACTS, PLAN_ROWS) == (GOLDEN / "plan.txt").read_text(encoding="utf-8")
 

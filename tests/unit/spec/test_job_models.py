@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from orchestrator.errors import InvalidJob
 from orchestrator.spec import (
     CheckpointSpec,
     EarlyStoppingSpec,
@@ -165,3 +166,15 @@ def test_importing_the_spec_loads_no_heavy_library() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("names", "where"),
+    [(["a", "b", "a"], "class_names.2"), (["a", ""], "class_names.1"), ([0, 1], "class_names.0"), ([], "class_names")],
+)
+def test_names_of_classes_are_texts_of_which_each_stands_once(names: list[Any], where: str) -> None:
+    data = {"source": "jobs.digits:load_data"}
+    assert job(data={**data, "class_names": ["a", "b"]}).data.class_names == ("a", "b")
+    with pytest.raises(InvalidJob) as caught:
+        job(data={**data, "class_names": names})
+    assert where in str(caught.value)

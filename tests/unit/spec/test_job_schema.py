@@ -21,7 +21,7 @@ LONG: dict[str, Any] = {
     "name": "digits-long",
     "seed": 3,
     "model": {"builder": "jobs.digits:build_model", "kwargs": {"units": 64, "layers": [{"class_name": "Dense"}]}},
-    "data": {"source": "jobs.digits:load_data", "validation_split": 0},
+    "data": {"source": "jobs.digits:load_data", "validation_split": 0, "class_names": ["no", "yes"]},
     "members": {
         "count": 3,
         "dropout": {"min": 0.1, "max": 0.5},

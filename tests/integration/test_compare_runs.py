@@ -46,7 +46,7 @@ def test_two_real_runs_are_compared_as_a_table_as_json_and_as_a_page(tmp_path: P
         assert gain["low"] <= gain["gain"] <= gain["high"]
     assert {(gain["split"], gain["metric"]) for gain in pair["gains"]} >= {("test", "accuracy"), ("validation", "nll")}
     assert pair["ahead"] == "B"
-    assert any("Before this run, 1 other run" in note and note.startswith("B: ") for note in told["notes"])
+    assert any(note.startswith("B: 1 other run with") for note in told["notes"])
 
     page = parse((tmp_path / "page.html").read_bytes())
     assert page.section_ids() == ["runs", "figures", "gains", "differences"]
