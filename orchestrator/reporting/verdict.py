@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator.ensemble import metrics
+from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.reporting.result import Figure, FigureName, Gain, Result, SplitScores
 from orchestrator.reporting.selection import COUNTED
 
@@ -110,7 +112,7 @@ def judge(gain: float, low: float, high: float) -> Answer:
 
 def headline_of(result: Result) -> str:
     """The metric that everybody looks at first: accuracy, or RMSE for regression."""
-    return "rmse" if result.task == "regression" else "accuracy"
+    return metrics.headline(TaskKind(result.task))
 
 
 def score_text(metric: str, value: float | None) -> str:

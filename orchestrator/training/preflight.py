@@ -14,7 +14,6 @@ import numpy as np
 
 from orchestrator.ensemble.asked import check_rows
 from orchestrator.ensemble.crossfit import assign_folds, check_stackable
-from orchestrator.ensemble.metrics import METRICS
 from orchestrator.ensemble.prefix import watched
 from orchestrator.ensemble.tasks import TaskKind, infer_task, to_targets
 from orchestrator.errors import InvalidData, InvalidJob, InvalidModel
@@ -69,7 +68,7 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         task = _task(dataset.train.y, outputs.shape[1], loss_name(model))
         _check_labels(task, dataset, outputs.shape[1], where)  # before the loss, which says less of a wrong label
         _check_outputs(task, outputs, where)
-        _check_figures(task, job)
+        _check_calibrated(task, job)
         _check_class_names(task, job, outputs.shape[1])
         names = score_first_batch(model, batch.x, batch.y, raw, where)
         _check_monitors(job, names, has_validation=dataset.validation is not None)
@@ -222,19 +221,8 @@ def _check_outputs(task: TaskKind, outputs: Any, where: str) -> None:
         )
 
 
-def _check_figures(task: TaskKind, job: Job) -> None:
-    """Refuse settings that ask for figures that the task does not have.
-
-    Raises:
-        InvalidJob: a metric of another task, or the calibration of what are no probabilities.
-    """
-    gate = job.ensemble.gate
-    if gate is not None and task not in METRICS[gate.metric].tasks:
-        raise InvalidJob(
-            f"{gate.metric} does not apply: the models tell {task}",
-            where="ensemble.gate.metric",
-            hint="use one of " + ", ".join(name for name, metric in METRICS.items() if task in metric.tasks),
-        )
+def _check_calibrated(task: TaskKind, job: Job) -> None:
+    """Refuse the calibration of what are no probabilities."""
     if task is TaskKind.REGRESSION and job.ensemble.calibrate:
         raise InvalidJob(
             "there are no probabilities to calibrate: the models tell regression",

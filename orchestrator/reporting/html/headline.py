@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from orchestrator.reporting.html.parts import NONE, Cell, Facts, Lines, Part, Section, Table, table
 from orchestrator.reporting.report import ReportData
 from orchestrator.reporting.result import Figure, FigureName, Gain, Result, SplitScores
+from orchestrator.reporting.selection import COUNTED
 from orchestrator.reporting.verdict import NAMES, gain_text, headline_of, score_text, spoken
 
 FIGURES: tuple[FigureName, ...] = ("ensemble", "weighted", "best_member", "members_mean")
@@ -65,7 +66,7 @@ def duration_text(seconds: float) -> str:
 
 
 def _num_counted(result: Result) -> int:
-    return sum(member.status in ("succeeded", "late") for member in result.members)
+    return sum(member.status in COUNTED for member in result.members)
 
 
 def _spoken(result: Result, name: FigureName, figure: Figure) -> str:
