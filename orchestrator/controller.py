@@ -22,6 +22,7 @@ from orchestrator.errors import (
 )
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.packs import PackingRules, packs_to_json
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import Plan
@@ -293,7 +294,7 @@ class Controller:
         if rule is None:
             return None
         return StoredPrefixes(
-            job, rule.metric, TaskKind(passed.task), passed.labels, lambda ref: get_blob(self._store, ref)
+            job, rule.metric, TaskKind(passed.tasks[ONLY]), passed.labels, lambda ref: get_blob(self._store, ref)
         )
 
     def _score(self, command: cmd.ScorePrefix) -> ev.PrefixScored:
@@ -426,7 +427,7 @@ class Controller:
         run = RunFacts(
             run_id=request.run_id,
             attempt=self._log.term,
-            task=TaskKind(passed.task),
+            tasks={output: TaskKind(task) for output, task in passed.tasks.items()},
             labels=passed.labels,
             timing={
                 "total_s": round(self._clock.epoch() - began, 3),

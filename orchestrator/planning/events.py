@@ -68,17 +68,18 @@ class PreflightPassed:
     """Everything that can be checked before training holds.
 
     Attributes:
-        task: what the model is asked to tell, see `ensemble.tasks.TaskKind`.
+        tasks: what each output is asked to tell, see `ensemble.tasks.TaskKind`; by name, see `planning.outputs`, in the
+            order of the model. A model with one output has it under `ONLY`.
         device: `cpu` or `gpu`, what the workers train on.
         deterministic: whether the workers run in deterministic mode.
         versions: of the packages that shape the numbers.
-        labels: references of the stored labels, by split: what members are scored on.
+        labels: references of the stored labels, by part (`planning.outputs`): what members are scored on.
         architectures: of the members that may be packed with others.
         examples: references of stored examples, by split: what a report shows of the inputs, see `storage.examples`.
     """
 
     worker: str
-    task: str
+    tasks: Mapping[str, str]
     device: str
     deterministic: bool
     versions: Mapping[str, str]
@@ -205,7 +206,7 @@ class PackRefused:
 
 @dataclass(frozen=True)
 class MemberPredicted:
-    """The predictions of the member's published model are stored; `blobs` are their references by split."""
+    """The predictions of the member's published model are stored; `blobs` are their references by part."""
 
     worker: str
     member: int

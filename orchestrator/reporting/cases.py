@@ -15,8 +15,10 @@ import numpy.typing as npt
 from orchestrator.ensemble.combine import Accumulator
 from orchestrator.ensemble.diversity import Diversity, DiversityAccumulator
 from orchestrator.ensemble.tasks import TaskKind
+from orchestrator.planning.outputs import ONLY
 from orchestrator.reporting.examples import choose_examples
 from orchestrator.reporting.predictions import Predictions, Read
+from orchestrator.reporting.selection import tasks_of
 from orchestrator.storage.examples import Examples, read_examples
 from orchestrator.storage.records import BlobRef
 from orchestrator.storage.tables import labels_from_parquet
@@ -92,7 +94,7 @@ def read_cases(
     split = next((name for name in ("test", "validation") if name in selection["labels"]), None)
     if split is None or not members:
         return None
-    task = TaskKind(selection["task"])
+    task = tasks_of(selection)[ONLY]
     stored = selection.get("examples", {}).get(split)
     examples = None if stored is None else read_examples(read(BlobRef.from_json(stored, where=f"examples of {split}")))
     if examples is None and task is not TaskKind.REGRESSION:

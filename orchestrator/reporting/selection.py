@@ -19,6 +19,7 @@ from orchestrator.ensemble.metrics import Scores
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.ensemble.weights import Weights, given
 from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.packs import Engine
 from orchestrator.reporting.evaluate import Chosen, Evaluated, Rules, evaluate_split
 from orchestrator.reporting.gate import judge_gate
@@ -73,7 +74,7 @@ class RunFacts:
 
     run_id: str
     attempt: int
-    task: TaskKind
+    tasks: Mapping[str, TaskKind]
     labels: Mapping[str, Mapping[str, object]]
     timing: Mapping[str, float]
     spec_digest: str
@@ -94,10 +95,11 @@ def make_selection(job: Job, run: RunFacts, members: Sequence[MemberFacts], read
         run, members: what is known now.
         read: gives the verified bytes of a blob; called from several threads.
     """
-    facts = {key: value for key, value in asdict(run).items() if key not in ("task", "labels")}
+    facts = {key: value for key, value in asdict(run).items() if key not in ("tasks", "labels")}
     body = {
         **facts,
-        "task": run.task.value,
+        "outputs": list(run.tasks),  # a record keeps no order of keys
+        "tasks": {output: task.value for output, task in run.tasks.items()},
         "labels": run.labels,
         "seed": job.seed,
         "used_for": list(uses_of_validation(job)) if "validation" in run.labels else [],
@@ -144,7 +146,7 @@ def _fit_weights(job: Job, body: Mapping[str, Json], read: Read) -> Weights | No
     if len(targets) < FEWEST_ROWS:  # only the default comes so far: what a job asks for is refused
         return None
     predictions = Predictions(chosen, "validation", read)
-    return fit_weights(asked or "accuracy", TaskKind(body["task"]), targets, predictions)
+    return fit_weights(asked or "accuracy", tasks_of(body)[ONLY], targets, predictions)
 
 
 def uses_of_validation(job: Job) -> Iterator[str]:
@@ -214,7 +216,7 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
         attempt=selection["attempt"],
         status="gate_failed" if failed_gate else "partial" if missing or late else "succeeded",
         exit_code=3 if failed_gate else 0,
-        task=selection["task"],
+        task=tasks_of(selection)[ONLY].value,
         combine=rules.combine,
         delivered=rules.delivered,
         temperature=decided.temperature if rules.calibrate else None,
@@ -252,7 +254,7 @@ def evaluate_selection(selection: Mapping[str, Json], read: Read) -> dict[SplitN
     """
     chosen = [member for member in selection["members"] if member["status"] in COUNTED]
     indices = [member["index"] for member in chosen]
-    task, rules, decided = TaskKind(selection["task"]), rules_of(selection), Chosen()
+    task, rules, decided = tasks_of(selection)[ONLY], rules_of(selection), Chosen()
     found: dict[SplitName, Evaluated] = {}
     for name in _SCORED:
         if name in selection["labels"]:
@@ -260,6 +262,16 @@ def evaluate_selection(selection: Mapping[str, Json], read: Read) -> dict[SplitN
             found[name] = evaluate_split(name, task, targets, predictions, indices, rules, decided)
             decided = found[name].chosen
     return found
+
+
+def tasks_of(selection: Mapping[str, Json]) -> dict[str, TaskKind]:
+    """What each output is asked to tell, by its name in the order of the model (`planning.outputs`).
+
+    A selection that was written before there could be several outputs has the task of its only one.
+    """
+    if "tasks" not in selection:
+        return {ONLY: TaskKind(selection["task"])}
+    return {output: TaskKind(selection["tasks"][output]) for output in selection["outputs"]}
 
 
 def labels_of(selection: Mapping[str, Json], split: SplitName, read: Read) -> npt.NDArray[Any]:

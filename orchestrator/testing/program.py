@@ -16,6 +16,7 @@ from orchestrator.errors import DamagedStore, Fenced, InvalidInput, Orchestrator
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import MemberMemory, Purpose, read_member
@@ -155,7 +156,9 @@ class FakeProgram:
         if script.preflight_error is not None:
             return ev.PreflightFailed(worker, script.preflight_error)
         labels = {split: self._keep(labels_to_parquet(script.labels(split))) for split in script.scored}
-        return ev.PreflightPassed(worker, "multiclass", "cpu", deterministic=True, versions=VERSIONS, labels=labels)
+        return ev.PreflightPassed(
+            worker, {ONLY: "multiclass"}, "cpu", deterministic=True, versions=VERSIONS, labels=labels
+        )
 
     def _train(self, worker: str, member: MemberPlan) -> Iterator[Step]:
         script, index, log = self._script, member.index, self._open(member.index)

@@ -13,6 +13,7 @@ from orchestrator.errors import Fenced, InvalidInput, OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.seeds import example_seed
 from orchestrator.storage.blobs import put_blob
 from orchestrator.storage.examples import write_examples
@@ -119,7 +120,7 @@ class Program:
         examples = {name: take_examples(split, seed) for name, split in scored.items()}
         passed = ev.PreflightPassed(
             self._setup.worker,
-            task=checked.task.value,
+            tasks={ONLY: checked.task.value},
             device=device.kind,
             deterministic=device.deterministic,
             versions=versions(device.backend),

@@ -12,6 +12,7 @@ import numpy as np
 from orchestrator.ensemble.tasks import TaskKind, to_targets
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.ports import Store
 from orchestrator.storage.blobs import put_blob
 from orchestrator.storage.layout import RunLayout
@@ -108,7 +109,7 @@ class Sleeper:
         match command:
             case cmd.Preflight():
                 labels = publisher.labels(validation.y) if publisher else {}
-                self._emit(ev.PreflightPassed(self._name, "multiclass", "cpu", True, {}, labels))
+                self._emit(ev.PreflightPassed(self._name, {ONLY: "multiclass"}, "cpu", True, {}, labels))
             case cmd.TrainPack(members=members):
                 for member in members:
                     time.sleep(SLEEP_S)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
+from orchestrator.planning.outputs import ONLY
 from orchestrator.training.data import Dataset
 from orchestrator.training.setup import WorkerSetup
 
@@ -39,7 +40,7 @@ class LightProgram:
         name = self._setup.worker
         match command:
             case cmd.Preflight():
-                self._emit(ev.PreflightPassed(name, "multiclass", "cpu", True, {}, {}))
+                self._emit(ev.PreflightPassed(name, {ONLY: "multiclass"}, "cpu", True, {}, {}))
             case cmd.TrainPack(members=(member,)):
                 epochs = self._setup.job.train.epochs
                 for epoch in range(1, epochs + 1):

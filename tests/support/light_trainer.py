@@ -24,6 +24,7 @@ from orchestrator.errors import DamagedStore, Fenced, OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.recovery import MemberMemory, Purpose, read_member
 from orchestrator.storage.blobs import get_blob, put_blob
 from orchestrator.storage.log import Log
@@ -170,7 +171,7 @@ class LightTrainer:
             match command:
                 case cmd.Preflight():
                     labels = {split: self._keep(labels_to_parquet(rows)) for split, rows in _labels(dataset).items()}
-                    self._emit(ev.PreflightPassed(name, "multiclass", "cpu", True, {"light": "1"}, labels))
+                    self._emit(ev.PreflightPassed(name, {ONLY: "multiclass"}, "cpu", True, {"light": "1"}, labels))
                 case cmd.TrainPack(members=members):
                     for member in members:
                         self._train(plan.members[member])

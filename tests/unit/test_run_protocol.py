@@ -23,7 +23,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from orchestrator.controller import Controller, RunRequest
-from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import DamagedStore, Fenced
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import make_plan
@@ -32,7 +31,7 @@ from orchestrator.planning.recovery import read_member, read_run
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.publish import finish, finished_result
 from orchestrator.reporting.result import to_json
-from orchestrator.reporting.selection import MemberFacts, RunFacts, make_selection
+from orchestrator.reporting.selection import MemberFacts, RunFacts, make_selection, tasks_of
 from orchestrator.spec import parse_job
 from orchestrator.storage import parallel
 from orchestrator.storage.blobs import get_blob, put_blob
@@ -213,7 +212,7 @@ def select(store: Store, term: int) -> dict[str, Any]:
     run = RunFacts(
         run_id="tuesday",
         attempt=term,
-        task=TaskKind(made.selection["task"]),
+        tasks=tasks_of(made.selection),
         labels=made.selection["labels"],
         timing={},
         spec_digest="5" * 64,

@@ -18,6 +18,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.events import Cause
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.packs import Architecture, Pack, PackingRules
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.policies import StopRule
@@ -350,7 +351,7 @@ class World:
 def passed(worker: str, num_members: int = 0) -> ev.PreflightPassed:
     return ev.PreflightPassed(
         worker,
-        task="multiclass",
+        tasks={ONLY: "multiclass"},
         device="cpu",
         deterministic=True,
         versions={},

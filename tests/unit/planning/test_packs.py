@@ -10,6 +10,7 @@ from schedule_world import World, commands_of
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.events import Cause
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.packs import (
     Architecture,
     Pack,
@@ -197,7 +198,7 @@ def test_what_did_not_fit_bounds_the_packs_of_that_architecture_that_wait() -> N
     world = World(9, 1, packing=PackingRules("fused", max_members=4))
     world.step(ev.DataLoaded("f", {"train": 1}), ev.WorkerReady("w0", "n", 1))
     models = {index: Architecture("other" if index > 6 else "one") for index in range(9)}
-    world.step(ev.PreflightPassed("w0", "multiclass", "gpu", False, {}, {}, models), ev.WorkerIdle("w0"))
+    world.step(ev.PreflightPassed("w0", {ONLY: "multiclass"}, "gpu", False, {}, {}, models), ev.WorkerIdle("w0"))
     assert [pack.members for pack in world.state.packs] == [(0, 1, 2, 3), (4, 5, 6), (7, 8)]
     world.step(ev.PackTooLarge("w0", 0, "no memory"))
     waiting = [world.state.packs[index].members for index in world.state.waiting]
@@ -258,7 +259,7 @@ def test_where_all_turn_out_solo_one_worker_with_all_cores_makes_way_for_several
     assert world.sent == [cmd.StartWorker("w0", 4)]
     world.step(ev.DataLoaded("f", {"train": rows}), ev.WorkerReady("w0", "n", 1))
     sent = world.step(
-        ev.PreflightPassed("w0", "multiclass", "cpu", True, {}, {}, architectures=dict.fromkeys(range(4), CNN))
+        ev.PreflightPassed("w0", {ONLY: "multiclass"}, "cpu", True, {}, {}, architectures=dict.fromkeys(range(4), CNN))
     )
     if not regrouped:
         assert not commands_of(sent, cmd.KillWorker), "what is short is not worth further workers"

@@ -12,6 +12,7 @@ from result_examples import result
 
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.ports import Store
 from orchestrator.reporting import publish
 from orchestrator.reporting.result import to_json
@@ -91,7 +92,7 @@ def finished_run(
     fields: dict[str, Any] = {
         "run_id": run_id,
         "attempt": 1,
-        "task": task,
+        "tasks": {ONLY: task},
         "labels": {split: blob(labels_to_parquet(values)) for split, values in labels.items()},
         "timing": {"total_s": 1.0},
         "spec_digest": "0" * 64,

@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.packs import Pack
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import Plan
@@ -32,7 +33,7 @@ def selection() -> dict[str, Any]:
     state = State(Settings(Plan(PLANS), Crew(1), FaultsSpec()), Crew(1), STATES, packs=PACKS)
     memories = {1: MemberMemory(final={"engine": "solo"}, final_seq=2)}
     members = [member_facts(plan, state, memories.get(plan.index, MemberMemory())) for plan in PLANS]
-    run = RunFacts("tuesday", 1, TaskKind.MULTICLASS, {}, {}, "0" * 64, "1" * 64, "2" * 64, {}, ())
+    run = RunFacts("tuesday", 1, {ONLY: TaskKind.MULTICLASS}, {}, {}, "0" * 64, "1" * 64, "2" * 64, {}, ())
     named = {"name": "digits", "model": "jobs.digits:build_model", "data": "jobs.digits:load_data", "members": 4}
     return make_selection(parse_job(named), run, members, read_nothing)
 
