@@ -110,6 +110,7 @@ class RunPlan:
                     "dropout": member.dropout,
                     "builder": member.builder,
                     "kwargs": dict(member.kwargs),
+                    "train": dict(member.train_values),
                     "key": f"{request.layout.members}/{member.index}",
                 }
                 for member in request.plan.members

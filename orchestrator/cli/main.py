@@ -146,7 +146,8 @@ def plan(
             "seed": member["seed"],
             "dropout": member["dropout"],
             "builder": member["builder"],
-            "hyperparameters": {k: v for k, v in member["kwargs"].items() if k != "dropout"},
+            "hyperparameters": {k: v for k, v in member["kwargs"].items() if k != "dropout"}
+            | {f"train.{key}": value for key, value in member["train"].items()},
             "storage key": member["key"],
         }
         for member in planned["members"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.errors import InvalidJob
 from orchestrator.planning.seeds import member_seed
-from orchestrator.spec import Job, MemberOverride, ModelSpec, Range
+from orchestrator.spec import Job, MemberOverride, ModelSpec, Range, TrainSpec
+from orchestrator.spec.varied import PREFIX, train_with
 
 DEFAULT_DROPOUT = Range(min=0.1, max=0.5)
 """What the short form varies when the build function takes `dropout` and the job does not mention it."""
@@ -25,12 +27,16 @@ class MemberPlan:
         seed: 32-bit seed of everything random in this member.
         builder: `module:function` of the build function.
         kwargs: exactly what the build function is called with, `dropout` included where it is set.
+        train: how it is trained.
+        train_values: what of that is its own, by dotted key below `train`.
     """
 
     index: int
     seed: int
     builder: str
     kwargs: Mapping[str, Any]
+    train: TrainSpec = field(default_factory=TrainSpec)
+    train_values: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def dropout(self) -> float | None:
@@ -52,16 +58,23 @@ def plan_members(job: Job, takes_dropout: Mapping[str, bool | None]) -> tuple[Me
 def plan_member(job: Job, index: int, takes_dropout: Mapping[str, bool | None]) -> MemberPlan:
     """Member `index` of the job; depends on nothing but the job and the index.
 
-    An override's `model` replaces builder and keywords, so the job's `vary` (which names keywords of the job's own
-    builder) does not reach it; the job's dropout does, where that builder takes one.
+    An override's `model` replaces builder and keywords, so what of the job's `vary` names keywords of the job's own
+    builder does not reach it; settings of `train` do, and the job's dropout where that builder takes one.
+
+    Raises:
+        InvalidJob: its own settings of `train` contradict each other.
     """
     override = job.members.overrides.get(index, MemberOverride())
     model = job.model if override.model is None else override.model
     replaced = override.model is not None
     kwargs = dict(model.kwargs)
+    varied = {
+        name: value_at(job.members.vary[name], index, axis) for axis, name in enumerate(sorted(job.members.vary), 1)
+    }
+    train_values = {name.removeprefix(PREFIX): value for name, value in varied.items() if name.startswith(PREFIX)}
+    train_values |= override.train
     if not replaced:
-        for axis, name in enumerate(sorted(job.members.vary), start=1):
-            kwargs[name] = value_at(job.members.vary[name], index, axis)
+        kwargs |= {name: value for name, value in varied.items() if not name.startswith(PREFIX)}
     dropout = _dropout_of(job, index, model, takes_dropout.get(model.builder), replaced=replaced)
     if dropout is not None:
         kwargs["dropout"] = dropout
@@ -69,7 +82,21 @@ def plan_member(job: Job, index: int, takes_dropout: Mapping[str, bool | None]) 
     if override.dropout is not None:
         kwargs["dropout"] = override.dropout
     seed = member_seed(job.seed, index) if override.seed is None else override.seed
-    return MemberPlan(index=index, seed=seed, builder=model.builder, kwargs=kwargs)
+    train = _train_of(job, index, train_values)
+    return MemberPlan(index, seed, model.builder, kwargs, train, train_values)
+
+
+def _train_of(job: Job, index: int, values: Mapping[str, Any]) -> TrainSpec:
+    """Each value alone was looked at when the job was read; together they may still contradict each other."""
+    try:
+        return train_with(job.train, values)
+    except (LookupError, ValueError) as error:
+        told = ", ".join(f"train.{key} = {value!r}" for key, value in values.items())
+        raise InvalidJob(
+            f"the settings {told} do not go together: {error}",
+            where=f"member {index}",
+            hint="look at members.vary and members.overrides, which both name settings of `train`",
+        ) from error
 
 
 def value_at(values: Sequence[Any] | Range, index: int, axis: int) -> Any:

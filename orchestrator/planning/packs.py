@@ -45,11 +45,14 @@ class Architecture:
         signature: equal exactly where members can be stacked.
         kinds: of layers: `convolution`, `recurrent`, or `other`.
         obstacle: why it cannot be fused at all; None: it can.
+        epochs, batch_size: of its own `train`; None: those of the rules.
     """
 
     signature: str
     kinds: frozenset[str] = frozenset()
     obstacle: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class PackingRules:
 
     Attributes:
         engine: `train.engine`.
-        epochs, batch_size: of `train`.
+        epochs, batch_size: of the job's `train`.
         max_members: the largest pack that `ensemble.stop_when` allows; None: any.
     """
 
@@ -125,7 +128,8 @@ def _decide(
     if most == 1:
         return 1, "solo", "solo: a pack of one gains nothing on a CPU"
     size = math.ceil(len(members) / math.ceil(len(members) / most))
-    steps = size * rules.epochs * math.ceil(num_rows / rules.batch_size)
+    epochs, batch_size = architecture.epochs or rules.epochs, architecture.batch_size or rules.batch_size
+    steps = size * epochs * math.ceil(num_rows / batch_size)
     if steps < FEW_STEPS:
         return 1, "solo", f"solo: {steps:,} gradient steps are too few to pay for compiling (from {FEW_STEPS:,} on)"
     return most, "fused", f"fused, up to {most} at a time: small layers on a CPU wait for their dispatch"

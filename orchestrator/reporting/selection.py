@@ -7,7 +7,7 @@ another type of CPU up to the rounding of sums.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,9 +34,10 @@ from orchestrator.reporting.result import (
     StoredFile,
     WeightsResult,
 )
-from orchestrator.spec import Job, KerasObject
+from orchestrator.spec import Job, KerasObject, TrainSpec
 from orchestrator.spec.callbacks import callback_name
 from orchestrator.spec.members import is_reference
+from orchestrator.spec.varied import PREFIX, train_with
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.records import BlobRef
 from orchestrator.storage.tables import labels_from_parquet
@@ -102,7 +103,7 @@ def make_selection(job: Job, run: RunFacts, members: Sequence[MemberFacts], read
         "tasks": {output: task.value for output, task in run.tasks.items()},
         "labels": run.labels,
         "seed": job.seed,
-        "used_for": list(uses_of_validation(job)) if "validation" in run.labels else [],
+        "used_for": list(uses_of_validation(job, _trains(job, members))) if "validation" in run.labels else [],
         "report": job.report.html,
         "tensorboard": job.report.tensorboard,
         "members": [_member_json(member) for member in members],
@@ -149,19 +150,32 @@ def _fit_weights(job: Job, body: Mapping[str, Json], read: Read) -> Weights | No
     return fit_weights(asked or "accuracy", tasks_of(body)[ONLY], targets, predictions)
 
 
-def uses_of_validation(job: Job) -> Iterator[str]:
-    """What else the validation rows were used for while members trained; the job has such rows."""
-    stopping, checkpoint = job.train.early_stopping, job.train.checkpoint
+def _trains(job: Job, members: Sequence[MemberFacts]) -> list[TrainSpec]:
+    own = {repr(member.plan.train_values): member.plan.train_values for member in members}
+    return [train_with(job.train, values) for values in own.values()]
+
+
+def uses_of_validation(job: Job, trains: Iterable[TrainSpec]) -> Iterator[str]:
+    """What else the validation rows were used for while members trained, with these settings; the job has such rows."""
+    found = {use for train in trains for use in _uses_in_training(train)}
+    yield from (use for use in _IN_TRAINING if use in found)
+    if job.ensemble.stop_when is not None:
+        yield "the choice of how many members"
+
+
+_IN_TRAINING = ("early stopping", "choice of the best epoch", "learning rate", "perhaps callbacks of the job's own")
+
+
+def _uses_in_training(train: TrainSpec) -> Iterator[str]:
+    stopping, checkpoint = train.early_stopping, train.checkpoint
     if stopping is not None and (stopping.monitor or "val_loss").startswith("val_"):
         yield "early stopping"
     if checkpoint.save_best_only and (checkpoint.monitor or "val_loss").startswith("val_"):
         yield "choice of the best epoch"
-    if any(_sets_learning_rate(callback) for callback in job.train.callbacks):
+    if any(_sets_learning_rate(callback) for callback in train.callbacks):
         yield "learning rate"
-    if any(is_reference(callback_name(callback)) for callback in job.train.callbacks):
+    if any(is_reference(callback_name(callback)) for callback in train.callbacks):
         yield "perhaps callbacks of the job's own"
-    if job.ensemble.stop_when is not None:
-        yield "the choice of how many members"
 
 
 def _sets_learning_rate(callback: str | KerasObject) -> bool:
@@ -177,6 +191,7 @@ def _member_json(member: MemberFacts) -> dict[str, Json]:
         "seed": plan.seed,
         "builder": plan.builder,
         "kwargs": dict(plan.kwargs),
+        "train": dict(plan.train_values),
         "status": member.status,
         "attempts": member.attempts,
         "preemptions": member.preemptions,
@@ -312,7 +327,7 @@ def _member_result(
         index=index,
         seed=member["seed"],
         builder=member["builder"],
-        hyperparameters={name: value for name, value in member["kwargs"].items() if name != "dropout"},
+        hyperparameters=_hyperparameters(member),
         dropout=member["kwargs"].get("dropout"),
         status=member["status"],
         attempts=member["attempts"],
@@ -328,6 +343,12 @@ def _member_result(
         weights_sha256=final.get("weights_sha256"),
         **files,
     )
+
+
+def _hyperparameters(member: Mapping[str, Json]) -> dict[str, Json]:
+    """What differs by member but its dropout rate, which has a place of its own."""
+    own = {f"{PREFIX}{key}": value for key, value in member.get("train", {}).items()}
+    return {name: value for name, value in member["kwargs"].items() if name != "dropout"} | own
 
 
 def rules_of(selection: Mapping[str, Json]) -> Rules:

@@ -12,6 +12,7 @@ from orchestrator.spec.callbacks import callback_name
 from orchestrator.spec.job import Job
 from orchestrator.spec.members import MemberOverride, is_reference
 from orchestrator.spec.references import FoundFunction, find_function
+from orchestrator.spec.varied import PREFIX
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _check_data(data: FoundFunction) -> None:
 
 def _check_members(job: Job, builders: Mapping[str, FoundFunction]) -> None:
     shared = {name: f"model.kwargs.{name}" for name in job.model.kwargs}
-    shared |= {name: f"members.vary.{name}" for name in job.members.vary}
+    shared |= {name: f"members.vary.{name}" for name in job.members.vary if not name.startswith(PREFIX)}
     if job.members.dropout is not None:
         shared["dropout"] = "members.dropout"
     plain = [index for index in range(job.members.count) if index not in job.members.overrides]

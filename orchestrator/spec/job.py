@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import Field, model_validator
 
-from orchestrator.spec.base import Problem, Spec, refuse
+from orchestrator.spec.base import Problem, Range, Spec, refuse
 from orchestrator.spec.members import DataSpec, MembersSpec, ModelSpec
 from orchestrator.spec.settings import EnsembleSpec, FaultsSpec, RaySpec, ReportSpec, ResourcesSpec, StorageSpec
 from orchestrator.spec.train import TrainSpec
+from orchestrator.spec.varied import PREFIX, wrong_train_value
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 MAX_SEED = 2**63 - 1
@@ -43,5 +46,25 @@ class Job(Spec):
             problems.append(Problem(("ensemble", "quorum"), what))
         if "dropout" in self.model.kwargs and (self.members.dropout is not None or "dropout" in self.members.vary):
             problems.append(Problem(("model", "kwargs", "dropout"), "stands beside the members' dropout: say it once"))
-        refuse(problems)
+        refuse([*problems, *self._wrong_train_values()])
         return self
+
+    def _wrong_train_values(self) -> Iterator[Problem]:
+        """Members' own settings that `train` does not have, each looked at alone."""
+        for name, axis in self.members.vary.items():
+            if "." in name:
+                ends = (axis.min, axis.max) if isinstance(axis, Range) else axis
+                for value in ends:
+                    what = (
+                        wrong_train_value(self.train, name.removeprefix(PREFIX), value)
+                        if name.startswith(PREFIX)
+                        else f"names neither a keyword of the build function nor a setting below `{PREFIX}`"
+                    )
+                    if what is not None:
+                        yield Problem(("members", "vary", name), what)
+                        break
+        for index, override in self.members.overrides.items():
+            for name, value in override.train.items():
+                what = wrong_train_value(self.train, name, value)
+                if what is not None:
+                    yield Problem(("members", "overrides", index, "train", name), what)

@@ -107,6 +107,10 @@ class MemberOverride(Spec):
     )
     kwargs: dict[str, Json] = Field(default={}, description="Arguments that replace or join the member's others.")
     dropout: DropoutRate | None = Field(default=None, description="Dropout rate of this member.")
+    train: dict[str, Json] = Field(
+        default={},
+        description="This member's settings of `train`, by dotted key: `{early_stopping.patience: 3}`.",
+    )
     seed: int | None = Field(
         default=None,
         ge=0,
@@ -134,7 +138,8 @@ class MembersSpec(Spec):
     )
     vary: dict[str, Axis] = Field(
         default={},
-        description="Other arguments of the build function that differ by member: a list (cycled) or a range each.",
+        description="Other arguments of the build function that differ by member: a list (cycled) or a range each; "
+        "settings of `train`, too, by dotted key: `train.optimizer.config.learning_rate`.",
     )
     overrides: dict[Annotated[int, Field(ge=0)], MemberOverride] = Field(
         default={}, description="What is different for single members, by 0-based index."

@@ -60,7 +60,7 @@ class CheckpointSpec(Spec):
 
 
 class TrainSpec(Spec):
-    """Settings of `fit` and `compile`, the same for all members."""
+    """Settings of `fit` and `compile`; members may have values of their own."""
 
     epochs: int = Field(default=10, ge=1, description="Largest number of epochs.")
     batch_size: int = Field(default=32, ge=1, description="Examples per gradient step.")

@@ -22,7 +22,7 @@ from orchestrator.models.first_batch import call_first_batch, first_line, score_
 from orchestrator.models.outputs import loss_name, predictions, squash_of
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.packs import Architecture
-from orchestrator.spec import Job, KerasObject
+from orchestrator.spec import Job, KerasObject, TrainSpec
 from orchestrator.training.callback_state import take_states
 from orchestrator.training.data import Dataset
 from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
@@ -31,6 +31,8 @@ from orchestrator.training.made_callbacks import make_callbacks, make_checkpoint
 MOST_CHECKED = 16
 """How many different models the preflight runs a batch through. Of further ones it sees whether they can be stacked;
 what is wrong with their data, loss or metrics they show when their turn comes."""
+
+_RATE = "optimizer.config.learning_rate"
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,10 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
     alike = list(_distinct(members).values())
     for same in alike[:MOST_CHECKED]:
         member = same[0]
-        model = build_member(member.builder, member.kwargs, member.seed, job.train)
+        train = member.train
+        model = build_member(member.builder, member.kwargs, member.seed, train)
         where = f"{member.builder} (member {member.index})"
-        batch = dataset.train.take(slice(0, job.train.batch_size))
+        batch = dataset.train.take(slice(0, train.batch_size))
         raw = call_first_batch(model, batch.x, where)
         plain = keras.ops.convert_to_numpy(raw) if hasattr(raw, "shape") else raw
         outputs = predictions(plain, squash_of(model))
@@ -71,18 +74,18 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         _check_calibrated(task, job)
         _check_class_names(task, job, outputs.shape[1])
         names = score_first_batch(model, batch.x, batch.y, raw, where)
-        _check_monitors(job, names, has_validation=dataset.validation is not None)
+        _check_monitors(train, names, has_validation=dataset.validation is not None)
         with TemporaryDirectory() as folder:
-            callbacks = _check_callbacks(job, model, Path(folder), has_validation=dataset.validation is not None)
+            callbacks = _check_callbacks(train, model, Path(folder), has_validation=dataset.validation is not None)
         kinds.setdefault(f"{task} {list(outputs.shape[1:])}", where)
         if len(kinds) > 1:
             told = " and ".join(f"{kind} ({place})" for kind, place in kinds.items())
             raise InvalidModel(f"members tell different things, which cannot be averaged: {told}")
-        seen = _look_at(model, job, callbacks)
+        seen = _look_at(model, member, callbacks)
         architectures |= {each.index: seen for each in same}
     if job.train.engine != "solo":
         for same in alike[MOST_CHECKED:]:
-            seen = _look_at(_built(job, same[0], dataset), job, callbacks)
+            seen = _look_at(_built(same[0], dataset), same[0], callbacks)
             architectures |= {each.index: seen for each in same}
     _check_watched(task, job, dataset, outputs.shape[1])
     _check_stackable(task, job, dataset, len(members), outputs.shape[1])
@@ -119,33 +122,46 @@ def _check_stackable(task: TaskKind, job: Job, dataset: Dataset, num_members: in
 
 
 def _distinct(members: Sequence[MemberPlan]) -> Mapping[object, Sequence[MemberPlan]]:
-    """Members in groups that differ in nothing but seed and dropout rate.
+    """Members in groups that differ in nothing but seed, dropout rate and the learning rate that the job gives.
 
     Those without dropout are a group of their own: `if dropout: …` is how many builders leave the layer out.
     """
     groups: dict[object, list[MemberPlan]] = {}
     for member in members:
         others = repr(sorted((k, v) for k, v in member.kwargs.items() if k != "dropout"))
-        key = (member.builder, others, bool(member.kwargs.get("dropout")))
+        settings = repr(sorted((k, v) for k, v in member.train_values.items() if k != _RATE))
+        key = (member.builder, others, settings, bool(member.kwargs.get("dropout")))
         groups.setdefault(key, []).append(member)
     return groups
 
 
-def _built(job: Job, member: MemberPlan, dataset: Dataset) -> keras.Model:
+def _built(member: MemberPlan, dataset: Dataset) -> keras.Model:
     """The member's model with all its variables. Raises as `build_member`, and InvalidData."""
-    model = build_member(member.builder, member.kwargs, member.seed, job.train)
+    model = build_member(member.builder, member.kwargs, member.seed, member.train)
     if not model.built:
-        first = dataset.train.take(slice(0, job.train.batch_size))
+        first = dataset.train.take(slice(0, member.train.batch_size))
         call_first_batch(model, first.x, f"{member.builder} (member {member.index})")
     return model
 
 
-def _look_at(model: keras.Model, job: Job, callbacks: Sequence[keras.callbacks.Callback]) -> Architecture:
+def _look_at(model: keras.Model, member: MemberPlan, callbacks: Sequence[keras.callbacks.Callback]) -> Architecture:
     return Architecture(
-        signature(model) or f"like no other {id(model)}",
+        (signature(model) or f"like no other {id(model)}") + _shared_settings(member),
         layer_kinds(model),
-        why_not_fused(model, job.train, callbacks),
+        why_not_fused(model, member.train, callbacks),
+        epochs=member.train.epochs,
+        batch_size=member.train.batch_size,
     )
+
+
+def _shared_settings(member: MemberPlan) -> str:
+    """The member's own settings of `train` that all members of a pack have in common.
+
+    Those of optimizer, loss and metrics are in the model's signature; those of callbacks are each member's own.
+    """
+    own = {"early_stopping", "checkpoint", "callbacks", "optimizer", "loss", "metrics"}
+    shared = sorted((key, value) for key, value in member.train_values.items() if key.partition(".")[0] not in own)
+    return f" {shared}" if shared else ""
 
 
 def _check_logits(model: keras.Model, raw: Any, where: str) -> None:
@@ -243,9 +259,9 @@ def _check_class_names(task: TaskKind, job: Job, width: int) -> None:
         )
 
 
-def _check_monitors(job: Job, names: list[str], *, has_validation: bool) -> None:
+def _check_monitors(train: TrainSpec, names: list[str], *, has_validation: bool) -> None:
     known = names + ([f"val_{name}" for name in names] if has_validation else [])
-    for key, monitor in _monitors(job):
+    for key, monitor in _monitors(train):
         if monitor not in known:
             raise InvalidJob(
                 f"there is nothing called {monitor!r} to monitor",
@@ -253,7 +269,7 @@ def _check_monitors(job: Job, names: list[str], *, has_validation: bool) -> None
                 hint=f"there are: {', '.join(known)}"
                 + ("" if has_validation else "; without a validation set there is nothing that begins with val_"),
             )
-    checkpoint = job.train.checkpoint
+    checkpoint = train.checkpoint
     at_batches = checkpoint.save_freq != "epoch" and checkpoint.save_best_only
     if at_batches and (checkpoint.monitor or ("val_loss" if has_validation else "loss")).startswith("val_"):
         raise InvalidJob(
@@ -263,27 +279,27 @@ def _check_monitors(job: Job, names: list[str], *, has_validation: bool) -> None
         )
 
 
-def _monitors(job: Job) -> Iterator[tuple[str, Any]]:
+def _monitors(train: TrainSpec) -> Iterator[tuple[str, Any]]:
     """What the job asks to watch, by the key that says so."""
-    for key, settings in (("early_stopping", job.train.early_stopping), ("checkpoint", job.train.checkpoint)):
+    for key, settings in (("early_stopping", train.early_stopping), ("checkpoint", train.checkpoint)):
         if settings is not None and settings.monitor is not None:
             yield f"train.{key}.monitor", settings.monitor
-    for number, asked in enumerate(job.train.callbacks):
+    for number, asked in enumerate(train.callbacks):
         if isinstance(asked, KerasObject) and asked.class_name == "ReduceLROnPlateau" and "monitor" in asked.config:
             yield f"train.callbacks.{number}.config.monitor", asked.config["monitor"]
 
 
 def _check_callbacks(
-    job: Job, model: keras.Model, folder: Path, *, has_validation: bool
+    train: TrainSpec, model: keras.Model, folder: Path, *, has_validation: bool
 ) -> Sequence[keras.callbacks.Callback]:
     """Make them all, let those that watch something say whether more of it is better, and take their first state."""
-    callbacks = make_callbacks(job.train, folder / "files", has_validation=has_validation)
+    callbacks = make_callbacks(train, folder / "files", has_validation=has_validation)
     take_states(callbacks)
     watching = {f"train.callbacks.{number}": callback for number, callback in enumerate(callbacks)}
     with _refused_by_keras("train.checkpoint"):
-        watching["train.checkpoint"] = make_checkpoint(job.train, folder, has_validation=has_validation)
+        watching["train.checkpoint"] = make_checkpoint(train, folder, has_validation=has_validation)
     with _refused_by_keras("train.early_stopping"):
-        watching["train.early_stopping"] = make_early_stopping(job.train, has_validation=has_validation)
+        watching["train.early_stopping"] = make_early_stopping(train, has_validation=has_validation)
     for key, callback in watching.items():
         if hasattr(callback, "_set_monitor_op"):
             with _refused_by_keras(key):

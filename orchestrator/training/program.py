@@ -147,7 +147,7 @@ class Program:
             self._store,
             self._setup.layout,
             member,
-            self._setup.job.train,
+            member.train,
             dataset,
             self._predictor,
             worker=self._setup.worker,

@@ -174,7 +174,7 @@ class PackTrainer:
 
     def tell(self, member: int, epoch: int, logs: Mapping[str, float]) -> None:
         """A member finished an epoch."""
-        epochs = self._setup.job.train.epochs
+        epochs = self._setup.plan.members[member].train.epochs
         logger.info("member %s, epoch %s/%s %s", member, epoch, epochs, {k: round(v, 4) for k, v in logs.items()})
         self._emit(ev.EpochEnded(self._setup.worker, member, epoch, epochs, logs))
 
@@ -196,7 +196,7 @@ class PackTrainer:
                         if snapshot is None:
                             self._emit(ev.NothingToPublish(name, index))
                             return
-                        trained = make_late(each.member, setup.job.train, dataset, snapshot, folder, device)
+                        trained = make_late(each.member, each.member.train, dataset, snapshot, folder, device)
                         publish_final(
                             self._store,
                             setup.layout,
@@ -322,7 +322,7 @@ class _Training:
         try:
             trained = train_solo(
                 claimed.member,
-                trainer._setup.job.train,
+                claimed.member.train,
                 self._dataset,
                 _folder_of(self._folder, index),
                 self._device,
@@ -352,7 +352,7 @@ class _Training:
         ]
         train_fused(
             seats,
-            self._trainer._setup.job.train,
+            seats[0].member.train,
             self._dataset,
             self._device,
             self._trainer._on_batch,

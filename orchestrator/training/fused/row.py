@@ -14,6 +14,7 @@ from orchestrator.errors import InvalidModel
 from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import call_first_batch
 from orchestrator.spec import TrainSpec
+from orchestrator.spec.varied import train_with
 from orchestrator.training.callback_state import restore_states, take_states
 from orchestrator.training.callbacks import StopOnDivergence, TellEpochs
 from orchestrator.training.checkpoint import Array, Snapshot
@@ -39,7 +40,7 @@ class Row:
     model: keras.Model
 
     def __init__(self, number: int, seat: Seat, train: TrainSpec, *, has_validation: bool) -> None:
-        self.number, self.seat, self._train = number, seat, train
+        self.number, self.seat, self._train = number, seat, train_with(train, seat.member.train_values)
         self.active = not seat.finished and not (seat.start_from is not None and seat.start_from.stopped)
         self.error: BaseException | None = None
         self._has_validation = has_validation

@@ -58,7 +58,7 @@ def train_fused(
 
     Args:
         seats: the pack, in a fixed order.
-        train: the job's `train:` settings.
+        train: the pack's settings: a member's own values of them may say otherwise for what is its own in a pack.
         dataset: the rows; shared and read-only.
         device: what is trained on.
         on_batch: called for each block of batches, as a sign of life.

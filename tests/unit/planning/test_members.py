@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planning_examples import BUILDER, job
 
+from orchestrator.errors import InvalidJob
 from orchestrator.planning.members import MemberPlan, plan_members, value_at, van_der_corput
 from orchestrator.planning.seeds import member_seed
 from orchestrator.spec import Range
@@ -139,3 +140,40 @@ def test_every_value_of_every_range_lies_between_its_ends(
 def test_van_der_corput_mirrors_the_digits_at_the_point() -> None:
     assert [van_der_corput(n, 2) for n in range(1, 8)] == [1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8]
     assert [van_der_corput(n, 3) for n in range(1, 4)] == pytest.approx([1 / 3, 2 / 3, 1 / 9])
+
+
+def test_settings_of_training_are_varied_by_dotted_key_and_replace_the_jobs() -> None:
+    vary = {"train.batch_size": [16, 64], "train.optimizer.config.learning_rate": [0.1, 0.01, 0.001], "units": [8]}
+    planned = members(
+        members={"count": 3, "vary": vary, "overrides": {2: {"train": {"early_stopping.patience": 1}}}},
+        train={"optimizer": "adam", "epochs": 7},
+    )
+    assert [member.train.batch_size for member in planned] == [16, 64, 16]
+    assert [member.train.optimizer.config for member in planned] == [  # type: ignore[union-attr]
+        {"learning_rate": 0.1},
+        {"learning_rate": 0.01},
+        {"learning_rate": 0.001},
+    ]
+    assert [member.train.early_stopping.patience for member in planned] == [5, 5, 1]  # type: ignore[union-attr]
+    assert {member.train.epochs for member in planned} == {7}
+    assert all(member.kwargs == {"units": 8, "dropout": member.dropout} for member in planned)
+    assert planned[2].train_values == {
+        "batch_size": 16,
+        "optimizer.config.learning_rate": 0.001,
+        "early_stopping.patience": 1,
+    }
+
+
+def test_settings_of_training_reach_a_member_with_another_builder() -> None:
+    overrides = {0: {"model": {"builder": "jobs.plain:build"}}}
+    planned = members(members={"count": 1, "vary": {"train.epochs": [3], "units": [8]}, "overrides": overrides})
+    assert (planned[0].train.epochs, dict(planned[0].kwargs)) == (3, {})
+
+
+def test_settings_that_contradict_each_other_name_the_member() -> None:
+    overrides = {1: {"train": {"callbacks.0.config.patience": 1}}}
+    with pytest.raises(InvalidJob, match=r"member 1: the settings .* do not go together: there is no entry 0"):
+        members(
+            members={"count": 2, "vary": {"train.callbacks": [[]]}, "overrides": overrides},
+            train={"callbacks": ["ReduceLROnPlateau"]},
+        )

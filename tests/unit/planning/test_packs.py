@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -266,3 +267,9 @@ def test_where_all_turn_out_solo_one_worker_with_all_cores_makes_way_for_several
         return
     assert commands_of(sent, cmd.KillWorker) == [cmd.KillWorker("w0")]
     assert commands_of(sent, cmd.StartWorker) == [cmd.StartWorker(f"w{number}", 1) for number in range(1, 5)]
+
+
+def test_a_pack_is_judged_by_the_epochs_and_batches_of_its_own_members() -> None:
+    own = {i: replace(MLP, signature="long", epochs=5, batch_size=1) for i in range(3)}
+    decided = decide_packs(own, PackingRules("auto", 1, 1024), device="cpu", num_rows=10_000, num_workers=1)
+    assert [pack.engine for pack in decided.packs] == ["fused"]

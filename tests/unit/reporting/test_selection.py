@@ -34,7 +34,8 @@ USUAL = ("early stopping", "choice of the best epoch")
 )
 def test_callbacks_use_validation_rows_when_they_watch_them_or_may(callbacks: list[Any], uses: tuple[str, ...]) -> None:
     job = {"name": "digits", "model": "jobs.digits:build", "data": "jobs.digits:load"}
-    found = uses_of_validation(parse_job({**job, "train": {"callbacks": callbacks}}))
+    asked = parse_job({**job, "train": {"callbacks": callbacks}})
+    found = uses_of_validation(asked, [asked.train])
     assert tuple(found) == (*USUAL, *uses)
 
 

@@ -86,7 +86,7 @@ BAD = [
     ("members: {count: 2, overrides: {2: {dropout: 0.1}}}", 4, ["there is no member 2: count is 2"]),
     ("members: {overrides: {'1': {}}}", 4, ["members.overrides.1 is not a good key here", "a whole number"]),
     ("members: {overrides: {-1: {}}}", 4, ["a key must be at least 0"]),
-    ("members: {overrides: {1: {train: {}}}}", 4, ["members.overrides.1.train is not a key"]),
+    ("members: {overrides: {1: {trian: {}}}}", 4, ["members.overrides.1.trian is not a key"]),
     ("members: {overrides: {1: {seed: 4294967296}}}", 4, ["must be at most 4294967295"]),
     ("members: {overrides: {1: {dropout: .1, kwargs: {dropout: .2}}}}", 4, ["say it once"]),
     # ensemble

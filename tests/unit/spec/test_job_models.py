@@ -178,3 +178,20 @@ def test_names_of_classes_are_texts_of_which_each_stands_once(names: list[Any], 
     with pytest.raises(InvalidJob) as caught:
         job(data={**data, "class_names": names})
     assert where in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ({"vary": {"train.batch_sise": [32]}}, r"members.vary.train.batch_sise.*batch_sise"),
+        ({"vary": {"train.batch_size": [32, 0]}}, r"members.vary.train.batch_size.*greater than or equal to 1"),
+        ({"vary": {"train.backend": ["jax"]}}, "is the same for all members of a run"),
+        ({"vary": {"train.epochs.more": [1]}}, "goes below train.epochs, which is a plain value"),
+        ({"vary": {"fit.epochs": [1]}}, "names neither a keyword of the build function nor a setting below"),
+        ({"overrides": {0: {"train": {"epochs": 0}}}}, "members.overrides.0.train.epochs"),
+        ({"overrides": {0: {"train": {"callbacks.0": "CSVLogger"}}}}, "no entry 0 in the list"),
+    ],
+)
+def test_a_members_own_setting_that_train_does_not_have_is_refused(members: dict[str, Any], told: str) -> None:
+    with pytest.raises(InvalidJob, match=told):
+        job(members={"count": 2, **members})

@@ -1,0 +1,74 @@
+"""Settings of `train` that differ by member: dotted keys with a value each, and the settings that come of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from orchestrator.spec.train import TrainSpec
+
+PREFIX = "train."
+"""What a key of `members.vary` begins with that names no keyword of the build function."""
+
+OF_THE_RUN = ("backend", "engine", "deterministic")
+"""What a worker's process, or the packing of all members, is decided by: no member has its own."""
+
+_NAME_OF_SHORT = "class_name"
+"""What a plain text stands for where a key goes below it: `optimizer: Adam`."""
+
+
+def wrong_train_value(train: TrainSpec, key: str, value: Any) -> str | None:
+    """What is wrong with one member's value of a key below `train`, such as `optimizer.config.learning_rate`."""
+    if key.partition(".")[0] in OF_THE_RUN:
+        return f"is the same for all members of a run, so {key} cannot differ"
+    try:
+        train_with(train, {key: value})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        return f"gives no train.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    except (LookupError, ValueError) as error:
+        return str(error.args[0])
+    return None
+
+
+def train_with(train: TrainSpec, values: Mapping[str, Any]) -> TrainSpec:
+    """The settings with some of them replaced.
+
+    Args:
+        train: the job's.
+        values: by dotted key below `train`; what a key goes below is made where it is missing or written short.
+
+    Raises:
+        ValidationError, LookupError, ValueError: a key or a value that `train` does not have.
+    """
+    if not values:
+        return train
+    data = train.model_dump(mode="json")
+    for key, value in values.items():
+        _set(data, key.split("."), value, key)
+    return TrainSpec.model_validate(data)
+
+
+def _set(data: dict[str, Any], names: list[str], value: Any, key: str) -> None:
+    below: Any = data
+    for name in names[:-1]:
+        place = _place(below, name, key)
+        inner = below.get(place) if isinstance(below, dict) else below[place]
+        if inner is None:
+            inner = {}
+        elif isinstance(inner, str):
+            inner = {_NAME_OF_SHORT: inner}
+        elif not isinstance(inner, dict | list):
+            raise ValueError(f"goes below train.{name}, which is a plain value: {key}")
+        below[place] = below = inner
+    below[_place(below, names[-1], key)] = value
+
+
+def _place(container: dict[str, Any] | list[Any], name: str, key: str) -> str | int:
+    if isinstance(container, dict):
+        return name
+    if not (name.isascii() and name.isdecimal()) or int(name[:9]) >= len(container):
+        raise LookupError(f"there is no entry {name} in the list, as {key} says")
+    return int(name)
