@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import InvalidJob
+from orchestrator.planning.folds import FoldPlan
 from orchestrator.planning.seeds import member_seed
 from orchestrator.spec import Job, MemberOverride, ModelSpec, Range, TrainSpec
 from orchestrator.spec.varied import PREFIX, train_with
@@ -29,6 +30,7 @@ class MemberPlan:
         kwargs: exactly what the build function is called with, `dropout` included where it is set.
         train: how it is trained.
         train_values: what of that is its own, by dotted key below `train`.
+        fold: the fold that it is held out from; None: it learns from all training rows.
     """
 
     index: int
@@ -37,6 +39,7 @@ class MemberPlan:
     kwargs: Mapping[str, Any]
     train: TrainSpec = field(default_factory=TrainSpec)
     train_values: Mapping[str, Any] = field(default_factory=dict)
+    fold: FoldPlan | None = None
 
     @property
     def dropout(self) -> float | None:

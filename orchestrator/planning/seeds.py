@@ -35,6 +35,16 @@ def example_seed(root: int) -> int:
     return _state(root, Namespace.SPLITS, 3)
 
 
+def fold_seed(root: int, repeat: int) -> int:
+    """The 32-bit seed of the assignment of rows to folds, for one repeat (0-based)."""
+    return _state(root, Namespace.SPLITS, 4, repeat)
+
+
+def inner_seed(root: int, repeat: int, fold: int) -> int:
+    """The 32-bit seed of the inner validation rows of the members that are held out from one fold of a repeat."""
+    return _state(root, Namespace.SPLITS, 5, repeat, fold)
+
+
 def jitter(root: int, member: int, attempt: int) -> float:
     """A number in [0, 1) for the backoff of one retry: spread over members, yet the same in every replay."""
     return _state(root, Namespace.BACKOFF, member, attempt) / 2**32

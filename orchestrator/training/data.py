@@ -56,12 +56,20 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """All rows of a run; `validation` and `test` are None where there are none."""
+    """All rows of a run; `validation` and `test` are None where there are none.
+
+    Attributes:
+        train, validation, test: the rows of each split.
+        fingerprint: of all of it.
+        groups: the group of each training row, int64 [N] of 0 … G − 1: rows that are never split over folds; None: each
+            is for itself.
+    """
 
     train: Split
     validation: Split | None
     test: Split | None
     fingerprint: str
+    groups: npt.NDArray[np.int64] | None = None
 
     def splits(self) -> Iterator[tuple[str, Split]]:
         """The splits that exist, by name, training first."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.training.data import Split
+from orchestrator.training.rows import SplitRows
 
 
 def epoch_order(num_rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -29,15 +30,15 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped her
     """Batches of training rows, gathered from the shared read-only arrays: no copy of the data per worker.
 
     Args:
-        split: the training rows.
+        rows: the training rows.
         batch_size: rows per batch; the last batch may be smaller.
         seed: of the member.
         on_batch: called for each batch that is handed out, as a sign of life.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, on_batch: Callable[[], None]) -> None:
+    def __init__(self, rows: Split | SplitRows, batch_size: int, seed: int, on_batch: Callable[[], None]) -> None:
         super().__init__(workers=1, use_multiprocessing=False)
-        self._split = split
+        self._rows = rows
         self._batch_size = batch_size
         self._seed = seed
         self._on_batch = on_batch
@@ -45,15 +46,15 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped her
 
     def start_epoch(self, epoch: int) -> None:
         """Set the order of epoch `epoch` (1-based)."""
-        self._order = epoch_order(self._split.num_rows, self._seed, epoch)
+        self._order = epoch_order(self._rows.num_rows, self._seed, epoch)
 
     def __len__(self) -> int:
-        return -(-self._split.num_rows // self._batch_size)
+        return -(-self._rows.num_rows // self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         self._on_batch()
         start = index * self._batch_size
-        batch = self._split.take(self._order[start : start + self._batch_size])
+        batch = self._rows.take(self._order[start : start + self._batch_size])
         return (batch.x, batch.y) if batch.w is None else (batch.x, batch.y, batch.w)
 
 

@@ -25,6 +25,7 @@ from orchestrator.training.made_callbacks import (
     make_early_stopping,
     stopped_epoch,
 )
+from orchestrator.training.rows import SplitRows, member_rows
 from orchestrator.training.trained import Trained, best_epoch_of, save_best
 from orchestrator.training.variables import copies, restore_variables
 
@@ -52,7 +53,7 @@ def train_solo(
     Args:
         member: which one.
         train: the job's `train:` settings.
-        dataset: the rows; shared and read-only.
+        dataset: the run's rows, of which the member gets its own; shared and read-only.
         folder: empty local scratch; callbacks write below `files`.
         device: what is trained on.
         on_epoch: called after each epoch with its 1-based number and logs.
@@ -65,12 +66,13 @@ def train_solo(
         Diverged: the loss became NaN or infinite.
         InvalidModel: the build function fails, the snapshot does not fit, or `ModelCheckpoint` kept no model.
     """
+    own = member_rows(dataset, member)
     model = build_member(member.builder, member.kwargs, member.seed, train)
-    feed = Feed(dataset.train, train.batch_size, member.seed, on_batch)
-    batch = dataset.train.take(slice(0, train.batch_size))
+    feed = Feed(own.train, train.batch_size, member.seed, on_batch)
+    batch = own.train.take(slice(0, train.batch_size))
     run_first_batch(model, batch.x, batch.y, f"{member.builder} (member {member.index})")
     _tune(model, train, device, len(feed))
-    has_validation = dataset.validation is not None
+    has_validation = own.validation is not None
     checkpoint = make_checkpoint(train, folder, has_validation=has_validation)
     early_stopping = make_early_stopping(train, has_validation=has_validation)
     history = keras.callbacks.History()
@@ -101,7 +103,7 @@ def train_solo(
         feed,
         epochs=train.epochs,
         initial_epoch=done,
-        validation_data=_validation_arrays(dataset),
+        validation_data=_validation_arrays(own.validation),
         validation_batch_size=VALIDATION_BATCH if has_validation else None,
         shuffle=False,  # the feed has its own order
         verbose=0,
@@ -167,8 +169,8 @@ def _tune(model: keras.Model, train: TrainSpec, device: Device, num_steps: int) 
         model.jit_compile = False
 
 
-def _validation_arrays(dataset: Dataset) -> tuple[Any, ...] | None:
-    split = dataset.validation
-    if split is None:
+def _validation_arrays(rows: SplitRows | None) -> tuple[Any, ...] | None:
+    if rows is None:
         return None
+    split = rows.all()
     return (split.x, split.y) if split.w is None else (split.x, split.y, split.w)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from orchestrator.errors import InvalidModel
 from orchestrator.models.first_batch import first_line
@@ -28,6 +29,7 @@ from orchestrator.training.fused.row import Row
 from orchestrator.training.fused.seat import CannotFuse, Seat
 from orchestrator.training.fused.state import PackState
 from orchestrator.training.publish import OWN_ERRORS, is_anothers_fault, is_out_of_memory
+from orchestrator.training.rows import MemberRows, member_rows
 from orchestrator.training.solo import VALIDATION_BATCH
 from orchestrator.training.trained import Trained
 
@@ -69,21 +71,20 @@ def train_fused(
             diverges, that cannot be built, or whose own callbacks raise, ends alone.
 
     Raises:
-        CannotFuse: the members are not of one architecture, or the compiler refuses their program; before anything
-            has been trained.
+        CannotFuse: the members are not of one architecture, their rows do not go together, or the compiler refuses
+            their program; before anything has been trained.
         InvalidModel: a snapshot is of another epoch than the others.
     """
     epoch = _common_epoch(seats, train)
-    rows = [
-        Row(number, seat, train, has_validation=dataset.validation is not None) for number, seat in enumerate(seats)
-    ]
-    first = dataset.train.take(slice(0, train.batch_size))
+    own = _rows_of(seats, dataset)
+    rows = [Row(number, seat, train, has_validation=own[0].validation is not None) for number, seat in enumerate(seats)]
+    first = own[0].train.take(slice(0, train.batch_size))
     for row in rows:
         _guarded(row, row.build, first.x)
     unfinished = [row for row in rows if not row.seat.finished]
     built = [row for row in unfinished if row.error is None]
     if built:
-        pack = _Pack(rows, train, dataset, device, on_batch, check)
+        pack = _Pack(rows, own, train, dataset, device, on_batch, check)
     if any(row.active for row in built) and epoch < train.epochs:
         pack.warm_up()
     for row in built:
@@ -97,6 +98,18 @@ def train_fused(
         keep([row.snapshot(epoch) for row in unfinished if row.error is None])
         for row in ended:
             done(row.number, _finish(row))
+
+
+def _rows_of(seats: Sequence[Seat], dataset: Dataset) -> Sequence[MemberRows]:
+    """Each member's rows: as many to learn from for all of them, and one set to be watched on."""
+    own = [member_rows(dataset, seat.member) for seat in seats]
+    first = own[0]
+    for each in own[1:]:
+        if each.train.num_rows != first.train.num_rows:
+            raise CannotFuse("members have different numbers of training rows")
+        if each.validation is not None and not each.validation.same_as(first.validation):
+            raise CannotFuse("members are watched on different rows")
+    return own
 
 
 def _guarded(row: Row, call: Callable[..., None], *arguments: object) -> None:
@@ -137,6 +150,7 @@ class _Pack:
     def __init__(
         self,
         rows: Sequence[Row],
+        own: Sequence[MemberRows],
         train: TrainSpec,
         dataset: Dataset,
         device: Device,
@@ -150,12 +164,12 @@ class _Pack:
             raise CannotFuse(f"members {who} are of different architectures")
         # The program's model is built as that of the first: one whose build function raises has to stand behind.
         members = [row.seat.member for row in sorted(rows, key=lambda row: row.error is not None)]
-        validation = dataset.validation
+        validation = None if own[0].validation is None else own[0].validation.all()
         size = choose_validation_batch(0 if validation is None else validation.num_rows, VALIDATION_BATCH)
-        self._rows, self._train, self._dataset = rows, train, dataset
+        self._rows, self._own, self._train, self._dataset = rows, own, train, dataset
         self._on_batch, self._check = on_batch, check
         self._program: Program = make_program((signatures.pop(), device), members, train, dataset, size)
-        self._batches = Batches.of(dataset.train.num_rows, train.batch_size)
+        self._batches = Batches.of(own[0].train.num_rows, train.batch_size)
         self._test_batches = None if validation is None else Batches.of(validation.num_rows, size)
         self._data = self._program.put_data(dataset.train)
         self._test_data = None if validation is None else self._program.put_data(validation)
@@ -172,8 +186,7 @@ class _Pack:
         self._state.send()
         try:
             for size, _ in _parts(self._batches, 0):
-                order = self._program.put(np.zeros((len(self._rows), self._dataset.train.num_rows), np.int32))
-                self._run(size, (0, 0), self._fresh_metrics(), order)
+                self._run(size, (0, 0), self._fresh_metrics(), self._program.put(self._no_order()))
             if self._test_batches is not None:
                 for size, _ in _parts(self._test_batches, 0):
                     self._program.test(self._state.device, self._fresh_metrics(), self._test_data, size, (0, 0))
@@ -197,11 +210,11 @@ class _Pack:
         return [row for row in training if not row.active or epoch == self._train.epochs]
 
     def _train_all(self, epoch: int) -> Logs:
-        num_rows = self._dataset.train.num_rows
-        order = np.zeros((len(self._rows), num_rows), np.int32)
-        for row in self._rows:
+        order = self._no_order()
+        for row, own in zip(self._rows, self._own, strict=True):
             if row.active:
-                order[row.number] = epoch_order(num_rows, row.seat.member.seed, epoch)
+                shuffled = epoch_order(own.train.num_rows, row.seat.member.seed, epoch)
+                order[row.number, : len(shuffled)] = own.train.in_split(shuffled)
         placed = self._program.put(order)
         self._state.send()
         metrics = self._fresh_metrics()
@@ -211,6 +224,10 @@ class _Pack:
             metrics, logs = self._run(size, steps, metrics, placed)
             _wait_for(logs)
         return logs
+
+    def _no_order(self) -> npt.NDArray[np.int32]:
+        """Row numbers [K, N], all 0; of as many columns in packs of every fold, so that these share a program."""
+        return np.zeros((len(self._rows), self._dataset.train.num_rows), np.int32)
 
     def _run(self, size: int, steps: tuple[int, int], metrics: Leaves, order: object) -> tuple[Leaves, Logs]:
         active = self._program.put(np.asarray([row.active for row in self._rows]))
