@@ -21,8 +21,8 @@ MOST_ON_CPU = 8
 MOST_ON_GPU = 64
 """Beyond that a small model's pack gains little, and a failure costs more members an interval."""
 
-FEW_STEPS = 10_000
-"""Below so many gradient steps of a pack in all, on a CPU, compiling costs more than fusing saves."""
+FEW_STEPS = 2_000
+"""Below so many gradient steps of a pack in all, on a CPU, compiling (some 2.5 s) costs about what fusing saves."""
 
 SLOW_ON_CPU = frozenset({"convolution", "recurrent"})
 """Kinds of layers whose fused program is slower than `fit` on a CPU."""
