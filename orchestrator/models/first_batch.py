@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import InvalidData, InvalidModel
+from orchestrator.models.outputs import in_models_form
 
 if TYPE_CHECKING:
     import keras
@@ -25,7 +26,7 @@ def run_first_batch(model: keras.Model, x: Any, y: Any, where: str) -> list[str]
     Args:
         model: compiled.
         x: inputs of the batch, an array or a dictionary of arrays; first axis N.
-        y: labels of the batch, first axis N.
+        y: labels of the batch, an array or a dictionary of arrays by output name; first axis N.
         where: names the model in messages.
 
     Returns:
@@ -59,13 +60,14 @@ def score_first_batch(model: keras.Model, x: Any, y: Any, outputs: Any, where: s
 
     try:
         inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
-        labels = keras.ops.convert_to_tensor(y)
+        labels = keras.tree.map_structure(keras.ops.convert_to_tensor, in_models_form(model, y))
         _compute(model.compute_loss, x=inputs, y=labels, y_pred=outputs, training=False)
         names = sorted({"loss", *_compute(model.compute_metrics, inputs, labels, outputs)})
         model.reset_metrics()
     except Exception as error:
+        shapes = {name: array.shape for name, array in y.items()} if isinstance(y, dict) else y.shape
         raise InvalidData(
-            f"loss or metrics do not take labels of shape {y.shape}: {first_line(error)}",
+            f"loss or metrics do not take labels of shape {shapes}: {first_line(error)}",
             where=where,
             hint="integer labels go with sparse_categorical_crossentropy, one-hot labels with categorical_crossentropy",
         ) from error

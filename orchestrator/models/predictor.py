@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from orchestrator.errors import InvalidModel
 from orchestrator.models.architecture import signature
-from orchestrator.models.outputs import predictions, squash_of
+from orchestrator.models.outputs import predictions
 
 if TYPE_CHECKING:
     import keras
@@ -58,29 +58,30 @@ class Predictor:
 
     def predict(
         self, model: keras.Model, x: Inputs, on_batch: Callable[[], None] = lambda: None
-    ) -> npt.NDArray[np.float32]:
+    ) -> dict[str, npt.NDArray[np.float32]]:
         """What the model predicts for all rows, bit for bit the same whichever members were predicted before.
 
         Args:
-            model: built, holding the member's weights, with one output [N, C]; [N, 1] for binary targets. It is the
+            model: built, holding the member's weights, with outputs [N, C]; [N, 1] for binary targets. It is the
                 predictor's from now on: later members' weights may be written into it.
             x: inputs, first axis N; a dictionary by input name where there are several.
             on_batch: called after each batch, as a sign of life.
 
         Returns:
-            float32 [N, C]: probabilities, or the numbers of a regression. A model whose loss says `from_logits=True`
-            gets the softmax or sigmoid that its loss applies, so that no logits are averaged.
+            By output name (`planning.outputs`) float32 [N, C]: probabilities, or the numbers of a regression. An output
+            whose loss says `from_logits=True` gets the softmax or sigmoid that its loss applies, so that no logits are
+            averaged.
 
         Raises:
-            InvalidModel: the model has several outputs, or an output that is no matrix.
+            InvalidModel: outputs that cannot be told apart, or one that is no matrix.
         """
-        squash = squash_of(model)
         run = self._program(model)
-        parts = []
+        parts: dict[str, list[npt.NDArray[np.float32]]] = {}
         for batch, num_rows in _batches(x, rows_per_batch(model, x)):
-            parts.append(predictions(run(batch), squash)[:num_rows])
+            for name, values in predictions(model, run(batch)).items():
+                parts.setdefault(name, []).append(values[:num_rows])
             on_batch()
-        return np.concatenate(parts)
+        return {name: np.concatenate(values) for name, values in parts.items()}
 
     def _program(self, model: keras.Model) -> Run:
         """The program of the model's architecture, with this model's weights in it."""

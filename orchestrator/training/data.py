@@ -13,11 +13,14 @@ import numpy.typing as npt
 
 from orchestrator.errors import InvalidData
 from orchestrator.models.build import in_user_code
+from orchestrator.planning.outputs import ONLY
 
 Array = npt.NDArray[Any]
 Inputs = Array | dict[str, Array]
+Labels = Array | dict[str, Array]
 
 _SPLITS = ("train", "validation", "test")
+_WEIGHTS = "sample weights"
 
 
 @dataclass(frozen=True)
@@ -26,32 +29,44 @@ class Split:
 
     Attributes:
         x: one array, first axis N, or a dictionary of such arrays by input name.
-        y: labels, first axis N.
-        w: sample weights [N], or None.
+        y: labels, first axis N; a dictionary of such arrays by output name where there are several outputs.
+        w: sample weights [N], for all outputs or by output name, or None.
     """
 
     x: Inputs
-    y: Array
-    w: Array | None = None
+    y: Labels
+    w: Labels | None = None
+
+    @property
+    def labels(self) -> Mapping[str, Array]:
+        """Labels by output name (`planning.outputs`), in the order in which they were given."""
+        return self.y if isinstance(self.y, dict) else {ONLY: self.y}
 
     @property
     def num_rows(self) -> int:
-        return len(self.y)
+        return len(next(iter(self.labels.values())))
 
-    def take(self, rows: npt.NDArray[np.intp] | slice) -> Split:
+    def take(self, rows: npt.NDArray[np.integer[Any]] | slice) -> Split:
         """The split of these rows, in this order."""
-        x = {name: array[rows] for name, array in self.x.items()} if isinstance(self.x, dict) else self.x[rows]
-        return Split(x, self.y[rows], None if self.w is None else self.w[rows])
+        return Split(_take(self.x, rows), _take(self.y, rows), None if self.w is None else _take(self.w, rows))
 
     def arrays(self) -> Iterator[tuple[str, Array]]:
         """All arrays with a name for messages and the fingerprint, in a fixed order."""
-        if isinstance(self.x, dict):
-            yield from ((f"x[{name!r}]", self.x[name]) for name in sorted(self.x))
-        else:
-            yield "x", self.x
-        yield "y", self.y
+        yield from _named("x", self.x)
+        yield from _named("y", self.y)
         if self.w is not None:
-            yield "sample weights", self.w
+            yield from _named(_WEIGHTS, self.w)
+
+
+def _take(arrays: Array | dict[str, Array], rows: npt.NDArray[np.integer[Any]] | slice) -> Any:
+    return {name: array[rows] for name, array in arrays.items()} if isinstance(arrays, dict) else arrays[rows]
+
+
+def _named(name: str, arrays: Array | dict[str, Array]) -> Iterator[tuple[str, Array]]:
+    if isinstance(arrays, dict):
+        yield from ((f"{name}[{key!r}]", arrays[key]) for key in sorted(arrays))
+    else:
+        yield name, arrays
 
 
 @dataclass(frozen=True)
@@ -91,10 +106,12 @@ def load_dataset(function: Callable[..., Any], where: str, *, validation_split: 
 
     Args:
         function: takes nothing, or `seed`; returns `(x, y)`, `(x, y, w)`, or a dictionary of such tuples under
-            `train`, and if there are any `validation` and `test`.
+            `train`, and if there are any `validation` and `test`. x is an array, or a dictionary by input name; y an
+            array, or a dictionary by output name; w may be one, too, where y is.
         where: the reference of the function, for messages.
         validation_split: share of the training rows that becomes the validation set when there is none; stratified
-            by class, drawn with `seed`; 0 leaves the run without a validation set.
+            by class (of several outputs: by that of the first which tells classes), drawn with `seed`; 0 leaves the
+            run without a validation set.
         seed: of the split, and handed to the function if it asks for one.
 
     Raises:
@@ -124,15 +141,16 @@ def load_dataset(function: Callable[..., Any], where: str, *, validation_split: 
 def split_rows(split: Split, share: float, seed: int, where: str) -> tuple[Split, Split]:
     """Split rows into training and validation, each class in the same proportion (stratified).
 
-    Row order within both parts is the original one. Labels that are no classes are split without strata: numbers that
-    are not whole, and whole ones that are too many to give every part its share of each.
+    Row order within both parts is the original one. Of several outputs the first counts that tells classes. Labels that
+    are no classes are split without strata: numbers that are not whole, and whole ones that are too many to give every
+    part its share of each.
 
     Raises:
         InvalidData: one of the two parts would be empty.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(split.num_rows)
-    strata = _strata(split.y, share)
+    strata = _strata(split, share)
     chosen = np.zeros(split.num_rows, dtype=bool)
     for stratum in np.unique(strata):
         rows = order[strata[order] == stratum]
@@ -146,13 +164,19 @@ def split_rows(split: Split, share: float, seed: int, where: str) -> tuple[Split
     return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen))
 
 
-def _strata(y: Array, share: float) -> Array:
-    if y.ndim == 2 and y.shape[1] > 1:
-        return np.asarray(y.argmax(axis=1))
+def _strata(split: Split, share: float) -> Array:
+    """A number for each row: its class, or 0 for all where no output tells classes."""
+    told = (_classes(y, share) for y in split.labels.values())
+    return next((classes for classes in told if classes is not None), np.zeros(split.num_rows, dtype=np.int8))
+
+
+def _classes(y: Array, share: float) -> Array | None:
     flat = y.reshape(len(y), -1)
-    are_whole = flat.shape[1] == 1 and (y.dtype.kind in "biu" or bool(np.all(flat == np.round(flat))))
+    if flat.shape[1] > 1:  # one-hot, or several labels at once
+        return np.asarray(flat.argmax(axis=1)) if bool(np.isin(flat, (0, 1)).all()) else None
+    are_whole = y.dtype.kind in "biu" or bool(np.all(flat == np.round(flat)))
     are_classes = are_whole and share * len(y) >= len(np.unique(flat)) / 2  # half a row is rounded to one
-    return flat[:, 0] if are_classes else np.zeros(len(y), dtype=np.int8)
+    return flat[:, 0] if are_classes else None
 
 
 def _splits_of(returned: Any, where: str) -> dict[str, Split]:
@@ -172,17 +196,33 @@ def _splits_of(returned: Any, where: str) -> dict[str, Split]:
             raise InvalidData(
                 f"{name} is {_describe(part)}, not (x, y) or (x, y, sample weights)",
                 where=where,
-                hint="x is an array or a dictionary of arrays by input name",
+                hint="x is an array or a dictionary of arrays by input name, y one by output name",
             )
-        place = f"{where} {name}"
-        x: Inputs
-        if isinstance(part[0], Mapping):
-            x = {str(key): _array(value, f"x[{key!r}]", place) for key, value in part[0].items()}
-        else:
-            x = _array(part[0], "x", place)
-        weights = _array(part[2], "sample weights", place) if len(part) == 3 else None
-        splits[name] = Split(x, _array(part[1], "y", place), weights)
+        splits[name] = _split_of(part, f"{where} {name}")
     return splits
+
+
+def _split_of(part: tuple[Any, ...] | list[Any], where: str) -> Split:
+    x, y = _arrays(part[0], "x", where), _arrays(part[1], "y", where)
+    w = _arrays(part[2], _WEIGHTS, where) if len(part) == 3 else None
+    if isinstance(w, dict) and (not isinstance(y, dict) or set(w) != set(y)):
+        raise InvalidData(
+            f"the sample weights have the names {sorted(w)}, the labels {sorted(y) if isinstance(y, dict) else 'none'}",
+            where=where,
+            hint="give one array [N] for all outputs, or one for each name of y; a weight of 1 leaves a row as it is",
+        )
+    if isinstance(y, dict) and len(y) == 1:  # a name tells nothing where there is no other
+        return Split(x, next(iter(y.values())), next(iter(w.values())) if isinstance(w, dict) else w)
+    return Split(x, y, w)
+
+
+def _arrays(value: Any, name: str, where: str) -> Any:
+    """An array, or several by name."""
+    if not isinstance(value, Mapping):
+        return _array(value, name, where)
+    if not value:
+        raise InvalidData(f"{name} is an empty dictionary", where=where)
+    return {str(key): _array(array, f"{name}[{key!r}]", where) for key, array in value.items()}
 
 
 def _array(value: Any, name: str, where: str) -> Array:
@@ -215,12 +255,13 @@ def _check(split: Split, where: str) -> None:
                 hint="drop or fill such rows in the data function",
             )
         lengths[name] = len(array)
-    if split.w is not None and (split.w.ndim != 1 or split.w.min(initial=0) < 0):
-        raise InvalidData(
-            f"sample weights have shape {split.w.shape} and begin at {split.w.min(initial=0):g}",
-            where=where,
-            hint="give one weight of 0 or more per row",
-        )
+    for name, weights in () if split.w is None else _named(_WEIGHTS, split.w):
+        if weights.ndim != 1 or weights.min(initial=0) < 0:
+            raise InvalidData(
+                f"{name} have shape {weights.shape} and begin at {weights.min(initial=0):g}",
+                where=where,
+                hint="give one weight of 0 or more per row",
+            )
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise InvalidData(f"the arrays have different numbers of rows: {counts}", where=where)
@@ -230,8 +271,8 @@ def _check(split: Split, where: str) -> None:
 
 def _check_alike(train: Split, other: Split, where: str) -> None:
     """Validation and test rows must look like training rows, or the model cannot take them."""
-    expected = {name: array.shape[1:] for name, array in train.arrays() if name != "sample weights"}
-    found = {name: array.shape[1:] for name, array in other.arrays() if name != "sample weights"}
+    expected = {name: array.shape[1:] for name, array in train.arrays() if not name.startswith(_WEIGHTS)}
+    found = {name: array.shape[1:] for name, array in other.arrays() if not name.startswith(_WEIGHTS)}
     if expected != found:
         raise InvalidData(f"rows of the training set have shapes {expected}, others {found}", where=where)
 

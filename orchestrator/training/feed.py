@@ -34,14 +34,23 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped her
         batch_size: rows per batch; the last batch may be smaller.
         seed: of the member.
         on_batch: called for each batch that is handed out, as a sign of life.
+        form: puts labels and sample weights into the structure that the model wants, see `models.outputs`.
     """
 
-    def __init__(self, rows: Split | SplitRows, batch_size: int, seed: int, on_batch: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        rows: Split | SplitRows,
+        batch_size: int,
+        seed: int,
+        on_batch: Callable[[], None],
+        form: Callable[[Any], Any] = lambda labels: labels,
+    ) -> None:
         super().__init__(workers=1, use_multiprocessing=False)
         self._rows = rows
         self._batch_size = batch_size
         self._seed = seed
         self._on_batch = on_batch
+        self._form = form
         self.start_epoch(1)
 
     def start_epoch(self, epoch: int) -> None:
@@ -55,7 +64,12 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped her
         self._on_batch()
         start = index * self._batch_size
         batch = self._rows.take(self._order[start : start + self._batch_size])
-        return (batch.x, batch.y) if batch.w is None else (batch.x, batch.y, batch.w)
+        return fit_arguments(batch, self._form)
+
+
+def fit_arguments(split: Split, form: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """Rows as Keras takes them: inputs, labels and, where there are any, sample weights. `form` as for `Feed`."""
+    return (split.x, form(split.y)) if split.w is None else (split.x, form(split.y), form(split.w))
 
 
 FEW_STEPS = 600

@@ -16,6 +16,7 @@ from orchestrator.models.load import load_published
 from orchestrator.models.predictor import Predictor
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.outputs import part
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import read_member
 from orchestrator.spec import TrainSpec
@@ -107,9 +108,12 @@ def _load(store: Store, reference: BlobRef, model: keras.Model, dataset: Dataset
 
 
 def _predict(
-    store: Store, layout: RunLayout, dataset: Dataset, predict: Callable[[Inputs], npt.NDArray[np.float32]]
+    store: Store,
+    layout: RunLayout,
+    dataset: Dataset,
+    predict: Callable[[Inputs], Mapping[str, npt.NDArray[np.float32]]],
 ) -> dict[str, Mapping[str, JSON]]:
-    """Predict split by split; each is stored while the next is predicted."""
+    """Predict split by split; the parts of each are stored while the next is predicted."""
 
     def keep(values: npt.NDArray[np.float32]) -> Mapping[str, JSON]:
         return put_blob(store, layout, predictions_to_parquet(values)).to_json()
@@ -118,5 +122,6 @@ def _predict(
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="predictions") as uploads:
         for name, split in dataset.splits():
             if name != "train":
-                stored[name] = uploads.submit(keep, predict(split.x))
+                for output, values in predict(split.x).items():
+                    stored[part(name, output)] = uploads.submit(keep, values)
     return {name: future.result() for name, future in stored.items()}

@@ -13,7 +13,7 @@ from orchestrator.errors import Fenced, InvalidInput, OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
-from orchestrator.planning.outputs import ONLY
+from orchestrator.planning.outputs import part
 from orchestrator.planning.seeds import example_seed
 from orchestrator.storage.blobs import put_blob
 from orchestrator.storage.examples import write_examples
@@ -120,12 +120,14 @@ class Program:
         examples = {name: take_examples(split, seed) for name, split in scored.items()}
         passed = ev.PreflightPassed(
             self._setup.worker,
-            tasks={ONLY: checked.task.value},
+            tasks={output: task.value for output, task in checked.tasks.items()},
             device=device.kind,
             deterministic=device.deterministic,
             versions=versions(device.backend),
             labels={
-                name: self._keep(labels_to_parquet(to_targets(checked.task, split.y))) for name, split in scored.items()
+                part(name, output): self._keep(labels_to_parquet(to_targets(task, split.labels[output])))
+                for name, split in scored.items()
+                for output, task in checked.tasks.items()
             },
             architectures=checked.architectures,
             examples={name: self._keep(write_examples(taken)) for name, taken in examples.items() if taken is not None},

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import keras
 
 from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import run_first_batch
+from orchestrator.models.outputs import in_models_form
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec import TrainSpec
 from orchestrator.training.callback_state import take_states
@@ -18,14 +19,14 @@ from orchestrator.training.callbacks import KeepStates, SeedEachEpoch, StopOnDiv
 from orchestrator.training.checkpoint import Best, CallbackState, Snapshot
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device
-from orchestrator.training.feed import Feed, choose_steps_per_execution
+from orchestrator.training.feed import Feed, choose_steps_per_execution, fit_arguments
 from orchestrator.training.made_callbacks import (
     make_callbacks,
     make_checkpoint,
     make_early_stopping,
     stopped_epoch,
 )
-from orchestrator.training.rows import SplitRows, member_rows
+from orchestrator.training.rows import member_rows
 from orchestrator.training.trained import Trained, best_epoch_of, save_best
 from orchestrator.training.variables import copies, restore_variables
 
@@ -68,7 +69,8 @@ def train_solo(
     """
     own = member_rows(dataset, member)
     model = build_member(member.builder, member.kwargs, member.seed, train)
-    feed = Feed(own.train, train.batch_size, member.seed, on_batch)
+    form = partial(in_models_form, model)
+    feed = Feed(own.train, train.batch_size, member.seed, on_batch, form)
     batch = own.train.take(slice(0, train.batch_size))
     run_first_batch(model, batch.x, batch.y, f"{member.builder} (member {member.index})")
     _tune(model, train, device, len(feed))
@@ -103,7 +105,7 @@ def train_solo(
         feed,
         epochs=train.epochs,
         initial_epoch=done,
-        validation_data=_validation_arrays(own.validation),
+        validation_data=None if own.validation is None else fit_arguments(own.validation.all(), form),
         validation_batch_size=VALIDATION_BATCH if has_validation else None,
         shuffle=False,  # the feed has its own order
         verbose=0,
@@ -167,10 +169,3 @@ def _tune(model: keras.Model, train: TrainSpec, device: Device, num_steps: int) 
         model.jit_compile = train.jit_compile
     elif device.backend == "tensorflow" and device.kind == "cpu":
         model.jit_compile = False
-
-
-def _validation_arrays(rows: SplitRows | None) -> tuple[Any, ...] | None:
-    if rows is None:
-        return None
-    split = rows.all()
-    return (split.x, split.y) if split.w is None else (split.x, split.y, split.w)

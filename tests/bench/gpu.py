@@ -88,13 +88,14 @@ def start(path: str) -> Any:
 def ensemble(path: str) -> Mapping[str, Any]:
     """Train the members as one pack, and score the average of their predictions on the test set."""
     from orchestrator.models.predictor import Predictor
+    from orchestrator.planning.outputs import ONLY
 
     warm, predictor = start(path), Predictor()
     x, y = warm.dataset.test.x, warm.dataset.test.y
     found: dict[int, Any] = {}
 
     def on_end(member: int, trained: Any) -> None:
-        found[member] = predictor.predict(trained.model, x)
+        found[member] = predictor.predict(trained.model, x)[ONLY]
 
     warm.train("fused", lambda member, epoch, logs: None, on_end)
     stacked = np.stack([found[member] for member in sorted(found)])

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.errors import AccessDenied, InvalidModel, OrchestratorError
+from orchestrator.errors import AccessDenied, OrchestratorError
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.outputs import ONLY
 from orchestrator.spec import Job
 from orchestrator.storage.blobs import get_blob, put_blob_file
 from orchestrator.storage.layout import RunLayout
@@ -70,8 +71,8 @@ def test_every_row_is_predicted_once_whatever_their_number(num_rows: int) -> Non
 
     assert MAX_ROWS == 1024
     x, beats = rows(1025), Counter[str]()
-    everything = Predictor().predict(member(mlp, 1), x)
-    some = Predictor().predict(member(mlp, 1), x[:num_rows], lambda: beats.update(["beat"]))
+    everything = Predictor().predict(member(mlp, 1), x)[ONLY]
+    some = Predictor().predict(member(mlp, 1), x[:num_rows], lambda: beats.update(["beat"]))[ONLY]
     assert some.shape == (num_rows, 3)
     np.testing.assert_allclose(some, everything[:num_rows], atol=1e-6)
     assert beats["beat"] == -(-num_rows // MAX_ROWS)
@@ -110,17 +111,6 @@ def test_models_and_programs_of_many_members_do_not_pile_up(alike: bool) -> None
         del model
     gc.collect()
     assert shared.num_programs == len(alive) == len(programs) == (1 if alike else 2)
-
-
-def test_a_model_with_two_outputs_is_refused() -> None:
-    import keras
-
-    from orchestrator.models.predictor import Predictor
-
-    entry = keras.Input((4,))
-    model = keras.Model(entry, [keras.layers.Dense(1)(entry), keras.layers.Dense(1)(entry)])
-    with pytest.raises(InvalidModel, match="2 outputs"):
-        Predictor().predict(model, np.zeros((5, 4), np.float32))
 
 
 class CountingStore(MemoryStore):

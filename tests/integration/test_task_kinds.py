@@ -13,7 +13,8 @@ import pytest
 
 from orchestrator.ensemble.tasks import TaskKind, to_targets
 from orchestrator.errors import InvalidData, InvalidJob, InvalidModel
-from orchestrator.models.outputs import loss_name, predictions, squash_of
+from orchestrator.models.outputs import as_predictions, loss_name, losses_by_name, squash_of
+from orchestrator.planning.outputs import ONLY
 from orchestrator.reporting.result import MemberResult, Result
 from orchestrator.spec import Job
 from orchestrator.storage.tables import predictions_from_parquet
@@ -275,15 +276,16 @@ losses = keras.losses
 def test_a_models_loss_tells_its_name_and_what_it_makes_of_logits(loss: Any, name: str | None, squash: str) -> None:
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
     model.compile("sgd", loss)
-    assert (loss_name(model), squash_of(model)) == (name, squash)
+    losses = losses_by_name(model, np.zeros((2, 3)))[ONLY]
+    assert (loss_name(losses), squash_of(losses)) == (name, squash)
 
 
 def test_outputs_become_probabilities_as_the_loss_says() -> None:
     logits = np.array([[0.0, np.log(3.0)], [-2.0, 2.0]], np.float32)
-    np.testing.assert_allclose(predictions(logits, "softmax")[0], [0.25, 0.75], rtol=1e-6)
-    np.testing.assert_allclose(predictions(logits, "sigmoid"), 1 / (1 + np.exp(-logits)), rtol=1e-6)
-    np.testing.assert_allclose(predictions(logits[:, 1:], "softmax")[0], [0.75], rtol=1e-6)
-    np.testing.assert_array_equal(predictions(logits, None), logits)
-    np.testing.assert_array_equal(predictions(logits[:, 0], None), logits[:, :1])
+    np.testing.assert_allclose(as_predictions(logits, "softmax")[0], [0.25, 0.75], rtol=1e-6)
+    np.testing.assert_allclose(as_predictions(logits, "sigmoid"), 1 / (1 + np.exp(-logits)), rtol=1e-6)
+    np.testing.assert_allclose(as_predictions(logits[:, 1:], "softmax")[0], [0.75], rtol=1e-6)
+    np.testing.assert_array_equal(as_predictions(logits, None), logits)
+    np.testing.assert_array_equal(as_predictions(logits[:, 0], None), logits[:, :1])
     with pytest.raises(InvalidModel, match="shape"):
-        predictions(logits[None], None)
+        as_predictions(logits[None], None)

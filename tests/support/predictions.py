@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.models.predictor import Inputs, Predictor
+from orchestrator.planning.outputs import ONLY
 
 layers = keras.layers
 ROWS = 700  # more than a batch, and no multiple of one
@@ -81,9 +82,9 @@ def check_ensemble(name: str) -> None:
     x, seen = inputs_of(build), set()
     for k in (1, 2, 3, 1):
         own = member(build, k)
-        expected = Predictor().predict(own, x)
+        expected = Predictor().predict(own, x)[ONLY]
         keras_says = own.predict(x, verbose=0)
-        found = shared.predict(member(build, k), x)
+        found = shared.predict(member(build, k), x)[ONLY]
         assert found.dtype == np.float32
         assert found.tobytes() == expected.tobytes(), f"{name}: member {k}"
         if name != "logits":
@@ -97,12 +98,12 @@ def check_architectures() -> None:
     """Members that differ in more than their weights are never mixed up, however few programs are kept."""
     steep = lambda values: 3 * values  # noqa: E731  # it has to have no name
     builds: list[Build] = [mlp, lambda k: mlp(k, 9), lambda k: mlp(k, 8, "tanh"), lambda k: mlp(k, 8, steep)]
-    expected = [Predictor().predict(member(build, 1), rows()) for build in builds]
+    expected = [Predictor().predict(member(build, 1), rows())[ONLY] for build in builds]
     for most in (1, 2, 4):
         shared = Predictor(max_programs=most)
         for _ in range(2):
             for build, values in zip(builds, expected, strict=True):
-                assert shared.predict(member(build, 1), rows()).tobytes() == values.tobytes()
+                assert shared.predict(member(build, 1), rows())[ONLY].tobytes() == values.tobytes()
             assert shared.num_programs == min(most, 3), "the last is like no other, and not kept"
     assert len({values.tobytes() for values in expected}) == len(builds)
 

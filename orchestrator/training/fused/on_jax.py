@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from orchestrator.models.outputs import in_models_form
 from orchestrator.training.checkpoint import Array
 from orchestrator.training.data import Split
 from orchestrator.training.fused.program import Leaves, Logs
@@ -30,7 +31,9 @@ class JaxProgram:
         return jnp.array(array)
 
     def put_data(self, split: Split) -> Any:
-        return jax.tree.map(partial(jax.device_put, may_alias=True), (split.x, split.y, split.w))
+        form = partial(in_models_form, self.member.model)
+        parts = (split.x, form(split.y), form(split.w))
+        return jax.tree.map(partial(jax.device_put, may_alias=True), parts)
 
     def get(self, leaves: Sequence[Any]) -> list[Array]:
         return [np.array(leaf) for leaf in jax.device_get(leaves)]

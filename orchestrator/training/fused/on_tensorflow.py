@@ -12,8 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from orchestrator.models.outputs import in_models_form
 from orchestrator.training.checkpoint import Array
 from orchestrator.training.data import Split
+from orchestrator.training.feed import fit_arguments
 from orchestrator.training.fused.program import Leaves, Logs
 from orchestrator.training.fused.stateless import StatelessMember
 
@@ -33,9 +35,8 @@ class TensorFlowProgram:
         return tf.constant(array)
 
     def put_data(self, split: Split) -> Any:
-        return tuple(
-            keras.tree.map_structure(_shared, part) for part in (split.x, split.y, split.w) if part is not None
-        )
+        form = partial(in_models_form, self.member.model)
+        return tuple(keras.tree.map_structure(_shared, part) for part in fit_arguments(split, form))
 
     def get(self, leaves: Sequence[Any]) -> list[Array]:
         return [np.array(leaf.numpy()) for leaf in leaves]
