@@ -280,7 +280,7 @@ class Controller:
                     )
                 case cmd.TrainPack(worker=worker, members=members):
                     left = self._tell_settled(worker, members)
-                    if left:
+                    if left or command.predict:
                         self._cluster.send([replace(command, members=left)])
                 case cmd.PublishLate(worker=worker, member=member):
                     if self._tell_settled(worker, [member]):

@@ -1,7 +1,9 @@
 """What an idle worker does next. Pure.
 
 The preflight comes before everything, predicting before publishing, publishing before training: what is nearly done is
-finished first, so that a deadline or a loss finds as many members as can be counted.
+finished first, so that a deadline or a loss finds as many members as can be counted. Where training comes next, it is
+sent along with what is to be predicted first: a round trip to the coordinator for each member would cost short ones
+a sixth of their time.
 """
 
 from __future__ import annotations
@@ -20,7 +22,12 @@ def assign(state: State, worker: str, now: float) -> Stepped:
         if state.rows is None or any(w.task == "preflight" for w in state.workers.values()):
             return state, []
         return _set_to(state, worker, "preflight", (), now), [Preflight(worker)]
-    member = _to_predict(state, worker)
+    own = tuple(i for i in state.unpredicted if state.members[i].trained_by == worker)
+    if own and state.settings.stop_rule is None and not state.unpublished:  # else a score decides whether to train
+        trained, commands = _train_next(state, worker, now, own)
+        if commands:
+            return trained, commands
+    member = own[0] if own else _orphan(state)
     if member is not None:
         left = tuple(i for i in state.unpredicted if i != member)
         state = set_member(replace(state, unpredicted=left), member, status="predicting")
@@ -31,6 +38,11 @@ def assign(state: State, worker: str, now: float) -> Stepped:
         return _set_to(state, worker, "publishing", (member,), now), [PublishLate(worker, member)]
     if awaits_score(state, state.workers[worker]):
         return state, []
+    return _train_next(state, worker, now)
+
+
+def _train_next(state: State, worker: str, now: float, predict: tuple[int, ...] = ()) -> Stepped:
+    """The next pack that waits, with those of its members that may start; first the members to `predict`."""
     while state.waiting:
         pack = state.packs[state.waiting[0]]
         state = replace(state, waiting=state.waiting[1:])
@@ -38,18 +50,23 @@ def assign(state: State, worker: str, now: float) -> Stepped:
         if members:
             for member in members:
                 state = set_member(state, member, status="running", epoch=0)
-            return _set_to(state, worker, "training", members, now), [TrainPack(worker, pack, members)]
+            for member in predict:
+                state = set_member(state, member, status="predicting")
+            state = replace(state, unpredicted=tuple(i for i in state.unpredicted if i not in predict))
+            state = _set_to(state, worker, "training", members, now, predict)
+            return state, [TrainPack(worker, pack, members, predict)]
     return state, []
 
 
-def _set_to(state: State, name: str, task: WorkerTask, members: tuple[int, ...], now: float) -> State:
+def _set_to(
+    state: State, name: str, task: WorkerTask, members: tuple[int, ...], now: float, predicting: tuple[int, ...] = ()
+) -> State:
     """The worker begins a task; what it publishes goes on beside it."""
     publishing = state.workers[name].publishing
-    return set_worker(state, name, WorkerState(task, Pace(now), members, publishing))
+    return set_worker(state, name, WorkerState(task, Pace(now), members, publishing, predicting))
 
 
-def _to_predict(state: State, worker: str) -> int | None:
-    """A member that this worker trained, else one whose trainer is gone: whoever trained it has its model at hand."""
-    own = (i for i in state.unpredicted if state.members[i].trained_by == worker)
+def _orphan(state: State) -> int | None:
+    """A member to predict whose trainer is gone: others have their model at hand where they were trained."""
     orphans = (i for i in state.unpredicted if state.members[i].trained_by not in state.workers)
-    return next(own, next(orphans, None))
+    return next(orphans, None)

@@ -29,12 +29,14 @@ class Preflight:
 class TrainPack:
     """Claim and train the named members of a pack, and publish their best models.
 
-    The others of the pack are through: their rows are carried along, because a pack's size shapes its bits.
+    The others of the pack are through: their rows are carried along, because a pack's size shapes its bits. `predict`:
+    members that this worker published before; it predicts them first, without a round trip for each.
     """
 
     worker: str
     pack: Pack
     members: tuple[int, ...]
+    predict: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -42,12 +42,13 @@ def end_overdue(state: State, now: float) -> Stepped:
     for name, worker in state.workers.items():
         if worker.trains:
             state = remove_worker(state, name, now)
-            for member in (*worker.members, *worker.publishing):
+            for member in worker.unsettled:
                 state = put_back(state, member)
             commands.append(KillWorker(name))
     return state, commands
 
 
 def put_back(state: State, index: int) -> State:
-    """A member that was told to give up waits again; that is no attempt that failed."""
-    return requeue(set_member(state, index, status="waiting"), index)
+    """A member that was told to give up waits again, to be predicted if it is published; no attempt has failed."""
+    is_published = state.members[index].status == "predicting"
+    return requeue(set_member(state, index, status="trained" if is_published else "waiting"), index)

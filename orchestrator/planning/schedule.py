@@ -195,7 +195,7 @@ def _on_worker(
 
 def _on_idle(state: State, event: ev.WorkerIdle, now: float) -> Stepped:
     name, worker = event.worker, state.workers[event.worker]
-    unsettled = (*worker.publishing, *worker.members)
+    unsettled = worker.unsettled
     publishing = tuple(i for i in unsettled if i in event.publishing)
     idle = WorkerState("idle", Pace(now), publishing=publishing, draining=worker.draining)
     state = set_worker(state, name, idle)
@@ -217,8 +217,9 @@ def _on_lost(state: State, event: ev.WorkerLost, now: float) -> Stepped:
     state, commands = _halved(state, event) if cause is Cause.OUT_OF_MEMORY else (state, [])
     worker = state.workers[event.worker]
     state = remove_worker(state, event.worker, now)
-    for index in (*worker.publishing, *worker.members):
-        claimed = index in worker.publishing or worker.task in ("training", "publishing")
+    for index in worker.unsettled:
+        trains = worker.task in ("training", "publishing") and index in worker.members
+        claimed = index in worker.publishing or trains
         state, ended = end_attempt(state, index, cause, event.message, now, claimed_by_lost=claimed)
         commands += ended
     if commands:

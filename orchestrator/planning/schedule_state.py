@@ -90,6 +90,7 @@ class WorkerState:
         pace: its signs of life in this task.
         members: whom it works on, each until it is settled.
         publishing: whom it has trained before and publishes meanwhile, each until it is settled.
+        predicting: whom it predicts before it trains, each until it is settled.
         draining: its node will be taken away.
         told_to_save: it was told to save the newest epoch and to give up its member.
         saved: it has answered.
@@ -99,9 +100,15 @@ class WorkerState:
     pace: Pace
     members: tuple[int, ...] = ()
     publishing: tuple[int, ...] = ()
+    predicting: tuple[int, ...] = ()
     draining: bool = False
     told_to_save: bool = False
     saved: bool = False
+
+    @property
+    def unsettled(self) -> tuple[int, ...]:
+        """All whom it works on, whatever it does with them."""
+        return (*self.publishing, *self.predicting, *self.members)
 
     @property
     def trains(self) -> bool:
@@ -199,8 +206,11 @@ def release(state: State, name: str, index: int, now: float) -> State:
     worker = state.workers[name]
     members = tuple(i for i in worker.members if i != index)
     publishing = tuple(i for i in worker.publishing if i != index)
-    pace = alive(worker.pace, now) if members or publishing else Pace(now)
-    return change_worker(replace(state, failed_starts=0), name, members=members, publishing=publishing, pace=pace)
+    predicting = tuple(i for i in worker.predicting if i != index)
+    left = {"members": members, "publishing": publishing, "predicting": predicting}
+    begins_to_train = bool(worker.predicting) and not predicting
+    pace = alive(worker.pace, now) if any(left.values()) and not begins_to_train else Pace(now)
+    return change_worker(replace(state, failed_starts=0), name, **left, pace=pace)
 
 
 def pack_of(state: State, index: int) -> Pack:

@@ -120,7 +120,9 @@ class FakeProgram:
                 case cmd.Preflight():
                     yield _PREFLIGHT_S
                     yield self._preflight(command.worker)
-                case cmd.TrainPack(members=members):
+                case cmd.TrainPack(members=members, predict=predict):
+                    for member in predict:
+                        yield from self._predict(command.worker, member)
                     for member in members:
                         yield from self._train(command.worker, self._plan.members[member])
                 case cmd.PublishLate(member=index):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,8 @@ class Program:
                 case cmd.Preflight():
                     self._preflight(dataset)
                 case cmd.TrainPack():
-                    self._trainer.train(command, dataset, self._started())
+                    first = partial(self._predict_all, command.predict, dataset)
+                    self._trainer.train(command, dataset, self._started(), first)
                 case cmd.PublishLate(member=member):
                     self._trainer.publish_late(member, dataset, self._started())
                 case cmd.Predict(member=member):
@@ -136,6 +138,10 @@ class Program:
 
     def _keep(self, body: bytes) -> Mapping[str, JSON]:
         return put_blob(self._store, self._setup.layout, body).to_json()
+
+    def _predict_all(self, members: Sequence[int], dataset: Dataset) -> None:
+        for member in members:
+            self._predict(self._setup.plan.members[member], dataset)
 
     def _predict(self, member: MemberPlan, dataset: Dataset) -> None:
         """Predict from the published bytes, reloaded and verified: what is scored is what is stored."""

@@ -97,8 +97,12 @@ class PackTrainer:
         for saver in self._savers:
             saver.close()
 
-    def train(self, command: cmd.TrainPack, dataset: Dataset, device: Device) -> None:
+    def train(
+        self, command: cmd.TrainPack, dataset: Dataset, device: Device, first: Callable[[], None] = lambda: None
+    ) -> None:
         """Train what is left of a pack. Outcomes are events, some of them told when this has returned.
+
+        `first` is done before it: a `save_now(stop=True)` that comes meanwhile ends the training at its first batch.
 
         Raises:
             Fenced: a successor owns a member.
@@ -107,7 +111,8 @@ class PackTrainer:
         with self._lock:
             self._at_work, self._stop_asked = True, False
         try:
-            claimed = self._claim(command.members, "train")
+            first()
+            claimed = self._claim(command.members, "train") if command.members else []
             if claimed:
                 self._train(command.pack, claimed, dataset, device)
         finally:

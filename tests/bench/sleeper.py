@@ -110,13 +110,18 @@ class Sleeper:
             case cmd.Preflight():
                 labels = publisher.labels(validation.y) if publisher else {}
                 self._emit(ev.PreflightPassed(self._name, {ONLY: "multiclass"}, "cpu", True, {}, labels))
-            case cmd.TrainPack(members=members):
+            case cmd.TrainPack(members=members, predict=predict):
+                for member in predict:
+                    self._predict(member, validation.num_rows)
                 for member in members:
                     time.sleep(SLEEP_S)
                     if publisher:
                         publisher.final(member)
                     self._emit(ev.MemberTrained(self._name, member))
             case cmd.Predict(member=member):
-                blobs = publisher.predictions(validation.num_rows) if publisher else {}
-                self._emit(ev.MemberPredicted(self._name, member, blobs))
+                self._predict(member, validation.num_rows)
         self._emit(ev.WorkerIdle(self._name))
+
+    def _predict(self, member: int, num_rows: int) -> None:
+        blobs = self._publisher.predictions(num_rows) if self._publisher else {}
+        self._emit(ev.MemberPredicted(self._name, member, blobs))

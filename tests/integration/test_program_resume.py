@@ -18,10 +18,11 @@ from orchestrator.planning import events as ev
 from orchestrator.storage.blobs import get_blob_file
 from orchestrator.storage.log import Log
 from orchestrator.storage.records import BlobRef
-from orchestrator.training import train_pack
+from orchestrator.training import predicting, train_pack
 from orchestrator.training.checkpoint import read_best
 from orchestrator.training.device import Device
 from orchestrator.training.publish import weights_digest
+from tests.support.packs import train_alone
 from tests.support.program_life import DEADLINE_S, Hook, Killed, Life
 
 pytestmark = pytest.mark.slow
@@ -209,6 +210,39 @@ def test_a_published_model_that_is_damaged_or_gone_is_told_as_lost(life: Life) -
         assert isinstance(lost, ev.ModelLost)
         assert "its published model cannot be used" in lost.message
         assert idle == ev.WorkerIdle("w")
+
+
+def test_who_was_published_before_is_predicted_before_the_next_member_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    life = Life(tmp_path, 1, members=2)
+    life.train()
+    told = list(life.work(train_alone("w", 1, predict=(0,))))
+    assert isinstance(told[0], ev.MemberPredicted)
+    assert told[0].member == 0
+    assert told[-2:] == [ev.MemberTrained("w", 1), ev.WorkerIdle("w")]
+
+
+def test_a_stop_while_others_are_predicted_first_keeps_the_next_member_from_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    life = Life(tmp_path, EPOCHS, members=2)
+    life.train()
+    real = predicting.predict_member
+
+    def stopped_meanwhile(*args: Any, **kwargs: Any) -> Any:
+        stop(life)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(predicting, "predict_member", stopped_meanwhile)
+    told = list(life.work(train_alone("w", 1, predict=(0,))))
+    kinds = [type(event) for event in told]
+    assert kinds[0] is ev.Saved, "there is nothing to save"
+    assert ev.MemberPredicted in kinds
+    assert not {ev.EpochEnded, ev.MemberTrained} & set(kinds)
+    assert told[-1] == ev.WorkerIdle("w")
 
 
 def test_what_an_attempt_prints_and_writes_is_in_storage_without_secrets(

@@ -41,7 +41,9 @@ class LightProgram:
         match command:
             case cmd.Preflight():
                 self._emit(ev.PreflightPassed(name, {ONLY: "multiclass"}, "cpu", True, {}, {}))
-            case cmd.TrainPack(members=(member,)):
+            case cmd.TrainPack(members=(member,), predict=predict):
+                for published in predict:
+                    self._emit(ev.MemberPredicted(name, published, {}))
                 epochs = self._setup.job.train.epochs
                 for epoch in range(1, epochs + 1):
                     threading.Event().wait(BATCH_S)

@@ -172,7 +172,9 @@ class LightTrainer:
                 case cmd.Preflight():
                     labels = {split: self._keep(labels_to_parquet(rows)) for split, rows in _labels(dataset).items()}
                     self._emit(ev.PreflightPassed(name, {ONLY: "multiclass"}, "cpu", True, {"light": "1"}, labels))
-                case cmd.TrainPack(members=members):
+                case cmd.TrainPack(members=members, predict=predict):
+                    for member in predict:
+                        self._predict(plan.members[member], dataset)
                     for member in members:
                         self._train(plan.members[member])
                 case cmd.PublishLate(member=member):

@@ -36,6 +36,7 @@ class Busy:
     Attributes:
         task, members: what, and on whom of those that are not settled.
         publishing: whom it trained before and publishes meanwhile.
+        predicting: whom it predicts before it trains.
         settled: it has only `WorkerIdle` left to say.
         pack: what it trains.
         told: it was told to save and to give up; `saved`: it did.
@@ -44,6 +45,7 @@ class Busy:
     task: str
     members: tuple[int, ...] = ()
     publishing: tuple[int, ...] = ()
+    predicting: tuple[int, ...] = ()
     settled: bool = False
     pack: Pack | None = None
     told: bool = False
@@ -51,10 +53,11 @@ class Busy:
 
     @property
     def unsettled(self) -> tuple[int, ...]:
-        return (*self.members, *self.publishing)
+        return (*self.members, *self.publishing, *self.predicting)
 
     def settle(self, member: int) -> None:
         self.publishing = tuple(i for i in self.publishing if i != member)
+        self.predicting = tuple(i for i in self.predicting if i != member)
         if member in self.members:
             self.members = tuple(i for i in self.members if i != member)
             self.settled = not self.members
@@ -166,7 +169,8 @@ class World:
             elif busy.told:
                 events.append(ev.Saved(name))
             events += [ev.MemberTrained(name, member) for member in busy.publishing]
-            for member in busy.members:
+            events += [ev.MemberPredicted(name, member, {}) for member in busy.predicting]
+            for member in busy.members if not busy.predicting else ():
                 events += self._good_news(name, busy, member)
         return events
 
@@ -199,12 +203,15 @@ class World:
         for member in busy.unsettled:
             errors = (Cause.USER_ERROR, Cause.OUT_OF_MEMORY)
             events += [ev.AttemptFailed(name, member, cause, "error") for cause in errors]
-            if busy.task == "train":
+            if member in busy.predicting:
+                events.append(ev.ModelLost(name, member, "damaged"))
+            elif busy.task == "train" and not busy.predicting:
                 events += [ev.MemberDiverged(name, member, "NaN"), ev.MemberTrained(name, member)]
             if busy.task == "predict" and member in busy.members:
                 events.append(ev.ModelLost(name, member, "damaged"))
             events.append(ev.WorkerFenced(name, "superseded"))
-        if busy.task == "train" and busy.members and busy.pack is not None and len(busy.pack.members) > 1:
+        begun = busy.task == "train" and busy.members and not busy.predicting
+        if begun and busy.pack is not None and len(busy.pack.members) > 1:
             events.append(ev.PackTooLarge(name, busy.pack.index, "no memory"))
             events.append(ev.PackRefused(name, busy.pack.index, "the compiler refuses it"))
         return events
@@ -273,14 +280,15 @@ class World:
                     assert not self.preflight_passed, "a second preflight"
                     assert all(busy.task != "preflight" for busy in self.workers.values()), "two preflights at once"
                     self._assign(worker, Busy("preflight"))
-                case cmd.TrainPack(worker=worker, pack=pack, members=members):
+                case cmd.TrainPack(worker=worker, pack=pack, members=members, predict=predict):
                     assert self.data_loaded
                     assert self.preflight_passed, "training before the preflight passed"
                     assert members
                     assert set(members) <= set(pack.members)
                     assert not set(members) & self.published, "a published member is trained again"
                     assert self.cutoff is None or self.now < self.cutoff, "training after the deadline"
-                    self._assign(worker, Busy("train", members, pack=pack))
+                    assert set(predict) <= self.published, "nothing to predict with"
+                    self._assign(worker, Busy("train", members, predicting=predict, pack=pack))
                 case cmd.SaveNow(worker=worker, stop=stop):
                     busy = self.workers[worker]
                     assert stop
@@ -322,7 +330,7 @@ class World:
         assert self.workers[worker].task == "idle", f"{worker} is busy"
         assert worker not in self.drained, "work for a node that is being taken away"
         task.publishing = self.workers[worker].publishing
-        for member in task.members:
+        for member in (*task.members, *task.predicting):
             assert self.enough is None or member < self.enough, "work on a member that is left out"
             assert member not in self.settled, "a settled member gets more work"
             at_work = [i for busy in self.workers.values() for i in busy.unsettled]

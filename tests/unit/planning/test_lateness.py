@@ -14,6 +14,7 @@ from orchestrator.planning.placement import Crew
 from orchestrator.planning.recovery import RunMemory
 from orchestrator.planning.schedule import Settings, begin
 from orchestrator.spec import FaultsSpec
+from tests.support.packs import train_alone
 
 GRACE_S = 10.0
 FAULTS = FaultsSpec(stop_grace_s=GRACE_S)
@@ -181,3 +182,15 @@ def test_a_member_that_an_earlier_start_published_late_stays_late() -> None:
     settings = Settings(plan(2), Crew(1), FAULTS)
     state, _ = begin(settings, 0.0, RunMemory(), [0, 1], {}, late=[1])
     assert [member.late for member in state.members.values()] == [False, True]
+
+
+def test_who_is_predicted_before_a_member_that_is_late_counts_as_before() -> None:
+    world = World(2, 1, cutoff=100.0, quorum=1)
+    world.get_ready()
+    assert world.train_all_of("w0", 0) == [train_alone("w0", 1, predict=(0,))]
+    assert commands_of(world.tick(100), cmd.SaveNow) == [cmd.SaveNow("w0", stop=True)]
+    sent = world.tick(11)
+    assert commands_of(sent, cmd.KillWorker) == [cmd.KillWorker("w0")]
+    assert (world.state.members[0].status, world.state.unpredicted) == ("trained", (0,))
+    assert world.state.unpublished == (1,)
+    assert not world.ended, "the deadline is no failed attempt"

@@ -77,7 +77,7 @@ def test_a_new_task_has_a_pace_of_its_own() -> None:
         world.step(ev.EpochEnded("w0", 0, 1, 99, {}), ev.Progress("w0"))
     world.train_all_of("w0", 0)
     assert world.tick(599) == [], "predicting has shown no pace yet"
-    world.step(ev.MemberPredicted("w0", 0, {}), ev.WorkerIdle("w0"))
+    world.step(ev.MemberPredicted("w0", 0, {}))
     assert world.tick(599) == [], "neither has the next member"
 
 

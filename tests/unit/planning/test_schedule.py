@@ -113,8 +113,8 @@ def test_a_run_without_trouble_goes_from_start_to_selection() -> None:
     assert world.step(ev.WorkerReady("w0", "n", 1)) == []
     assert world.step(ev.DataLoaded("f", {"train": 1})) == [cmd.Preflight("w0")]
     assert world.step(passed("w0"), ev.WorkerIdle("w0")) == [train_alone("w0", 0)]
-    assert world.train_all_of("w0", 0) == [cmd.Predict("w0", 0)]
-    assert world.step(ev.MemberPredicted("w0", 0, {}), ev.WorkerIdle("w0")) == [train_alone("w0", 1)]
+    assert world.train_all_of("w0", 0) == [train_alone("w0", 1, predict=(0,))]
+    assert world.step(ev.MemberPredicted("w0", 0, {})) == []
     assert world.train_all_of("w0", 1) == [cmd.Predict("w0", 1)]
     assert world.step(ev.MemberPredicted("w0", 1, {}), ev.WorkerIdle("w0")) == [
         cmd.Select((0, 1), "2 of 2 members, 2 needed")
@@ -144,8 +144,29 @@ def test_a_member_is_predicted_by_the_worker_that_trained_it_where_it_can_be() -
     world = World(3, 2)
     world.get_ready()
     world.step(ev.MemberTrained("w0", 1), ev.MemberTrained("w1", 0))
-    assert world.step(ev.WorkerIdle("w1")) == [cmd.Predict("w1", 0)]
+    assert world.step(ev.WorkerIdle("w1")) == [train_alone("w1", 2, predict=(0,))]
     assert world.step(ev.WorkerIdle("w0")) == [cmd.Predict("w0", 1)]
+
+
+def test_what_is_predicted_before_the_next_member_is_lost_on_its_own() -> None:
+    world = World(2, 1)
+    world.get_ready()
+    world.train_all_of("w0", 0)
+    sent = world.step(ev.WorkerLost("w0", Cause.NODE_LOST, "gone"))
+    assert [(ended.member, ended.cause) for ended in commands_of(sent, cmd.RecordEnded)] == [
+        (0, Cause.NODE_LOST),
+        (1, Cause.NODE_LOST),
+    ]
+    assert (world.state.members[0].status, world.state.members[1].status) == ("trained", "waiting")
+
+
+def test_a_damaged_model_found_before_the_next_member_is_trained_leaves_that_one_alone() -> None:
+    world = World(2, 1)
+    world.get_ready()
+    world.train_all_of("w0", 0)
+    world.step(ev.ModelLost("w0", 0, "gone"))
+    assert (world.state.members[0].status, world.state.members[1].status) == ("waiting", "running")
+    assert world.state.workers["w0"].members == (1,)
 
 
 def test_an_idle_worker_leaves_a_member_to_its_trainer_and_takes_it_when_that_is_gone() -> None:
@@ -161,9 +182,8 @@ def test_an_idle_worker_leaves_a_member_to_its_trainer_and_takes_it_when_that_is
 def test_a_prediction_that_failed_is_tried_by_whoever_is_free() -> None:
     world = World(3, 2)
     world.get_ready()
-    world.train_all_of("w1", 0)
-    sent = world.step(ev.AttemptFailed("w1", 0, Cause.OUT_OF_MEMORY, "killed"), ev.WorkerIdle("w1"))
-    assert sent[-1] == train_alone("w1", 2)
+    assert world.train_all_of("w1", 0) == [train_alone("w1", 2, predict=(0,))]
+    world.step(ev.AttemptFailed("w1", 0, Cause.OUT_OF_MEMORY, "killed"))
     world.train_all_of("w0", 1)
     world.step(ev.MemberPredicted("w0", 1, {}), ev.WorkerIdle("w0"))
     assert world.tick(61) == [cmd.Predict("w0", 0)]
