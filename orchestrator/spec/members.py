@@ -48,9 +48,12 @@ Dropout = Annotated[
 Axis = Annotated[
     Annotated[tuple[Json, ...], Field(min_length=1, strict=False), IS_LIST] | Annotated[Range, IS_MAPPING], BY_SHAPE
 ]
-ClassNames = Annotated[
+Names = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],
     Field(min_length=1, strict=False, json_schema_extra={"uniqueItems": True}),
+]
+ClassNames = Annotated[
+    Annotated[Names, IS_LIST] | Annotated[dict[Annotated[str, Field(min_length=1)], Names], IS_MAPPING], BY_SHAPE
 ]
 
 
@@ -83,15 +86,19 @@ class DataSpec(Spec):
         "0 trains without one.",
     )
     class_names: ClassNames | None = Field(
-        default=None, description="Names of the classes for the report, in the order of the labels 0, 1, …"
+        default=None,
+        description="Names of the classes for the report, in the order of the labels 0, 1, …; for models of several "
+        "outputs a list for each output that tells classes, by its name.",
     )
 
     @model_validator(mode="after")
     def _check(self) -> DataSpec:
-        names = self.class_names or ()
+        given = self.class_names or ()
+        lists = [((key,), names) for key, names in given.items()] if isinstance(given, dict) else [((), given)]
         refuse(
             [
-                Problem(("class_names", index), f"{name!r} stands there twice")
+                Problem(("class_names", *output, index), f"{name!r} stands there twice")
+                for output, names in lists
                 for index, name in enumerate(names)
                 if name in names[:index]
             ]

@@ -170,11 +170,22 @@ def test_importing_the_spec_loads_no_heavy_library() -> None:
 
 @pytest.mark.parametrize(
     ("names", "where"),
-    [(["a", "b", "a"], "class_names.2"), (["a", ""], "class_names.1"), ([0, 1], "class_names.0"), ([], "class_names")],
+    [
+        (["a", "b", "a"], "class_names.2"),
+        (["a", ""], "class_names.1"),
+        ([0, 1], "class_names.0"),
+        ([], "class_names"),
+        ({"species": ["a", "b", "a"]}, "class_names.species.2"),
+        ({"species": []}, "class_names.species"),
+        ({"": ["a"]}, "class_names"),
+        ("a", "class_names"),
+    ],
 )
-def test_names_of_classes_are_texts_of_which_each_stands_once(names: list[Any], where: str) -> None:
+def test_names_of_classes_are_texts_of_which_each_stands_once(names: Any, where: str) -> None:
     data = {"source": "jobs.digits:load_data"}
     assert job(data={**data, "class_names": ["a", "b"]}).data.class_names == ("a", "b")
+    by_output = {"species": ["a", "b"], "sex": ["a", "b"]}
+    assert job(data={**data, "class_names": by_output}).data.class_names == dict.fromkeys(by_output, ("a", "b"))
     with pytest.raises(InvalidJob) as caught:
         job(data={**data, "class_names": names})
     assert where in str(caught.value)
