@@ -387,6 +387,7 @@ class Controller:
                 identity=self._request.spec_digest,
                 data_fingerprint=event.fingerprint,
                 rows=event.rows,
+                **({"class_names": dict(event.class_names)} if event.class_names else {}),
                 started_at=self._clock.epoch(),
             ).body
         self._scored_rows = tuple(event.row_digests.values())

@@ -43,6 +43,7 @@ from orchestrator.spec import (
     identity_digest,
     names_slow_layers,
 )
+from orchestrator.spec.sources import FilesSpec
 from orchestrator.storage.beat import Beat
 from orchestrator.storage.layout import RunLayout, run_key
 from orchestrator.storage.log import Log
@@ -164,10 +165,10 @@ def plan(job: Job, *, run_id: str | None = None, fresh: bool = False, root: str 
     """Work out members, packs and keys without starting anything. Arguments and errors as for `run`."""
     root = root or str(Path.cwd())
     checked = check_job(job, root)
-    job = _with_absolute_storage(job, root)
+    asked, job = job, _with_absolute_places(job, root)
     made: Plan = make_plan(job, checked.builder_takes_dropout)
     code = code_digest(job, root).digest
-    what = identity(job, code)
+    what = identity(asked, code)
     digest = identity_digest(what)
     default = default_run_id(job.name, digest)
     if run_id is not None and not run_id.strip():
@@ -390,13 +391,22 @@ def _keep_spec(store: Store, planned: RunPlan, *, must_exist: bool, accept_code_
     )
 
 
-def _with_absolute_storage(job: Job, root: str) -> Job:
-    """Workers have other working directories: a relative folder is taken from the job's root, once, here."""
-    url = job.storage.url
-    if "://" in url:
-        return job
-    storage = job.storage.model_copy(update={"url": str(Path(root, Path(url).expanduser()).resolve())})
-    return job.model_copy(update={"storage": storage})
+def _with_absolute_places(job: Job, root: str) -> Job:
+    """Workers have other working directories: relative folders are taken from the job's root, once, here."""
+
+    def absolute(place: str) -> str:
+        if "://" in place:
+            return place
+        # A slash at the end says that a name with a dot is a folder's.
+        return str(Path(root, Path(place).expanduser()).resolve()) + ("/" if place.endswith("/") else "")
+
+    storage = job.storage.model_copy(update={"url": absolute(job.storage.url).rstrip("/")})
+    source = job.data.source
+    if isinstance(source, FilesSpec):
+        source = source.model_copy(update={name: absolute(place) for name, place in source.locations()})
+    elif job.data.function is None:
+        source = absolute(source)
+    return job.model_copy(update={"storage": storage, "data": job.data.model_copy(update={"source": source})})
 
 
 def _open(job: Job) -> Store:

@@ -15,15 +15,14 @@ from orchestrator.cluster.head import Head
 from orchestrator.cluster.session import Session, brief
 from orchestrator.cluster.worker import Worker, WorkerProgram
 from orchestrator.errors import AccessDenied, ClusterUnavailable, OrchestratorError
-from orchestrator.models.build import import_function
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.placement import ClusterShape, Placement
-from orchestrator.planning.seeds import split_seed
 from orchestrator.spec import Job
-from orchestrator.training.data import Dataset, load_dataset
+from orchestrator.training.data import Dataset
 from orchestrator.training.program import Program
 from orchestrator.training.setup import WorkerSetup
+from orchestrator.training.sources.load import load_job_data
 
 EVENTS_TIMEOUT_S = 1.0
 """How long a worker holds an empty call for events; also how often `Progress` is told."""
@@ -41,18 +40,12 @@ def _load_data(job: Job, code_root: str | None) -> tuple[Dataset | None, ev.Even
     if root not in sys.path:
         sys.path.insert(0, root)
     try:
-        dataset = load_dataset(
-            import_function(job.data.source),
-            job.data.source,
-            validation_split=job.data.validation_split,
-            seed=split_seed(job.seed),
-        )
+        dataset = load_job_data(job)
     except OrchestratorError as error:
         return None, ev.DataFailed(error)
     except Exception as error:  # or Ray's wrapping of it would pass for a cluster out of reach
-        return None, ev.DataFailed(OrchestratorError(f"{type(error).__name__}: {error}", where=job.data.source))
-    rows = {name: split.num_rows for name, split in dataset.splits()}
-    return dataset, ev.DataLoaded(dataset.fingerprint, rows, dataset.row_digests())
+        return None, ev.DataFailed(OrchestratorError(f"{type(error).__name__}: {error}", where="data.source"))
+    return dataset, dataset.loaded()
 
 
 class RayCluster:

@@ -31,11 +31,13 @@ class DataLoaded:
         fingerprint: of all of it.
         rows: how many there are, by split.
         row_digests: of the rows of each split that members are scored on: equal ones were looked at by other runs too.
+        class_names: of each output whose labels were texts, in the order of their codes.
     """
 
     fingerprint: str
     rows: Mapping[str, int]
     row_digests: Mapping[str, str] = field(default_factory=dict)
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

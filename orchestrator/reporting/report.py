@@ -111,8 +111,14 @@ def collect(store: Store, layout: RunLayout, result: Result, top: int | None = N
         cases=_or_none("examples", lambda: read_cases(selection, counted, read, most)),
         packs=tuple(packed.get("packs", ())),
         packed_because=str(packed.get("reason", "")),
-        class_names=tuple(map(str, job.get("data", {}).get("class_names") or ())),
+        class_names=_class_names(job, memory.opened or {}),
     )
+
+
+def _class_names(job: Mapping[str, Any], opened: Mapping[str, Any]) -> tuple[str, ...]:
+    """As the job names them, else as the labels in its files do."""
+    named = job.get("data", {}).get("class_names") or opened.get("class_names", {}).get("") or ()
+    return tuple(map(str, named))
 
 
 def _or_none(what: str, make: Callable[[], T | None]) -> T | None:

@@ -21,14 +21,14 @@ class CheckedJob:
 
     Attributes:
         builders: build functions by reference, the members' own included.
-        data: the data function.
+        data: the data function; None where the data lie in files.
         builder_takes_dropout: by reference, whether its signature names `dropout`; None when that cannot be known
             without importing it.
         callbacks: the user's own callback classes by reference.
     """
 
     builders: Mapping[str, FoundFunction]
-    data: FoundFunction
+    data: FoundFunction | None
     builder_takes_dropout: Mapping[str, bool | None]
     callbacks: Mapping[str, FoundFunction] = field(default_factory=dict)
 
@@ -48,8 +48,7 @@ def check_job(job: Job, root: str) -> CheckedJob:
         if override.model is not None:
             places.setdefault(override.model.builder, f"members.overrides.{index}.model.builder")
     builders = {ref: find_function(ref, root, where=f"{place}: {ref}") for ref, place in places.items()}
-    data = find_function(job.data.source, root, where=f"data.source: {job.data.source}")
-    _check_data(data)
+    data = _find_data(job.data.function, root)
     _check_members(job, builders)
     takes_dropout = {ref: _takes_dropout(builder) for ref, builder in builders.items()}
     return CheckedJob(builders, data, takes_dropout, dict(_check_callbacks(job, root)))
@@ -93,7 +92,10 @@ def _takes_dropout(builder: FoundFunction) -> bool | None:
     return None if builder.parameters is None else "dropout" in builder.parameters
 
 
-def _check_data(data: FoundFunction) -> None:
+def _find_data(ref: str | None, root: str) -> FoundFunction | None:
+    if ref is None:
+        return None
+    data = find_function(ref, root, where=f"data.source: {ref}")
     needed = [name for name in data.required if name != "seed"]
     if needed:
         raise InvalidJob(
@@ -101,6 +103,7 @@ def _check_data(data: FoundFunction) -> None:
             where=f"{data.file}:{data.line}",
             hint="give each a default; only `seed` is passed, where the function asks for it",
         )
+    return data
 
 
 def _check_members(job: Job, builders: Mapping[str, FoundFunction]) -> None:

@@ -41,7 +41,7 @@ def code_digest(job: Job, root: str) -> CodeDigest:
         root: folder that comes first on the import path, normally the working directory.
     """
     root = absolute(root)
-    references = [job.data.source, job.model.builder]
+    references = [job.model.builder, *([job.data.function] if job.data.function else [])]
     references += [override.model.builder for override in job.members.overrides.values() if override.model]
     references += [name for name in map(callback_name, job.train.callbacks) if is_reference(name)]
     waiting = [ref.partition(":")[0] for ref in references]

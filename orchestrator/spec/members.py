@@ -12,11 +12,20 @@ from orchestrator.spec.base import (
     IS_LIST,
     IS_MAPPING,
     IS_NUMBER,
+    IS_TEXT,
     Json,
     Problem,
     Range,
     Spec,
     refuse,
+)
+from orchestrator.spec.sources import (
+    Column,
+    Features,
+    FilesSpec,
+    Label,
+    column_problems,
+    location_problem,
 )
 
 REFERENCE = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"
@@ -70,14 +79,40 @@ class ModelSpec(Spec):
     )
 
 
+def _check_source(value: str) -> str:
+    if not is_reference(value):
+        problem = location_problem(value)
+        refuse([Problem((), f"{problem}; a function is module:function")] if problem else [])
+    return value
+
+
+Source = Annotated[
+    Annotated[str, AfterValidator(_check_source), Field(min_length=1), IS_TEXT] | Annotated[FilesSpec, IS_MAPPING],
+    BY_SHAPE,
+]
+
+
 class DataSpec(Spec):
     """Where the examples come from. A plain text is the source."""
 
     short_form: ClassVar[str | None] = "source"
 
-    source: Reference = Field(
-        description='`module:function`; returns `{"train": (x, y), "validation": …, "test": …}` or `(x, y)`.'
+    source: Source = Field(
+        description='`module:function`, which returns `{"train": (x, y), "validation": …, "test": …}` or `(x, y)`; the '
+        "location of an .npz, .csv or .parquet file, or of a folder of them, local or `s3://`; or a location for each "
+        "of `train`, `validation` and `test`."
     )
+    features: Features | None = Field(
+        default=None,
+        description="Columns that are the model's input: a list, side by side; one column as it is; or a mapping from "
+        "the names of inputs to columns. By default all that nothing else is said of, side by side.",
+    )
+    label: Label | None = Field(
+        default=None,
+        description="Column to predict, a list of them, or a mapping from the names of outputs to columns. Texts "
+        "become codes 0, 1, … in sorted order, or in that of `class_names`.",
+    )
+    weight: Column | None = Field(default=None, description="Column of sample weights.")
     validation_split: float = Field(
         default=0.2,
         ge=0,
@@ -93,6 +128,9 @@ class DataSpec(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> DataSpec:
+        keys = {name: getattr(self, name) for name in ("features", "label", "weight")}
+        asked = {name: value for name, value in keys.items() if value not in (None, False)}
+        refuse(list(column_problems(self.source, is_function=self.function is not None, keys=asked)))
         given = self.class_names or ()
         lists = [((key,), names) for key, names in given.items()] if isinstance(given, dict) else [((), given)]
         refuse(
@@ -104,6 +142,11 @@ class DataSpec(Spec):
             ]
         )
         return self
+
+    @property
+    def function(self) -> str | None:
+        """The data function's reference; None where the data lie in files."""
+        return self.source if isinstance(self.source, str) and is_reference(self.source) else None
 
 
 class MemberOverride(Spec):

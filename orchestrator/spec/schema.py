@@ -44,5 +44,6 @@ def job_schema() -> dict[str, Any]:
 
 def _with_short_form(spec: type[Spec], definition: dict[str, Any]) -> dict[str, Any]:
     short = definition["properties"][spec.short_form]
-    alternative = {key: value for key, value in short.items() if key not in ("title", "default")}
+    shorts = [each for each in short.get("oneOf", [short]) if "$ref" not in each]  # a mapping is no short form
+    alternative = {key: value for key, value in shorts[0].items() if key not in ("title", "default")}
     return {"description": definition.get("description"), "anyOf": [alternative, definition]}

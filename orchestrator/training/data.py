@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from orchestrator.errors import InvalidData
 from orchestrator.models.build import in_user_code
+from orchestrator.planning.events import DataLoaded
 from orchestrator.planning.outputs import ONLY
 
 Array = npt.NDArray[Any]
@@ -78,6 +79,7 @@ class Dataset:
         fingerprint: of all of it.
         groups: the group of each training row, int64 [N] of 0 … G − 1: rows that are never split over folds; None: each
             is for itself.
+        class_names: of each output whose labels were texts, in the order of their codes; the name `""` is the only one.
     """
 
     train: Split
@@ -85,6 +87,7 @@ class Dataset:
     test: Split | None
     fingerprint: str
     groups: npt.NDArray[np.int64] | None = None
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def splits(self) -> Iterator[tuple[str, Split]]:
         """The splits that exist, by name, training first."""
@@ -92,6 +95,11 @@ class Dataset:
             split = getattr(self, name)
             if split is not None:
                 yield name, split
+
+    def loaded(self) -> DataLoaded:
+        """What is told of the data."""
+        rows = {name: split.num_rows for name, split in self.splits()}
+        return DataLoaded(self.fingerprint, rows, self.row_digests(), self.class_names)
 
     def row_digests(self) -> dict[str, str]:
         """The sha256 of the rows of each split but the training one: equal for equal rows, whatever the split's name.
@@ -125,6 +133,14 @@ def load_dataset(function: Callable[..., Any], where: str, *, validation_split: 
     except (Exception, SystemExit) as error:
         what = f"the data function raised {type(error).__name__}: {error}"
         raise InvalidData(what, where=in_user_code(error, where)) from error
+    return make_dataset(returned, where, validation_split=validation_split, seed=seed)
+
+
+def make_dataset(returned: Any, where: str, *, validation_split: float, seed: int) -> Dataset:
+    """A checked `Dataset` of what a data function returned, or of the same read from files.
+
+    Args and errors as of `load_dataset`; `where` names the source in messages.
+    """
     splits = _splits_of(returned, where)
     for name, split in splits.items():
         _check(split, f"{where} {name}")

@@ -11,28 +11,24 @@ from pathlib import Path
 from orchestrator import api
 from orchestrator.controller import Controller
 from orchestrator.errors import OrchestratorError
-from orchestrator.models.build import import_function
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.placement import ClusterShape, Crew, NodeShape
-from orchestrator.planning.seeds import split_seed
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result
 from orchestrator.spec import Job
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
 from orchestrator.storage.probe import probe
-from orchestrator.training.data import Dataset, load_dataset
+from orchestrator.training.data import Dataset
 from orchestrator.training.program import Program
 from orchestrator.training.setup import WorkerSetup
+from orchestrator.training.sources.load import load_job_data
 
 
 def load(job: Job) -> Dataset:
     """The job's data, loaded as the cluster's data task does."""
-    source = job.data.source
-    return load_dataset(
-        import_function(source), source, validation_split=job.data.validation_split, seed=split_seed(job.seed)
-    )
+    return load_job_data(job)
 
 
 class InProcessCluster:
@@ -43,8 +39,7 @@ class InProcessCluster:
         self._dataset: Dataset | None = None
         try:
             self._dataset = load(setup.job)
-            rows = {name: split.num_rows for name, split in self._dataset.splits()}
-            self._events.put(ev.DataLoaded(self._dataset.fingerprint, rows, self._dataset.row_digests()))
+            self._events.put(self._dataset.loaded())
         except OrchestratorError as error:
             self._events.put(ev.DataFailed(error))
         self._setup = setup

@@ -1,0 +1,116 @@
+"""The job's data as a `Dataset`, whatever its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from orchestrator.errors import InvalidData
+from orchestrator.models.build import import_function
+from orchestrator.planning.seeds import split_seed
+from orchestrator.spec import Job
+from orchestrator.spec.sources import FilesSpec
+from orchestrator.training.data import Dataset, load_dataset, make_dataset
+from orchestrator.training.sources.columns import Layout, Rows, rows_of
+from orchestrator.training.sources.files import DataFile, S3Settings, find_files
+from orchestrator.training.sources.npz import read_npz
+from orchestrator.training.sources.scan import scan
+from orchestrator.training.sources.tables import Piece, forget_files, read_piece
+
+
+def load_job_data(job: Job) -> Dataset:
+    """Call the data function, or read the files, that a job names.
+
+    The job's own modules must be importable, and its files readable, where this is called.
+
+    Raises:
+        InvalidData, InvalidJob: what is wrong with the data, where, and how to mend it.
+        AccessDenied, StoreUnavailable: a location cannot be reached.
+    """
+    data, seed = job.data, split_seed(job.seed)
+    if data.function is not None:
+        function = import_function(data.function)
+        return load_dataset(function, data.function, validation_split=data.validation_split, seed=seed)
+    forget_files()
+    files = _files(job)
+    where = next(iter(files.values()))[0].name
+    try:
+        if files["train"][0].kind == "npz":
+            return make_dataset(_arrays(files), where, validation_split=data.validation_split, seed=seed)
+        scanned = scan(data, files)
+        tables = {name: read_rows(pieces, scanned.layout) for name, pieces in scanned.pieces.items()}
+    except MemoryError as error:
+        raise InvalidData(
+            "the rows do not fit into memory",
+            where=where,
+            hint="name fewer columns in data.features, or a narrower dtype",
+        ) from error
+    dataset = make_dataset(_returned(tables), where, validation_split=data.validation_split, seed=seed)
+    return replace(dataset, class_names=scanned.layout.class_names())
+
+
+def _files(job: Job) -> dict[str, Sequence[DataFile]]:
+    source, s3 = job.data.source, S3Settings(job.storage.endpoint_url, job.storage.region)
+    locations = dict(source.locations()) if isinstance(source, FilesSpec) else {"train": source}
+    return {name: find_files(location, s3) for name, location in locations.items()}
+
+
+def _arrays(files: Mapping[str, Sequence[DataFile]]) -> dict[str, tuple[Any, ...]]:
+    """The arrays of each set: all of one file, or of a file for each set."""
+    if len(files) == 1:
+        return read_npz(files["train"][0])
+    sets = {}
+    for name, (file, *_) in files.items():
+        found = read_npz(file)
+        if list(found) != ["train"]:
+            raise InvalidData(
+                f"holds the sets {', '.join(found)}, and is named for {name}",
+                where=file.name,
+                hint="name one file that holds them all as data.source, or save x and y in each",
+            )
+        sets[name] = found["train"]
+    return sets
+
+
+def read_rows(pieces: Sequence[Piece], layout: Layout) -> Rows:
+    """All rows of these pieces, in their order, in arrays that are filled piece by piece."""
+    total = sum(piece.num_rows for piece in pieces)
+    filled: Rows | None = None
+    start = 0
+    for piece in pieces:
+        rows = read_one(piece, layout)
+        if filled is None:
+            filled = rows.with_arrays([np.empty((total, *a.shape[1:]), a.dtype) for a in rows.arrays()])
+        put_rows(rows, filled, slice(start, start + piece.num_rows), piece)
+        start += piece.num_rows
+    if filled is None:
+        raise InvalidData("there are no rows", hint="name files with rows in data.source")
+    return filled
+
+
+def read_one(piece: Piece, layout: Layout) -> Rows:
+    """The rows of one piece. Raises as `read_piece` and `rows_of`."""
+    in_folders = {name for name, _ in piece.file.partitions}
+    own = [name for name in layout.columns() if name in piece.columns or name not in in_folders]
+    return rows_of(read_piece(piece, own), piece, layout)
+
+
+def put_rows(rows: Rows, into: Rows, where: Any, piece: Piece) -> None:
+    """Copy the rows of a piece to their places. Raises InvalidData when they have another shape."""
+    for array, place in zip(rows.arrays(), into.arrays(), strict=True):
+        if array.shape[1:] != place.shape[1:]:
+            raise InvalidData(
+                f"rows from {piece.first_row} on have the shape {list(array.shape[1:])}, those before them "
+                f"{list(place.shape[1:])}",
+                where=piece.file.name,
+                hint="pad lists to one length",
+            )
+        place[where] = array
+
+
+def _returned(tables: Mapping[str, Rows]) -> dict[str, Any]:
+    """What a data function would return."""
+    return {name: (rows.x, rows.y) if rows.w is None else (rows.x, rows.y, rows.w) for name, rows in tables.items()}

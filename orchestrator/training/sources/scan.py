@@ -1,0 +1,302 @@
+"""The look at all pieces before the first row is used: columns, kinds, categories, numbers of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.errors import InvalidData, InvalidJob
+from orchestrator.spec import DataSpec
+from orchestrator.spec.sources import InputSpec, columns_of, inputs_of, matches, outputs_of
+from orchestrator.training.sources.columns import InputPlan, Kind, Layout, OutputPlan, What, missing_column
+from orchestrator.training.sources.files import DataFile
+from orchestrator.training.sources.tables import (
+    Piece,
+    csv_header,
+    csv_spans,
+    parquet_pieces,
+    parquet_schema,
+    read_piece,
+)
+
+MAX_CATEGORIES = 100_000
+"""Different texts of one column: with more it is no category but a text."""
+
+_ORDER = ("flag", "whole", "float")
+"""Numbers of the kinds before are numbers of those behind."""
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What is known of tables before their rows are read.
+
+    Attributes:
+        pieces: of each set of rows, in the order of the files and of the rows in them.
+        layout: what becomes of which column.
+    """
+
+    pieces: Mapping[str, tuple[Piece, ...]]
+    layout: Layout
+
+
+def scan(data: DataSpec, files: Mapping[str, Sequence[DataFile]]) -> Scanned:
+    """Look at all files of a job's data.
+
+    CSV files are read once for it, but no more than `CSV_PIECE_BYTES` at a time; of Parquet files only the metadata and
+    the columns that hold texts.
+
+    Args:
+        data: the job's `data:`.
+        files: of each set of rows.
+
+    Raises:
+        InvalidData: a column is missing, its kind is not the same in all files, or a file has no rows.
+        InvalidJob: the columns that are asked for contradict themselves.
+    """
+    every = [file for of_set in files.values() for file in of_set]
+    layout = _layout(data, _columns(every[0]))
+    seen = _Seen(layout)
+    pieces = {name: tuple(piece for file in of_set for piece in seen.look_at(file)) for name, of_set in files.items()}
+    kinds = {column: seen.kind(column) for column in layout.columns()}
+    _check_kinds(layout, kinds)
+    texts = [column for column, kind in kinds.items() if kind.what == "text"]
+    found = _categories(texts, [piece for of_set in pieces.values() for piece in of_set])
+    categories = found | _named_classes(data, layout, found)
+    return Scanned(pieces, _resolved(layout, kinds, categories))
+
+
+def _layout(data: DataSpec, available: Sequence[str]) -> Layout:
+    """The plans of inputs and outputs, patterns expanded; types are not known yet."""
+    if data.label is None:
+        raise InvalidJob("is missing", where="data.label", hint="name the column to predict")
+    outputs = tuple(
+        OutputPlan(name, columns_of(each), isinstance(each, str)) for name, each in outputs_of(data.label).items()
+    )
+    taken = {column for plan in outputs for column in plan.columns}
+    others = taken | {column for column in (data.weight,) if column is not None}
+    if data.features is None:
+        asked = {"": InputSpec(columns=tuple(column for column in available if column not in others) or ("*",))}
+    else:
+        asked = inputs_of(data.features)
+    inputs = tuple(_input(name, each, available) for name, each in asked.items())
+    for plan in inputs:
+        for column in plan.columns:
+            if column in taken:
+                raise InvalidJob(
+                    f"the column {column!r} is a label too: the model would be told the answer",
+                    where="data.features",
+                    hint="leave it out of data.features",
+                )
+    return Layout(inputs, outputs, data.weight)
+
+
+def _input(name: str, asked: InputSpec, available: Sequence[str]) -> InputPlan:
+    alone = isinstance(asked.columns, str)
+    columns: list[str] = []
+    for pattern in columns_of(asked.columns):
+        found = [pattern] if alone or pattern in available else [each for each in available if matches(each, pattern)]
+        columns += found or [pattern]  # what is not there is told file by file
+    return InputPlan(name, tuple(dict.fromkeys(columns)), alone, asked.dtype or "", asked.shape)
+
+
+def _columns(file: DataFile) -> tuple[str, ...]:
+    """Names of a file's columns, then of those that its folders name."""
+    own = csv_header(file)[0] if file.kind == "csv" else tuple(parquet_schema(file).names)
+    return (*own, *(name for name, _ in file.partitions if name not in own))
+
+
+class _Seen:
+    """What the files show of the columns, one file after another."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._wanted = layout.columns()
+        self._kinds: dict[str, tuple[Kind, DataFile]] = {}
+
+    def look_at(self, file: DataFile) -> tuple[Piece, ...]:
+        """The pieces of a file; its columns' kinds are taken in."""
+        available = _columns(file)
+        for column in self._wanted:
+            if column not in available:
+                raise missing_column(column, available, file.name)
+        folders = dict(file.partitions)
+        own = [column for column in self._wanted if column in self._own(file)]
+        for column in self._wanted:
+            if column not in own:
+                self._take(column, _kind_of_partition(folders[column]), file)
+        return self._parquet(file, own) if file.kind == "parquet" else self._csv(file, own)
+
+    def kind(self, column: str) -> Kind:
+        return self._kinds[column][0]
+
+    def _own(self, file: DataFile) -> Sequence[str]:
+        return csv_header(file)[0] if file.kind == "csv" else parquet_schema(file).names
+
+    def _parquet(self, file: DataFile, columns: Sequence[str]) -> tuple[Piece, ...]:
+        schema = parquet_schema(file)
+        for column in columns:
+            self._take(column, _kind_of_type(schema.field(column).type, f"{file.name}: column {column!r}"), file)
+        return parquet_pieces(file)
+
+    def _csv(self, file: DataFile, columns: Sequence[str]) -> tuple[Piece, ...]:
+        header, start = csv_header(file)
+        pieces: list[Piece] = []
+        with_rows = list(csv_spans(file, start))
+        first = 0
+        for span in with_rows:
+            piece = Piece(file, first, 0, span=span, columns=header)
+            table = read_piece(piece, columns or header[:1])
+            for column in columns:
+                self._take(column, _kind_of_texts(table.column(column), piece, column), file)
+            if table.num_rows:
+                pieces.append(Piece(file, first, table.num_rows, span=span, columns=header))
+            first += table.num_rows
+        if not pieces:
+            raise InvalidData("has no rows", where=file.name, hint="fill it, or take it away")
+        return tuple(pieces)
+
+    def _take(self, column: str, kind: Kind, file: DataFile) -> None:
+        before, where = self._kinds.get(column, (kind, file))
+        if "text" in (before.what, kind.what) and before.what != kind.what:
+            if file.kind == "parquet":
+                raise InvalidData(
+                    f"the column {column!r} holds {_words(kind)}, and {_words(before)} in {where.name}",
+                    where=file.name,
+                    hint="write all files with one schema",
+                )
+            kind = kind if kind.what == "text" else before
+        elif before.what != "text":
+            kind = max(before, kind, key=lambda each: _ORDER.index(each.what))
+        else:
+            kind = before
+        self._kinds[column] = kind, where
+
+
+def _kind_of_partition(text: str | None) -> Kind:
+    return Kind(
+        "whole" if text is not None and text.lstrip("-").isdecimal() else "text", f"{text!r} in a folder's name"
+    )
+
+
+def _kind_of_type(kind: Any, where: str) -> Kind:
+    import pyarrow.types as pt
+
+    if hasattr(kind, "storage_type"):
+        kind = kind.storage_type
+    while pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
+        kind = kind.value_type
+    if pt.is_dictionary(kind):
+        kind = kind.value_type
+    if pt.is_boolean(kind):
+        return Kind("flag")
+    if pt.is_integer(kind):
+        return Kind("whole")
+    if pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_null(kind):
+        return Kind("float")
+    if pt.is_string(kind) or pt.is_large_string(kind):
+        return Kind("text", "it is written as text")
+    raise InvalidData(
+        f"holds {kind}", where=where, hint="write it as numbers or texts, or leave it out of data.features"
+    )
+
+
+def _kind_of_texts(column: Any, piece: Piece, name: str) -> Kind:
+    """What the texts of a CSV column are: flags, whole numbers and numbers, as far as all of them can be read so."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = pc.utf8_trim_whitespace(column)
+    numbers: tuple[tuple[What, Any], ...] = (("whole", pa.int64()), ("float", pa.float64()), ("flag", pa.bool_()))
+    for what, kind in numbers:
+        try:
+            texts.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+        return Kind(what)
+    for row, text in enumerate(texts.to_pylist()):
+        if text is not None and not _is_number(text):
+            return Kind("text", f"{piece.where(row, name)} holds {text!r}")
+    return Kind("text")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_kinds(layout: Layout, kinds: Mapping[str, Kind]) -> None:
+    """Refuse texts where only numbers make sense."""
+    for plan in layout.inputs:
+        of_texts = [column for column in plan.columns if kinds[column].what == "text"]
+        if of_texts and len(of_texts) < len(plan.columns):
+            raise InvalidData(
+                f"the column {of_texts[0]!r} holds texts, and stands side by side with numbers: "
+                f"{kinds[of_texts[0]].because}",
+                where="data.features",
+                hint="correct the values, leave the column out, or make it an input of its own for an Embedding: "
+                f"features: {{numbers: […], {of_texts[0]}: {of_texts[0]}}}",
+            )
+    for output in layout.outputs:
+        if not output.alone and any(kinds[column].what == "text" for column in output.columns):
+            raise InvalidData(
+                "a list of labels needs numbers, and one of the columns holds texts",
+                where="data.label",
+                hint="for several outputs map their names to columns: label: {a: a, b: b}",
+            )
+    if layout.weight is not None and kinds[layout.weight].what == "text":
+        raise InvalidData(f"holds texts: {kinds[layout.weight].because}", where="data.weight", hint="name numbers")
+
+
+def _categories(columns: Sequence[str], pieces: Iterable[Piece]) -> dict[str, tuple[str, ...]]:
+    """The different texts of each column over all pieces, sorted."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found: dict[str, set[str]] = {column: set() for column in columns}
+    for piece in pieces if columns else ():
+        folders = dict(piece.file.partitions)
+        own = [c for c in columns if c not in folders or c in piece.columns]
+        table = read_piece(piece, own)
+        for column in columns:
+            if column not in own:
+                found[column].add(folders[column] or "")
+                continue
+            values = table.column(column).combine_chunks()
+            while not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+                is_coded = pa.types.is_dictionary(values.type)
+                values = (
+                    values.dictionary_decode() if is_coded else getattr(values, "storage", None) or values.flatten()
+                )
+            found[column].update(text for text in pc.unique(values).to_pylist() if text is not None)
+            if len(found[column]) > MAX_CATEGORIES:
+                raise InvalidData(
+                    f"the column {column!r} holds more than {MAX_CATEGORIES:,} different texts",
+                    where=piece.file.name,
+                    hint="texts become codes of categories: for running text store the numbers of its tokens",
+                )
+    return {column: tuple(sorted(texts)) for column, texts in found.items()}
+
+
+def _named_classes(data: DataSpec, layout: Layout, found: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """The order that `data.class_names` gives to the texts of labels."""
+    named = data.class_names
+    by_output = named if isinstance(named, Mapping) else {"": named}
+    given = {plan.columns[0]: by_output.get(plan.name) for plan in layout.outputs if plan.columns[0] in found}
+    return {column: tuple(names) for column, names in given.items() if names}
+
+
+def _resolved(layout: Layout, kinds: Mapping[str, Kind], categories: Mapping[str, tuple[str, ...]]) -> Layout:
+    """The layout with the types of its inputs."""
+    inputs = []
+    for plan in layout.inputs:
+        are_codes = all(kinds[column].what == "text" for column in plan.columns)
+        dtype = plan.dtype or ("int32" if are_codes else "float32")
+        inputs.append(InputPlan(plan.name, plan.columns, plan.alone, dtype, plan.shape))
+    return Layout(tuple(inputs), layout.outputs, layout.weight, layout.groups, kinds, categories)
+
+
+def _words(kind: Kind) -> str:
+    return "texts" if kind.what == "text" else "numbers"

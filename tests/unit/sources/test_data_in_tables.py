@@ -1,0 +1,251 @@
+"""Rows from CSV and Parquet files: what becomes of columns, and what is wrong is told by file, row and column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.errors import InvalidData, InvalidJob
+from orchestrator.spec import parse_job
+from orchestrator.training.data import Dataset
+from orchestrator.training.sources import tables
+from orchestrator.training.sources.load import load_job_data
+
+IRIS = "length,width,species\n1.5,0.2,setosa\n4,1.3,versicolor\n5.5,2,virginica\n1,0.1,setosa\n"
+
+
+def load(source: Any, **data: Any) -> Dataset:
+    job = parse_job({"name": "a", "model": "m:f", "data": {"source": source, "validation_split": 0, **data}})
+    return load_job_data(job)
+
+
+def csv(folder: Path, text: str, name: str = "rows.csv") -> str:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def parquet(folder: Path, columns: dict[str, Any], name: str = "rows.parquet", **options: Any) -> str:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, **options)
+    return str(path)
+
+
+def test_columns_side_by_side_are_one_input_and_texts_become_codes_in_sorted_order(tmp_path: Path) -> None:
+    dataset = load(csv(tmp_path, IRIS), features=["length", "width"], label="species")
+
+    assert dataset.train.x.dtype == np.float32
+    np.testing.assert_allclose(dataset.train.x, [[1.5, 0.2], [4, 1.3], [5.5, 2], [1, 0.1]], rtol=1e-6)
+    assert dataset.train.y.tolist() == [0, 1, 2, 0]
+    assert dataset.train.y.dtype == np.int64
+    assert dataset.class_names == {"": ("setosa", "versicolor", "virginica")}
+    assert dataset.loaded().class_names == dataset.class_names
+
+
+def test_features_are_by_default_all_columns_that_nothing_else_is_said_of(tmp_path: Path) -> None:
+    table = {"a": [1, 2], "w": [0.5, 2.0], "b": [True, False], "y": [0.5, 1.5]}
+    dataset = load(parquet(tmp_path, table), label="y", weight="w")
+
+    assert dataset.train.x.tolist() == [[1, 1], [2, 0]]
+    assert dataset.train.w is not None
+    assert dataset.train.w.tolist() == [0.5, 2.0]
+    assert dataset.train.y.dtype == np.float32
+
+
+def test_the_order_of_class_names_is_that_of_the_codes(tmp_path: Path) -> None:
+    names = ["virginica", "setosa", "versicolor"]
+    dataset = load(csv(tmp_path, IRIS), features=["length"], label="species", class_names=names)
+
+    assert dataset.train.y.tolist() == [1, 2, 0, 1]
+
+
+def test_a_label_that_class_names_do_not_have_is_told_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match=r"row 2 \(from 0\), column 'species': 'virginica' is none of") as caught:
+        load(csv(tmp_path, IRIS), features=["length"], label="species", class_names=["setosa", "versicolor"])
+    assert "rows.csv" in str(caught.value.where)
+
+
+def test_inputs_and_outputs_by_name_have_types_and_shapes_of_their_own(tmp_path: Path) -> None:
+    table = {f"pixel{i}": pa.array([i, 10 + i, 250], pa.uint8()) for i in range(4)}
+    table |= {"island": ["b", "a", "b"], "tokens": [[1, 2, 3], [4, 5, 6], [7, 8, 9]], "sex": ["m", "f", "m"]}
+    table |= {"mass": [1.5, 2.5, 3.5]}
+    features = {
+        "image": {"columns": ["pixel*"], "shape": [2, 2], "dtype": "uint8"},
+        "island": "island",
+        "tokens": {"columns": "tokens", "dtype": "int32"},
+        "both": ["pixel3", "tokens"],
+    }
+
+    dataset = load(parquet(tmp_path, table), features=features, label={"sex": "sex", "mass": ["mass"]})
+
+    x = dataset.train.x
+    assert x["image"].dtype == np.uint8
+    assert x["image"].tolist() == [[[0, 1], [2, 3]], [[10, 11], [12, 13]], [[250, 250], [250, 250]]]
+    assert (x["island"].dtype, x["island"].tolist()) == (np.int32, [1, 0, 1])
+    assert (x["tokens"].dtype, x["tokens"].shape) == (np.int32, (3, 3))
+    assert x["both"].tolist()[1] == [13, 4, 5, 6]
+    assert dataset.train.y["sex"].tolist() == [1, 0, 1]
+    assert dataset.train.y["mass"].shape == (3, 1)
+    assert dataset.class_names == {"sex": ("f", "m")}
+
+
+def test_the_same_rows_in_csv_and_parquet_are_the_same_data(tmp_path: Path) -> None:
+    table = {"a": [1, 2, 3], "b": [0.5, 1.25, -2.0], "y": ["no", "yes", "no"]}
+    text = "a,b,y\n1,0.5,no\n2,1.25,yes\n3,-2.0,no\n"
+
+    assert load(csv(tmp_path, text), label="y").fingerprint == load(parquet(tmp_path, table), label="y").fingerprint
+
+
+def test_only_the_named_columns_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    read = pq.ParquetFile.read_row_group
+
+    def spy(self: Any, group: int, columns: list[str], **options: Any) -> Any:
+        asked.append(columns)
+        return read(self, group, columns=columns, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
+    load(parquet(tmp_path, {"a": [1.0, 2.0], "b": ["x", "y"], "y": [0, 1]}), features=["a"], label="y")
+
+    assert asked == [["a", "y"]]
+
+
+def test_files_of_a_folder_are_read_in_the_order_of_their_names_with_what_the_folders_name(tmp_path: Path) -> None:
+    for year, place, a in ((2023, "x%20y", 1), (2022, "z", 2)):
+        parquet(tmp_path, {"a": [a, a + 10], "y": [0, 1]}, f"t/year={year}/place={place}/part.parquet")
+    csv(tmp_path, "", "t/_SUCCESS")
+
+    dataset = load(str(tmp_path / "t"), features={"n": ["a", "year"], "place": "place"}, label="y")
+
+    assert dataset.train.x["n"].tolist() == [[2, 2022], [12, 2022], [1, 2023], [11, 2023]]
+    assert dataset.train.x["place"].tolist() == [1, 1, 0, 0]
+
+
+def test_a_set_of_rows_has_a_location_of_its_own_and_codes_are_those_of_all(tmp_path: Path) -> None:
+    source = {
+        "train": csv(tmp_path, "a,y\n1,b\n2,c\n"),
+        "validation": parquet(tmp_path, {"a": [3], "y": ["c"]}),
+        "test": csv(tmp_path, "y,a\na,4\n", "test.csv"),
+    }
+
+    dataset = load(source, label="y")
+
+    assert dataset.train.y.tolist() == [1, 2]
+    assert dataset.validation is not None
+    assert dataset.validation.y.tolist() == [2]
+    assert dataset.test is not None
+    assert (dataset.test.x.tolist(), dataset.test.y.tolist()) == ([[4]], [0])
+
+
+def test_large_csv_files_are_read_piece_by_piece_and_quoted_line_breaks_do_not_end_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "CSV_PIECE_BYTES", 64)
+    rows = [f'{i},"a ""{i % 3}""\n, b",{i / 4}' for i in range(50)]
+
+    dataset = load(csv(tmp_path, "\n".join(["n,text,y", *rows])), features={"n": "n", "text": "text"}, label="y")
+
+    assert dataset.train.x["n"].tolist() == list(range(50))
+    assert dataset.train.x["text"].tolist() == [i % 3 for i in range(50)]
+    assert dataset.train.y.tolist() == [i / 4 for i in range(50)]
+
+
+def test_a_column_that_turns_to_texts_late_in_a_csv_file_is_one_of_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "CSV_PIECE_BYTES", 16)
+    dataset = load(csv(tmp_path, "a,y\n" + "".join(f"{i},{i}\n" for i in range(9)) + "9,x\n"), label="y")
+
+    assert dataset.class_names[""] == (*(str(i) for i in range(9)), "x")
+
+
+WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
+    "missing value": ("a,y\n1,0\n,1\n", {}, r"row 1 \(from 0\), column 'a': the value is missing"),
+    "NaN by name": ("a,y\n1,0\n2,0\nNaN,1\n", {}, r"row 2 \(from 0\), column 'a': the value is missing"),
+    "infinity": ("a,y\n1,0\ninf,1\n", {}, r"row 1 \(from 0\), column 'a': inf is no finite float32"),
+    "missing column": ("a,y\n1,0\n", {"features": ["aa"]}, "has no column 'aa'"),
+    "ragged row": ("a,y\n1,0\n2\n", {}, r"row 1 \(from 0\) has 1 fields instead of 2: '2'"),
+    "no rows": ("a,y\n", {}, "has no rows"),
+    "nothing": ("", {}, "is empty"),
+    "text among numbers": ("a,b,y\n1,2,0\nx,3,1\n", {}, r"holds texts.*row 1 \(from 0\), column 'a' holds 'x'"),
+    "twice": ("a,a,y\n1,2,0\n", {}, "names the column 'a' twice"),
+    "shape": ("a,b,y\n1,2,0\n", {"features": {"i": {"columns": ["a", "b"], "shape": [3]}}}, "has not the shape"),
+    "type": ("a,y\n300,0\n", {"features": {"i": {"columns": ["a"], "dtype": "uint8"}}}, "300 is no uint8"),
+    "fraction": ("a,y\n0.5,0\n", {"features": {"i": {"columns": ["a"], "dtype": "int32"}}}, "0.5 is no int32"),
+    "weight": ("a,w,y\n1,-1,0\n", {"weight": "w"}, r"row 0 \(from 0\), column 'w': is no weight"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_wrong_in_a_csv_file_is_told_with_file_row_and_column(tmp_path: Path, kind: str) -> None:
+    text, data, said = WRONG[kind]
+    with pytest.raises(InvalidData, match=said) as caught:
+        load(csv(tmp_path, text), **{"label": "y", **data})
+    assert "rows.csv" in str(caught.value)
+    assert caught.value.hint
+
+
+def test_what_is_wrong_in_a_parquet_file_is_told_with_file_row_and_column(tmp_path: Path) -> None:
+    wrong = {
+        "has 2|is a list of 1": {"a": [[1.0, 2.0], [3.0, 4.0], [5.0]], "y": [0, 1, 2]},
+        r"row 1 \(from 0\), column 'a': the value is missing": {"a": [[1.0, 2.0], [None, 4.0]], "y": [0, 1]},
+        r"row 1 \(from 0\), column 'y': the value is missing": {"a": [1.0, 2.0], "y": [0, None]},
+        "column 'a': holds timestamp": {"a": pa.array([0, 1], pa.timestamp("s")), "y": [0, 1]},
+    }
+    for number, (said, table) in enumerate(wrong.items()):
+        with pytest.raises(InvalidData, match=said) as caught:
+            load(parquet(tmp_path, table, f"{number}.parquet"), label="y")
+        assert f"{number}.parquet" in str(caught.value)
+
+
+def test_schemas_that_differ_between_files_are_refused_with_both_names(tmp_path: Path) -> None:
+    parquet(tmp_path, {"a": [1.0], "y": [0]}, "t/1.parquet")
+    parquet(tmp_path, {"a": ["one"], "y": [0]}, "t/2.parquet")
+    with pytest.raises(InvalidData, match=r"2\.parquet: the column 'a' holds texts, and numbers in .*1\.parquet"):
+        load(str(tmp_path / "t"), label="y")
+
+    parquet(tmp_path, {"b": [1.0], "y": [0]}, "u/1.parquet")
+    parquet(tmp_path, {"a": [1.0], "y": [0]}, "u/2.parquet")
+    with pytest.raises(InvalidData, match=r"2\.parquet: has no column 'b'"):
+        load(str(tmp_path / "u"), label="y")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), "no such file or folder"),
+        (("t/_hidden",), "holds no files"),
+        (("t/1.csv", "t/readme.txt"), "readme.txt: is neither"),
+        (("t/1.csv", "t/2.parquet"), "several kinds"),
+        (("t/1.csv", "t/a=1/2.csv"), "name different columns"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_as_one_table_is_refused(
+    tmp_path: Path, names: tuple[str, ...], said: str
+) -> None:
+    for name in names:
+        csv(tmp_path, "a,y\n1,0\n", name)
+    with pytest.raises(InvalidData, match=said):
+        load(str(tmp_path / "t"), label="y")
+
+
+def test_a_file_that_is_no_parquet_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"")
+    with pytest.raises(InvalidData, match=r"a\.parquet: is empty"):
+        load(str(path), label="y")
+    path.write_bytes(b"not at all a Parquet file")
+    with pytest.raises(InvalidData, match=r"a\.parquet: is no Parquet file"):
+        load(str(path), label="y")
+
+
+def test_a_label_among_the_features_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidJob, match="is a label too"):
+        load(csv(tmp_path, IRIS), features=["*"], label="species")
