@@ -22,20 +22,23 @@ from orchestrator.errors import (
 )
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
-from orchestrator.planning.outputs import ONLY
+from orchestrator.planning.outputs import ONLY, part
 from orchestrator.planning.packs import PackingRules, packs_to_json
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.policies import StopRule
-from orchestrator.planning.ports import Clock, Cluster, Store
+from orchestrator.planning.ports import Clock, Cluster, Sampler, Store
 from orchestrator.planning.recovery import MemberMemory, RunMemory, read_member, read_run
 from orchestrator.planning.schedule import Settings, State, begin, step
+from orchestrator.planning.schedule_state import SearchRules
+from orchestrator.planning.search import read_generations
 from orchestrator.reporting.facts import member_facts, notes_of, stop_facts, stop_notes
 from orchestrator.reporting.prefixes import StoredPrefixes
 from orchestrator.reporting.progress import Progress
 from orchestrator.reporting.publish import finish, finished_result
 from orchestrator.reporting.result import Result
 from orchestrator.reporting.selection import RunFacts, make_selection
+from orchestrator.search.study import References, Study, TrialScores
 from orchestrator.spec import Job, deadline_at
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
@@ -77,6 +80,7 @@ class Controller:
         solo_crew: those to have instead where members turn out to be trained one by one; None: the same.
         give_up_at: monotonic second at which to end with `TimedOut`; None: never.
         interruption: asked at each turn; an error that it returns ends the run (signals). It returns each one once.
+        sampler: of a job with a search, at its beginning.
         stop_requests: keys of the requests to stop; None: listed here, which a store out of reach holds up.
     """
 
@@ -93,6 +97,7 @@ class Controller:
         solo_crew: Crew | None = None,
         give_up_at: float | None = None,
         interruption: Callable[[], OrchestratorError | None] = lambda: None,
+        sampler: Sampler | None = None,
         stop_requests: Callable[[], Iterable[str]] | None = None,
     ) -> None:
         self._stop_requests = stop_requests or (lambda: store.list(request.layout.control))
@@ -106,6 +111,10 @@ class Controller:
         self._crew = crew
         self._solo_crew = solo_crew
         self._give_up_at = give_up_at
+        self._sampler = sampler
+        self._plan = request.plan
+        self._study: Study | None = None
+        self._trial_scores: TrialScores | None = None
         self._opened: Mapping[str, Any] = {}
         self._scored_rows: tuple[str, ...] = ()
         self._prefixes: StoredPrefixes | None = None
@@ -144,6 +153,7 @@ class Controller:
             raise expired from error
 
     def _train_and_finish(self, memory: RunMemory) -> Result:
+        self._begin_search(memory)
         members = self._read_members()
         state, commands = begin(
             self._make_settings(memory),
@@ -169,7 +179,8 @@ class Controller:
     def _make_settings(self, memory: RunMemory) -> Settings:
         job, rule = self._request.job, self._stop_rule()
         return Settings(
-            plan=self._request.plan,
+            plan=self._plan,
+            search=None if job.search is None else SearchRules(job.search.generation, job.members.count),
             crew=self._crew,
             solo_crew=self._solo_crew,
             packing=PackingRules(
@@ -274,6 +285,8 @@ class Controller:
                     self._log.append("packed", packs=packs_to_json(packs), reason=reason)
                 case cmd.ScorePrefix():
                     self._answers.append(self._score(command))
+                case cmd.AskTrials(predictions=predictions):
+                    self._answers.append(self._ask_trials(predictions))
                 case cmd.RecordEnough(num_members=num_members, scores=scores, reason=reason):
                     self._log.append(
                         "enough", num_members=num_members, scores=scores, reason=reason, at=self._clock.epoch()
@@ -302,6 +315,42 @@ class Controller:
             raise OrchestratorError("members were scored before the preflight", where=self._request.run_id)
         score = self._prefixes.score(command.num_members - 1, command.predictions)
         return ev.PrefixScored(command.num_members, score)
+
+    def _begin_search(self, memory: RunMemory) -> None:
+        """Take the search up where predecessors left it; its first generation is recorded before anything starts."""
+        job = self._request.job
+        if job.search is None or self._sampler is None:
+            return
+        self._study = Study(job, job.search, self._sampler, read_generations(memory.generations))
+        first = self._study.begin()
+        if first is not None:
+            self._log.append("generation", **first, at=self._clock.epoch())
+        self._plan = self._study.plan
+
+    def _ask_trials(self, predictions: Mapping[int, References]) -> ev.TrialsAsked:
+        if self._study is None:
+            raise OrchestratorError("trials were asked for without a search", where=self._request.run_id)
+        asked, reason = self._study.go_on(predictions, self._trial_scores)
+        if asked is not None:
+            self._log.append("generation", **asked, at=self._clock.epoch())
+            self._plan = self._study.plan
+            self._progress.planned(len(self._plan.members), self._crew.num_workers, self._request.run_id)
+        return ev.TrialsAsked(self._plan, reason)
+
+    def _make_trial_scores(self, passed: ev.PreflightPassed) -> TrialScores | None:
+        search = self._request.job.search
+        if search is None:
+            return None
+        output, task = next(iter(passed.tasks.items()))
+        return TrialScores(
+            search, TaskKind(task), part("validation", output), passed.labels, lambda ref: get_blob(self._store, ref)
+        )
+
+    def _search_facts(self, state: State) -> Mapping[str, Any] | None:
+        if self._study is None or self._trial_scores is None:
+            return None
+        done = {i: member.predictions for i, member in state.members.items() if member.status == "done"}
+        return self._study.facts(done, self._trial_scores)
 
     def _void(self, command: cmd.Void) -> None:
         log = self._member_log(command.member)
@@ -353,6 +402,7 @@ class Controller:
             case ev.PreflightPassed():
                 self._granted = True
                 self._prefixes = self._prefixes or self._make_prefixes(event)
+                self._trial_scores = self._trial_scores or self._make_trial_scores(event)
             case ev.EpochEnded():
                 self._progress.epoch(event.member, event.epoch, event.epochs, event.logs)
             case ev.MemberTrained(member=member, late=late):
@@ -391,7 +441,11 @@ class Controller:
                 started_at=self._clock.epoch(),
             ).body
         self._scored_rows = tuple(event.row_digests.values())
-        mark_look(self._store, self._request.layout, self._scored_rows, members=len(self._request.plan.members))
+        search = self._request.job.search
+        num_members, num_trials = len(self._plan.members), 0
+        if search is not None:
+            num_members, num_trials = self._request.job.members.count, search.num_trials
+        mark_look(self._store, self._request.layout, self._scored_rows, members=num_members, trials=num_trials)
 
     def _check_still_ours(self) -> None:
         """A worker says it was superseded: if a successor of ours did that, we must end as well."""
@@ -402,7 +456,7 @@ class Controller:
         """What earlier coordinators' workers have published; only members that ever had a log are read."""
         layout = self._request.layout
         started = {key.removeprefix(f"{layout.members}/").split("/")[0] for key in self._store.list(layout.members)}
-        wanted = [member.index for member in self._request.plan.members if str(member.index) in started]
+        wanted = [member.index for member in self._plan.members if str(member.index) in started]
         return dict(zip(wanted, in_order(self._read_member, wanted), strict=True))
 
     def _read_member(self, index: int) -> MemberMemory:
@@ -420,9 +474,7 @@ class Controller:
         if passed is None:
             raise OrchestratorError("members were selected before the preflight", where=request.run_id)
         published = self._read_members()
-        members = [
-            member_facts(plan, state, published.get(plan.index, MemberMemory())) for plan in request.plan.members
-        ]
+        members = [member_facts(plan, state, published.get(plan.index, MemberMemory())) for plan in self._plan.members]
         stopped = stop_facts(state, members)
         began = float(memory.first_claim_at or self._opened["started_at"])  # claims of old versions do not say when
         run = RunFacts(
@@ -440,6 +492,7 @@ class Controller:
             versions=passed.versions,
             notes=(*notes_of(passed, memory), *stop_notes(stopped)),
             stop_when=stopped,
+            search=self._search_facts(state),
             examples=passed.examples,
             runs_before=asdict(other_looks(self._store, request.layout, self._scored_rows)),
         )

@@ -28,7 +28,8 @@ from orchestrator.errors import (
 from orchestrator.planning.packs import FEW_STEPS
 from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.planning.ports import Store
+from orchestrator.planning.ports import Sampler, Store
+from orchestrator.planning.search import Params
 from orchestrator.reporting.mlflow import require_mlflow
 from orchestrator.reporting.progress import Progress, SilentProgress
 from orchestrator.reporting.result import Result
@@ -102,6 +103,7 @@ class RunPlan:
             "placement": self.placement_text(),
             "engine": self.engine_text(),
             "stop_when": self.stop_text(),
+            "search": self.search_text(),
             "exact": not self.inexact,
             "inexact_because": list(self.inexact),
             "members": [
@@ -135,6 +137,24 @@ class RunPlan:
             f"validation by no more than {rule.min_delta:g}: at least {rule.patience + 1} are trained"
         )
 
+    def search_text(self) -> str | None:
+        """What a search would try, and what becomes of it; None: there is none."""
+        job = self.request.job
+        search = job.search
+        if search is None:
+            return None
+        known = len(self.request.plan.members)
+        later = "all are shown"
+        if known < search.num_trials:
+            later = f"in generations of {search.generation}, of which the first is shown; each later one is decided "
+            later += "when all before it are scored"
+        chosen = "that are best by themselves" if search.keep == "best" else "at most, by greedy selection,"
+        metric = search.metric or "nll (regression: rmse)"
+        return (
+            f"{search.num_trials} trials by {search.sampler}, {later}; the {job.members.count} {chosen} on the "
+            f"validation set ({metric}) become members"
+        )
+
     def engine_text(self) -> str:
         """How the members would be trained."""
         engine = self.request.job.train.engine
@@ -166,7 +186,7 @@ def plan(job: Job, *, run_id: str | None = None, fresh: bool = False, root: str 
     root = root or str(Path.cwd())
     checked = check_job(job, root)
     asked, job = job, _with_absolute_places(job, root)
-    made: Plan = make_plan(job, checked.builder_takes_dropout)
+    made: Plan = make_plan(job, checked.builder_takes_dropout, _first_trials(job))
     code = code_digest(job, root).digest
     what = identity(asked, code)
     digest = identity_digest(what)
@@ -187,6 +207,18 @@ def plan(job: Job, *, run_id: str | None = None, fresh: bool = False, root: str 
     may_fuse = job.train.engine == "fused" or (job.train.engine == "auto" and not slow)
     placement = place_workers(here, job.resources, len(made.members), may_fuse=may_fuse)
     return RunPlan(request, what, root, placement, may_fuse, exactness(job, checked))
+
+
+def _first_trials(job: Job) -> Sequence[Params]:
+    """What the first generation of a search tries; of a grid and of random draws that is all."""
+    sampler = _sampler_of(job)
+    return () if sampler is None or job.search is None else sampler.ask(job.search.generation)
+
+
+def _sampler_of(job: Job) -> Sampler | None:
+    from orchestrator.search.samplers import make_sampler
+
+    return None if job.search is None else make_sampler(job.search, job.seed)
 
 
 def run(
@@ -322,6 +354,7 @@ def _run_on_ray(
             solo_crew=solo.crew,
             give_up_at=give_up_at,
             interruption=interruption,
+            sampler=_sampler_of(request.job),
             stop_requests=beat.stop_requests,
         )
         return controller.run()

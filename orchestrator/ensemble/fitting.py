@@ -40,13 +40,16 @@ class Fitter(Protocol):
         """The weights of the members seen, fitted on all rows but those of these folds."""
 
 
-def make_fitter(method: str, task: TaskKind, targets: Array, folds: npt.NDArray[np.int64]) -> Fitter:
+def make_fitter(
+    method: str, task: TaskKind, targets: Array, folds: npt.NDArray[np.int64], *, most: int | None = None
+) -> Fitter:
     """The fitter of a method.
 
     Args:
         method: `accuracy` (regression: the inverse of the mean squared error, also called `error`), `nll`, `greedy`.
         task, targets: as for `per_example`.
         folds: [N] the fold of each row, from `crossfit.assign_folds`.
+        most: of `greedy`, see there.
 
     Raises:
         InvalidJob: there is no such method.
@@ -54,21 +57,23 @@ def make_fitter(method: str, task: TaskKind, targets: Array, folds: npt.NDArray[
     if method in ("accuracy", "error"):
         return _ByScore(task, targets, folds)
     if method in ("nll", "greedy"):
-        return _ByMixture(method, task, targets, folds)
+        return _ByMixture(method, task, targets, folds, most)
     raise InvalidJob(f"there is no way to fit weights called {method!r}", where="ensemble.weights")
 
 
-def fit_weights(method: str, task: TaskKind, targets: Array, predictions: Iterable[Array]) -> Weights:
+def fit_weights(
+    method: str, task: TaskKind, targets: Array, predictions: Iterable[Array], *, most: int | None = None
+) -> Weights:
     """The weights of members fitted on all rows.
 
     Args:
-        method, task, targets: as for `make_fitter`.
+        method, task, targets, most: as for `make_fitter`.
         predictions: [N, C] of each member, in member order; read once.
 
     Raises:
         InvalidJob, InvalidData, InvalidModel: as the method's own function in `weights`.
     """
-    fitter = make_fitter(method, task, targets, np.zeros(len(targets), dtype=np.int64))
+    fitter = make_fitter(method, task, targets, np.zeros(len(targets), dtype=np.int64), most=most)
     for prediction in predictions:
         fitter.see(prediction)
     return fitter.fit()
@@ -99,8 +104,10 @@ class _ByScore:
 class _ByMixture:
     """Keeps what each member gave to the truth, [M, N] (regression: its values), which is all that the loss needs."""
 
-    def __init__(self, method: str, task: TaskKind, targets: Array, folds: npt.NDArray[np.int64]) -> None:
-        self._method, self._task, self._targets, self._folds = method, task, targets, folds
+    def __init__(
+        self, method: str, task: TaskKind, targets: Array, folds: npt.NDArray[np.int64], most: int | None
+    ) -> None:
+        self._method, self._task, self._targets, self._folds, self._most = method, task, targets, folds, most
         self._seen: list[Array] = []
 
     def see(self, prediction: Array) -> None:
@@ -113,7 +120,8 @@ class _ByMixture:
         regression = self._task is TaskKind.REGRESSION
         if self._method == "nll":
             return by_squared_error(members, self._targets[rows]) if regression else by_nll(members)
-        return greedy(members, squared_error_losses(self._targets[rows]) if regression else nll_losses)
+        losses_of = squared_error_losses(self._targets[rows]) if regression else nll_losses
+        return greedy(members, losses_of, most=self._most)
 
 
 def likelihoods(task: TaskKind, targets: Array, prediction: Array) -> Float64:

@@ -157,7 +157,7 @@ def by_squared_error(predictions: Array, targets: Array) -> Weights:
     return _fitted(least_squares(_by_member(residuals, least=-math.inf)), "nll")
 
 
-def greedy(members: Array, losses_of: LossesOf, num_steps: int = 50) -> Weights:
+def greedy(members: Array, losses_of: LossesOf, num_steps: int = 50, most: int | None = None) -> Weights:
     """Members chosen one after another, with replacement: each time the one that lowers the average's loss most.
 
     Caruana, Niculescu-Mizil, Crew and Ksikes 2004, "Ensemble selection from libraries of models". A weight is in
@@ -169,6 +169,7 @@ def greedy(members: Array, losses_of: LossesOf, num_steps: int = 50) -> Weights:
             `squared_error_losses(targets)`.
         losses_of: losses [K] of K candidate averages [K, …]; called for a few candidates at a time.
         num_steps: at least 1.
+        most: different members that may be chosen, at least 1; None: any number.
 
     Raises:
         InvalidData: there are no rows.
@@ -185,6 +186,8 @@ def greedy(members: Array, losses_of: LossesOf, num_steps: int = 50) -> Weights:
     for step in range(1, num_steps + 1):
         starts = range(0, len(members), block)
         losses = np.concatenate([losses_of((total + members[start : start + block]) / step) for start in starts])
+        if most is not None and np.count_nonzero(chosen) >= most:
+            losses = np.where(chosen > 0, losses, np.inf)
         tied = np.flatnonzero(losses <= losses.min() + _TIE * abs(losses.min()))
         member = int(min(tied, key=lambda index: (chosen[index] == 0, index)))
         chosen[member] += 1

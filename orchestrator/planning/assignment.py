@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.planning.commands import Predict, Preflight, PublishLate, TrainPack
+from orchestrator.planning.commands import LookAtTrials, Predict, Preflight, PublishLate, TrainPack
 from orchestrator.planning.enough import awaits_score
 from orchestrator.planning.pace import Pace
 from orchestrator.planning.schedule_state import State, Stepped, WorkerState, WorkerTask, set_member, set_worker
@@ -36,6 +36,8 @@ def assign(state: State, worker: str, now: float) -> Stepped:
         member = state.unpublished[0]
         state = set_member(replace(state, unpublished=state.unpublished[1:]), member, status="publishing")
         return _set_to(state, worker, "publishing", (member,), now), [PublishLate(worker, member)]
+    if state.unseen and not any(w.task == "preflight" for w in state.workers.values()):
+        return _set_to(state, worker, "preflight", (), now), [LookAtTrials(worker, state.unseen)]
     if awaits_score(state, state.workers[worker]):
         return state, []
     return _train_next(state, worker, now)

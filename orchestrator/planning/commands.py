@@ -26,6 +26,14 @@ class Preflight:
 
 
 @dataclass(frozen=True)
+class LookAtTrials:
+    """Build the models of trials that a search has added, for their packs to be decided. Answered by `TrialsSeen`."""
+
+    worker: str
+    trials: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class TrainPack:
     """Claim and train the named members of a pack, and publish their best models.
 
@@ -112,6 +120,16 @@ class RecordEnough:
 
 
 @dataclass(frozen=True)
+class AskTrials:
+    """All trials of the search so far are through: record what it tries next. Answered by `TrialsAsked`.
+
+    `predictions` are those of each trial that has a model.
+    """
+
+    predictions: Mapping[int, Mapping[str, Mapping[str, object]]]
+
+
+@dataclass(frozen=True)
 class Void:
     """Claim the member's log and take its `final` back: its bytes are gone, and it is trained again."""
 
@@ -150,13 +168,14 @@ class Abort:
     error: OrchestratorError
 
 
-WorkerCommand = StartWorker | Preflight | TrainPack | SaveNow | PublishLate | Predict | KillWorker
+WorkerCommand = StartWorker | Preflight | LookAtTrials | TrainPack | SaveNow | PublishLate | Predict | KillWorker
 Command = (
     WorkerCommand
     | RecordEnded
     | RecordPacked
     | ScorePrefix
     | RecordEnough
+    | AskTrials
     | Void
     | RecordFailed
     | Note

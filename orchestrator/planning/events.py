@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.packs import Architecture
+from orchestrator.planning.plan import Plan
 
 
 class Cause(StrEnum):
@@ -96,6 +97,16 @@ class PreflightFailed:
 
     worker: str
     error: OrchestratorError
+
+
+@dataclass(frozen=True)
+class TrialsSeen:
+    """The answer to `LookAtTrials`; `message` is what was wrong with one of them: those that are well train all the
+    same, each alone, and the others say so when their turn comes."""
+
+    worker: str
+    architectures: Mapping[int, Architecture]
+    message: str | None = None
 
 
 @dataclass(frozen=True)
@@ -227,6 +238,14 @@ class PrefixScored:
 
 
 @dataclass(frozen=True)
+class TrialsAsked:
+    """The answer to `AskTrials`: the plan with the trials that come next, if there are any, and why these."""
+
+    plan: Plan
+    reason: str
+
+
+@dataclass(frozen=True)
 class WorkerIdle:
     """The worker finished what it was told and waits for work.
 
@@ -272,6 +291,7 @@ Event = (
     | WorkerLost
     | PreflightPassed
     | PreflightFailed
+    | TrialsSeen
     | Progress
     | EpochEnded
     | Checkpointed
@@ -286,6 +306,7 @@ Event = (
     | PackRefused
     | MemberPredicted
     | PrefixScored
+    | TrialsAsked
     | WorkerIdle
     | WorkerFenced
     | WorkerFailed

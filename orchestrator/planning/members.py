@@ -85,12 +85,18 @@ def plan_member(job: Job, index: int, takes_dropout: Mapping[str, bool | None]) 
     if override.dropout is not None:
         kwargs["dropout"] = override.dropout
     seed = member_seed(job.seed, index) if override.seed is None else override.seed
-    train = _train_of(job, index, train_values)
+    train = train_of(job, index, train_values)
     return MemberPlan(index, seed, model.builder, kwargs, train, train_values)
 
 
-def _train_of(job: Job, index: int, values: Mapping[str, Any]) -> TrainSpec:
-    """Each value alone was looked at when the job was read; together they may still contradict each other."""
+def train_of(job: Job, index: int, values: Mapping[str, Any]) -> TrainSpec:
+    """How member `index` is trained, from its own values by dotted key below `train`.
+
+    Each value alone was looked at when the job was read; together they may still contradict each other.
+
+    Raises:
+        InvalidJob: they do.
+    """
     try:
         return train_with(job.train, values)
     except (LookupError, ValueError) as error:
@@ -98,7 +104,7 @@ def _train_of(job: Job, index: int, values: Mapping[str, Any]) -> TrainSpec:
         raise InvalidJob(
             f"the settings {told} do not go together: {error}",
             where=f"member {index}",
-            hint="look at members.vary and members.overrides, which both name settings of `train`",
+            hint="look at members.vary, members.overrides and search.space, which all name settings of `train`",
         ) from error
 
 

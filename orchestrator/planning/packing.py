@@ -14,31 +14,38 @@ _UNSEEN = "its model was not looked at before the start"
 
 
 def pack_members(state: State, passed: ev.PreflightPassed) -> Stepped:
-    """Decide the packs, unless a predecessor has; a member whose model was not looked at is trained alone."""
-    if state.packs:
+    """Decide the packs of members that are in none yet; one whose model was not looked at is trained alone."""
+    packed = {index for pack in state.packs for index in pack.members}
+    loose = [index for index in state.members if index not in packed]
+    if not loose:
         return _regroup(state, state.packs)
     seen = passed.architectures
-    unseen = {i: Architecture(f"member {i}", obstacle=_UNSEEN) for i in state.members if i not in seen}
     decision = decide_packs(
-        dict(sorted({**seen, **unseen}.items())),
+        {i: seen.get(i, Architecture(f"member {i}", obstacle=_UNSEEN)) for i in sorted(loose)},
         state.settings.packing,
         device=passed.device,
         num_rows=(state.rows or {}).get("train", 0),
         num_workers=state.crew.num_workers,
     )
-    commands: list[Command] = [RecordPacked(decision.packs, decision.reason)]
+    new = [replace(pack, index=len(state.packs) + number) for number, pack in enumerate(decision.packs)]
+    packs = (*state.packs, *new)
+    commands: list[Command] = [RecordPacked(packs, decision.reason)]
     if state.settings.packing.engine != "solo":
         commands.append(Note(f"engine: {decision.reason}"))
-    state, changed = _regroup(use_packs(state, decision.packs), decision.packs)
+    state, changed = _regroup(use_packs(state, packs), packs)
     return state, [*commands, *changed]
 
 
 def use_packs(state: State, packs: Sequence[Pack]) -> State:
-    """Have the members that wait do so in these packs; one that waits for a retry joins when its time has come."""
+    """Have the members that wait do so in these packs; one that waits for a retry joins when its time has come.
+
+    Trials that a search has just added are in none yet.
+    """
     state = replace(state, packs=tuple(packs))
     if state.cut_at is not None:
         return state
-    ready = (i for i, member in state.members.items() if member.status == "waiting" and i not in state.delayed)
+    packed = {index for pack in packs for index in pack.members}
+    ready = (i for i, m in state.members.items() if m.status == "waiting" and i in packed and i not in state.delayed)
     wanted = {pack_of(state, i).index for i in ready}
     return replace(state, waiting=tuple(sorted(wanted)))
 

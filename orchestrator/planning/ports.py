@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from orchestrator.planning.commands import WorkerCommand
     from orchestrator.planning.events import Event
     from orchestrator.planning.placement import ClusterShape
+    from orchestrator.planning.search import Params
 
 
 class Store(Protocol):
@@ -87,3 +88,13 @@ class Cluster(Protocol):
 
     def close(self) -> None:
         """End the workers that this cluster started, and Ray if this cluster started it."""
+
+
+class Sampler(Protocol):
+    """What a search tries next, to make a loss small. The same calls in the same order always give the same trials."""
+
+    def ask(self, count: int) -> Sequence[Params]:
+        """The values of the next trials, by the names of `search.space`; all that were asked for before are told."""
+
+    def tell(self, losses: Sequence[float | None]) -> None:
+        """The losses of the trials that were asked for last, in their order; None for a trial that has none."""

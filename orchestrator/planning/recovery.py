@@ -29,6 +29,7 @@ class RunMemory:
     Attributes:
         opened: body of the `opened` record, or None.
         packed: body of the newest `packed` record, or None.
+        generations: bodies of the `generation` records: what a search has tried, see `planning.search`.
         enough: how many members make the ensemble, as it was decided; None: it was not.
         scores: what that rests on; see `policies.decide_enough`.
         ended: attempts that ended, by member and cause, since the last `failed` or `stopped` (which renew budgets).
@@ -51,6 +52,7 @@ class RunMemory:
     code_digests: tuple[str, ...] = ()
     enough: int | None = None
     scores: tuple[float | None, ...] = ()
+    generations: tuple[Mapping[str, Any], ...] = ()
 
 
 def read_run(records: Iterable[RecordLike]) -> RunMemory:
@@ -62,6 +64,7 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
     began: float | None = None
     codes: dict[str, None] = {}
     enough: Mapping[str, Any] = {}
+    generations: list[Mapping[str, Any]] = []
     for record in records:
         body = record.body
         match record.kind:
@@ -72,6 +75,8 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
                 opened = opened or body
             case "packed":
                 packed = body
+            case "generation":
+                generations.append(body)
             case "enough":
                 enough = body
             case "ended":
@@ -97,6 +102,7 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
         tuple(codes),
         enough=enough.get("num_members"),
         scores=tuple(enough.get("scores", ())),
+        generations=tuple(generations),
     )
 
 

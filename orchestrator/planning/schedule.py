@@ -32,7 +32,7 @@ from orchestrator.planning.enough import ask_for_score, leave_out, take_score
 from orchestrator.planning.events import Cause, Event
 from orchestrator.planning.lateness import NOTHING_IN_TIME, cut_off, end_overdue, put_back
 from orchestrator.planning.pace import Pace, alive, epoch_ended, is_stalled, longest_silence_s, moved_on
-from orchestrator.planning.packing import pack_members, split, use_packs
+from orchestrator.planning.packing import split, use_packs
 from orchestrator.planning.packs import packs_from_json
 from orchestrator.planning.policies import decide_quorum, exhausted
 from orchestrator.planning.recovery import RunMemory
@@ -50,6 +50,7 @@ from orchestrator.planning.schedule_state import (
     set_member,
     set_worker,
 )
+from orchestrator.planning.searching import ask_for_trials, take_models, take_preflight, take_trials, unseen_trials
 from orchestrator.planning.stopping import end_when_saved, request_stop
 
 __all__ = ["MemberState", "Settings", "State", "begin", "step"]
@@ -103,7 +104,7 @@ def begin(
     )
     if memory.packed is not None:
         state = use_packs(state, packs_from_json(memory.packed["packs"]))
-    return _advance(state, now, [])
+    return _advance(replace(state, unseen=unseen_trials(state)), now, [])
 
 
 def step(state: State, event: Event, now: float) -> Stepped:
@@ -126,7 +127,13 @@ def _take_in(state: State, event: Event, now: float) -> Stepped:
         case ev.DataLoaded(rows=rows):
             return _advance(replace(state, rows=rows), now, [])
         case ev.PreflightPassed():
-            state, commands = pack_members(replace(state, preflight=event, failed_starts=0), event)
+            state, commands = take_preflight(state, event)
+            return _advance(state, now, commands)
+        case ev.TrialsSeen():
+            state, commands = take_models(state, event)
+            return _advance(state, now, commands)
+        case ev.TrialsAsked():
+            state, commands = take_trials(state, event)
             return _advance(state, now, commands)
         case ev.DataFailed() | ev.PreflightFailed():
             return abort(state, event.error)
@@ -338,7 +345,10 @@ def _advance(state: State, now: float, commands: list[Command]) -> Stepped:
     waiting = _num_to_train(state) + len(state.unpublished) + len(state.unpredicted) + len(state.delayed)
     work = waiting + sum(_is_at_work(worker) for worker in state.workers.values())
     if work == 0:
-        return (state, commands) if state.scoring else _finish(state, commands)
+        if state.scoring or state.asking:
+            return state, commands
+        searching = ask_for_trials(state)
+        return _finish(state, commands) if searching is None else (searching[0], [*commands, *searching[1]])
     wanted = min(state.crew.num_workers, work)
     if _gives_up_starting(state):  # the workers that do work go on without more beside them
         wanted = 1
@@ -352,7 +362,7 @@ def _advance(state: State, now: float, commands: list[Command]) -> Stepped:
 def _num_to_train(state: State) -> int:
     """How many packs wait to be trained; before they are decided, how many members."""
     if state.packs or state.cut_at is not None:
-        return len(state.waiting)
+        return len(state.waiting) + len(state.unseen)
     return sum(member.status == "waiting" for member in state.members.values())
 
 
@@ -363,7 +373,11 @@ def _is_at_work(worker: WorkerState) -> bool:
 def _finish(state: State, commands: list[Command]) -> Stepped:
     wanted = {i: member for i, member in state.members.items() if state.enough is None or i < state.enough}
     good = tuple(index for index, member in wanted.items() if member.status == "done")
-    decision = decide_quorum(len(good), len(wanted), state.settings.quorum)
+    num_good, num_wanted = len(good), len(wanted)
+    if state.settings.search is not None:
+        num_wanted = state.settings.search.num_kept
+        num_good = min(num_good, num_wanted)
+    decision = decide_quorum(num_good, num_wanted, state.settings.quorum)
     if decision.enough:
         return replace(state, over=True), [*commands, Select(good, decision.reason)]
     why = [f"member {i}: {m.message}" for i, m in wanted.items() if m.status != "done"]

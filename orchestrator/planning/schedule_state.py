@@ -24,6 +24,14 @@ WorkerTask = Literal["starting", "idle", "preflight", "training", "publishing", 
 
 
 @dataclass(frozen=True)
+class SearchRules:
+    """What the schedule knows of a search: trials of the first generation, and how many trials are to be kept."""
+
+    num_first: int
+    num_kept: int
+
+
+@dataclass(frozen=True)
 class Settings:
     """What never changes during a run.
 
@@ -38,6 +46,7 @@ class Settings:
         packing: what the job says of engines.
         solo_crew: the workers to have instead, where members turn out to be trained one by one; None: the same.
         stop_rule: when there are enough members; None: when all are through.
+        search: of a run whose members are the trials of a search; None: there is none.
     """
 
     plan: Plan
@@ -50,6 +59,7 @@ class Settings:
     packing: PackingRules = field(default_factory=PackingRules)
     solo_crew: Crew | None = None
     stop_rule: StopRule | None = None
+    search: SearchRules | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,9 @@ class State:
         cut_at: monotonic second at which training ended because of the cutoff; None: it has not.
         scores: of the ensembles of the first 1, 2, … members, as far as they are known; None: the last one is absent.
         scoring: the next score was asked for.
+        unseen: trials whose models are to be looked at before they are packed.
+        asking: what a search tries next was asked for.
+        searched: a search tries nothing more.
         enough: members with an index below this make the ensemble; None: all, as far as is known.
         stopping: the run is being stopped.
         over: nothing happens any more.
@@ -169,6 +182,9 @@ class State:
     cut_at: float | None = None
     scores: tuple[float | None, ...] = ()
     scoring: bool = False
+    unseen: tuple[int, ...] = ()
+    asking: bool = False
+    searched: bool = False
     enough: int | None = None
     stopping: Stopping | None = None
     over: bool = False

@@ -18,11 +18,22 @@ class Namespace(IntEnum):
     TRIALS = 1
     SPLITS = 2
     BACKOFF = 3
+    SEARCH = 4
 
 
 def member_seed(root: int, index: int) -> int:
     """The 32-bit seed of member `index` (0-based): what Keras' `set_random_seed` gets."""
     return _state(root, Namespace.MEMBERS, index)
+
+
+def trial_seed(root: int, index: int) -> int:
+    """The 32-bit seed of trial `index` (0-based) of a search, for Keras' `set_random_seed`."""
+    return _state(root, Namespace.TRIALS, index)
+
+
+def search_seed(root: int) -> int:
+    """The 32-bit seed of the sampler of a search, and of what is told of its parameters."""
+    return _state(root, Namespace.SEARCH, 0)
 
 
 def split_seed(root: int) -> int:

@@ -19,7 +19,7 @@ from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.retry import Patience
 
-_TRIED = ("ensemble.combine", "ensemble.weights", "ensemble.calibrate", "ensemble.gate")
+_TRIED = ("ensemble.combine", "ensemble.weights", "ensemble.calibrate", "ensemble.gate", "search.keep")
 """What can be asked anew of members that are there."""
 
 EXACT, FITTED = 1e-9, 1e-6
@@ -37,14 +37,15 @@ def evaluate_again(
 
     Args:
         store, layout: where the run lives.
-        overrides: `ensemble.…=value` texts: the same members, combined and judged in another way.
+        overrides: `ensemble.…=value` texts: the same members, combined and judged in another way; `search.keep=…`:
+            other trials of a search as members.
 
     Returns:
         The result, and where it differs from the stored one, see `differing`; None with overrides, or where nothing is
         stored.
 
     Raises:
-        InvalidJob: the run has no selection yet, or an override is not of the job's `ensemble` part.
+        InvalidJob: the run has no selection yet, or an override would need other members.
         DamagedStore: predictions, labels or the spec are gone.
     """
     foreign = [text for text in overrides if not text.startswith(_TRIED)]
@@ -53,7 +54,7 @@ def evaluate_again(
             f"{foreign[0]!r} would need other members",
             where="evaluate",
             hint="on members that are trained, ensemble.combine, weights, calibrate and gate can be tried, such as "
-            "ensemble.weights=nll",
+            "ensemble.weights=nll; and search.keep on the trials of a search",
         )
     memory = read_run(Log.open(store, layout.coord_log).records())
     if memory.selection is None:

@@ -76,6 +76,7 @@ def evaluate_split(
     indices: Sequence[int],
     rules: Rules | None = None,
     chosen: Chosen | None = None,
+    library: Iterable[Array] | None = None,
 ) -> Evaluated:
     """Score every member, their mean, their average and their weighted average on one split.
 
@@ -89,6 +90,7 @@ def evaluate_split(
         indices: the members' indices.
         rules: how to combine; by default the plain mean.
         chosen: what the validation rows decided, for other rows.
+        library: of members that were chosen by their weights among more: see `Rows`.
 
     Raises:
         InvalidData, InvalidModel: labels or predictions that cannot be scored or combined.
@@ -101,7 +103,7 @@ def evaluate_split(
     if chosen.best_member is not None and chosen.best_member not in indices:
         known = list(indices)
         raise OrchestratorError(f"the best member {chosen.best_member} is not among the members {known}", where=name)
-    return _Evaluation(Rows(name, task, targets, predictions, tuple(indices), rules), chosen).run()
+    return _Evaluation(Rows(name, task, targets, predictions, tuple(indices), rules, library), chosen).run()
 
 
 def choose_best(task: TaskKind, indices: Sequence[int], scores: Sequence[Scores]) -> int:
@@ -173,7 +175,10 @@ class _Evaluation:
         fitter = self.rows.fitter()
         for index, prediction in self.rows.members():
             seen.add(prediction, name=f"{self.name}: member {index}")
-            if fitter is not None:
+            if fitter is not None and self.rows.library is None:
+                fitter.see(prediction)
+        if fitter is not None:
+            for prediction in self.rows.library or ():
                 fitter.see(prediction)
         return seen, fitter
 

@@ -47,6 +47,7 @@ class Rules:
         calibrate: what is delivered is scaled by a temperature that was fitted on validation rows; numbers never are.
         seed: root of the job's randomness.
         used_for: what else the validation rows were used for, such as `early stopping`.
+        most_chosen: how many members a greedy selection may choose; None: any number.
     """
 
     combine: str = "mean"
@@ -54,6 +55,7 @@ class Rules:
     calibrate: bool = False
     seed: int = 0
     used_for: tuple[str, ...] = ()
+    most_chosen: int | None = None
 
     @property
     def delivered(self) -> Literal["ensemble", "weighted"]:
@@ -96,6 +98,8 @@ class Rows:
         predictions: [N, C] for each member, in the order of `indices`; gone through several times.
         indices: the members' indices.
         rules: how to combine.
+        library: [N, C] for each trial among which the members were chosen by the weights that they have; None: these
+            weights are of given members.
     """
 
     name: SplitName
@@ -104,6 +108,12 @@ class Rows:
     predictions: Iterable[Array]
     indices: tuple[int, ...]
     rules: Rules
+    library: Iterable[Array] | None = None
+
+    @property
+    def candidates(self) -> Iterable[Array]:
+        """What weights are fitted to: the choice of the members is a part of the fit, where they chose them."""
+        return self.predictions if self.library is None else self.library
 
     @cached_property
     def folds(self) -> npt.NDArray[np.int64] | None:
@@ -124,11 +134,11 @@ class Rows:
             yield index, prediction
 
     def fitter(self) -> Fitter | None:
-        """What cross-fits the weights, to be shown every member; None unless these rows fitted them."""
+        """What cross-fits the weights, to be shown every candidate; None unless these rows fitted them."""
         weights = self.rules.weights
         if self.folds is None or weights is None or weights.fitted_on != self.name:
             return None
-        return make_fitter(weights.method, self.task, self.targets, self.folds)
+        return make_fitter(weights.method, self.task, self.targets, self.folds, most=self.rules.most_chosen)
 
 
 def combined(rows: Rows, seen: MembersPass, fitter: Fitter | None, chosen: Chosen) -> tuple[Prediction | None, Chosen]:
@@ -137,7 +147,7 @@ def combined(rows: Rows, seen: MembersPass, fitter: Fitter | None, chosen: Chose
     Args:
         rows: to predict.
         seen: has seen all members.
-        fitter: of `rows`; has seen all members, too.
+        fitter: of `rows`; has seen all candidates.
         chosen: what the validation rows decided, for other rows.
     """
     if rows.rules.combine == "stacking":
@@ -173,11 +183,11 @@ def _weighted(rows: Rows, seen: MembersPass, fitter: Fitter | None) -> Predictio
         return Prediction(average, variance=variance)
     if fitter is None or rows.folds is None:
         return None
-    without = partial(cross_fit_average, rows.task, fitter, rows.folds, rows.predictions)
+    without = partial(cross_fit_average, rows.task, fitter, rows.folds, rows.candidates)
     spread = None
     if rows.task is TaskKind.REGRESSION:
         by_fold, spread = cross_fit_weights(fitter, rows.folds), Spread(rows.task)
-        for position, (_, prediction) in enumerate(rows.members()):
+        for position, prediction in enumerate(rows.candidates):
             spread.add(prediction, row_weights(by_fold, rows.folds, position))
     variance = spread.variance() if spread is not None and spread.of_several() else None
     return Prediction(without(), average, variance, ("weights",), without)

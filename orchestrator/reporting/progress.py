@@ -35,7 +35,7 @@ class Progress(Protocol):
     """What the controller tells while it runs. Members are indices, epochs 1-based."""
 
     def planned(self, members: int, workers: int, run_id: str) -> None:
-        """The run begins."""
+        """The run begins, or a search has added trials."""
 
     def note(self, text: str) -> None:
         """Something to know that belongs to no member."""
@@ -156,10 +156,10 @@ class LiveProgress:
 
     def planned(self, members: int, workers: int, run_id: str) -> None:
         """Begin to draw."""
-        self._members = {index: MemberProgress() for index in range(members)}
+        self._members = {index: self._members.get(index, MemberProgress()) for index in range(members)}
         self._headline = _headline(members, workers, run_id)
-        self._started_at = self._clock.monotonic()
         if self._live is None:
+            self._started_at = self._clock.monotonic()
             # stdout is left alone: with --json it carries the result. What else is written to stderr scrolls above.
             self._live = Live(
                 get_renderable=self._view, console=self._console, refresh_per_second=4, redirect_stdout=False

@@ -268,6 +268,48 @@ class StoppedResult(_Frozen):
     saved_s: float = 0.0
 
 
+class TrialResult(_Frozen):
+    """One trial of a search. Trials that are `kept` are the members, under the same index.
+
+    Attributes:
+        generation: 0-based.
+        hyperparameters: by the names of `search.space`.
+        score: on validation; None for a trial without a usable model.
+        epochs: trained.
+    """
+
+    index: int
+    generation: int
+    seed: int
+    hyperparameters: Mapping[str, JsonValue]
+    status: MemberStatus
+    score: float | None
+    kept: bool
+    epochs: int | None = None
+    message: str | None = None
+
+
+class SearchResult(_Frozen):
+    """How the members were found.
+
+    Attributes:
+        metric: by which trials are compared, on the validation rows.
+        planned: trials in all; a deadline may leave fewer.
+        keep: `best` or `greedy`.
+        because: which trials were kept, in words.
+        importance: share of the spread of the scores that each parameter explains, see `search.samplers.importance`.
+        trials: in the order in which they were asked for.
+    """
+
+    sampler: str
+    metric: Metric
+    planned: int
+    keep: str
+    because: str
+    importance: Mapping[str, float] = {}
+    trials: tuple[TrialResult, ...] = ()
+
+
 class Result(_Frozen):
     """What a run found. `timing` is in seconds.
 
@@ -276,7 +318,7 @@ class Result(_Frozen):
     other runs in this storage that were scored on the same validation or test rows, with their members and trials; they
     may have begun before this run or while it was at work. `missing` are the members that the ensemble lacks, but for
     those that `stop_when` says it can do without; `late` those in it that the deadline cut short: they count with their
-    best epoch so far.
+    best epoch so far. With a `search`, members are the trials that were kept.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -298,6 +340,7 @@ class Result(_Frozen):
     missing: tuple[int, ...]
     late: tuple[int, ...] = ()
     stop_when: StoppedResult | None = None
+    search: SearchResult | None = None
     artifacts: Mapping[str, str]
     timing: Mapping[str, float]
     spec_digest: str

@@ -23,6 +23,7 @@ from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.packs import Engine
 from orchestrator.reporting.evaluate import Chosen, Evaluated, Rules, evaluate_split
 from orchestrator.reporting.gate import judge_gate
+from orchestrator.reporting.kept import greedy_weights, is_short, keep_trials, scored_trials, search_result
 from orchestrator.reporting.predictions import Predictions, Read
 from orchestrator.reporting.result import (
     MemberResult,
@@ -84,6 +85,7 @@ class RunFacts:
     versions: Mapping[str, str]
     notes: tuple[str, ...]
     stop_when: Mapping[str, Json] | None = None
+    search: Mapping[str, Json] | None = None
     runs_before: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
@@ -108,6 +110,7 @@ def make_selection(job: Job, run: RunFacts, members: Sequence[MemberFacts], read
         "tensorboard": job.report.tensorboard,
         "members": [_member_json(member) for member in members],
     }
+    body |= _kept(job, body, read)
     return {**body, **_ensemble_part(job, body, read)}
 
 
@@ -116,13 +119,27 @@ def reselect(selection: Mapping[str, Json], job: Job, read: Read) -> dict[str, J
 
     Args:
         selection: body of the `selection` record.
-        job: whose `ensemble.combine`, `weights`, `calibrate` and `gate` count.
+        job: whose `ensemble.combine`, `weights`, `calibrate` and `gate` count, and whose `search.keep`.
         read: gives the verified bytes of a blob; called from several threads.
     """
     check_rows(
         job.ensemble, {name: len(labels_of(selection, name, read)) for name in _SCORED if name in selection["labels"]}
     )
-    return {**selection, **_ensemble_part(job, selection, read)}
+    body = {**selection, **_kept(job, selection, read)}
+    return {**body, **_ensemble_part(job, body, read)}
+
+
+def _kept(job: Job, body: Mapping[str, Json], read: Read) -> dict[str, Json]:
+    """The trials of a search that become the members; the others are remembered beside them."""
+    if job.search is None:
+        return {}
+
+    def greedy(trials: Sequence[Mapping[str, Json]]) -> Sequence[float]:
+        targets = labels_of(body, "validation", read)
+        predictions = Predictions(trials, "validation", read)
+        return fit_weights("greedy", tasks_of(body)[ONLY], targets, predictions, most=job.members.count).values
+
+    return keep_trials(body, job.search.keep, job.members.count, greedy)
 
 
 def _ensemble_part(job: Job, body: Mapping[str, Json], read: Read) -> dict[str, Json]:
@@ -143,6 +160,9 @@ def _fit_weights(job: Job, body: Mapping[str, Json], read: Read) -> Weights | No
         return given(asked, [member["index"] for member in chosen])
     if "validation" not in body["labels"] or job.ensemble.combine == "stacking":
         return None
+    found = greedy_weights(body)
+    if found is not None:
+        return Weights(tuple(found), method="greedy", fitted_on="validation")
     targets = labels_of(body, "validation", read)
     if len(targets) < FEWEST_ROWS:  # only the default comes so far: what a job asks for is refused
         return None
@@ -161,6 +181,8 @@ def uses_of_validation(job: Job, trains: Iterable[TrainSpec]) -> Iterator[str]:
     yield from (use for use in _IN_TRAINING if use in found)
     if job.ensemble.stop_when is not None:
         yield "the choice of how many members"
+    if job.search is not None:
+        yield "search"
 
 
 _IN_TRAINING = ("early stopping", "choice of the best epoch", "learning rate", "perhaps callbacks of the job's own")
@@ -229,7 +251,7 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
         run_id=selection["run_id"],
         run_key=layout.run_key,
         attempt=selection["attempt"],
-        status="gate_failed" if failed_gate else "partial" if missing or late else "succeeded",
+        status="gate_failed" if failed_gate else "partial" if missing or late or is_short(selection) else "succeeded",
         exit_code=3 if failed_gate else 0,
         task=tasks_of(selection)[ONLY].value,
         combine=rules.combine,
@@ -244,6 +266,7 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
         missing=missing,
         late=late,
         stop_when=stopped,
+        search=search_result(selection),
         artifacts=_artifacts(selection, layout),
         timing=selection["timing"],
         spec_digest=selection["spec_digest"],
@@ -274,9 +297,15 @@ def evaluate_selection(selection: Mapping[str, Json], read: Read) -> dict[SplitN
     for name in _SCORED:
         if name in selection["labels"]:
             targets, predictions = labels_of(selection, name, read), Predictions(chosen, name, read)
-            found[name] = evaluate_split(name, task, targets, predictions, indices, rules, decided)
+            library = _library(selection, name, read) if name == "validation" else None
+            found[name] = evaluate_split(name, task, targets, predictions, indices, rules, decided, library)
             decided = found[name].chosen
     return found
+
+
+def _library(selection: Mapping[str, Json], name: SplitName, read: Read) -> Predictions | None:
+    """The trials among which greedy selection chose the members; None where it did not."""
+    return None if greedy_weights(selection) is None else Predictions(scored_trials(selection), name, read)
 
 
 def tasks_of(selection: Mapping[str, Json]) -> dict[str, TaskKind]:
@@ -360,6 +389,7 @@ def rules_of(selection: Mapping[str, Json]) -> Rules:
         calibrate=selection.get("calibrate", False),
         seed=selection.get("seed", 0),
         used_for=tuple(selection["used_for"]),
+        most_chosen=None if greedy_weights(selection) is None else selection["search"]["count"],
     )
 
 

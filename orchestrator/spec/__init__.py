@@ -24,6 +24,7 @@ from orchestrator.spec.members import DataSpec, MemberOverride, MembersSpec, Mod
 from orchestrator.spec.overrides import apply_overrides
 from orchestrator.spec.references import FoundFunction, find_function
 from orchestrator.spec.schema import job_schema
+from orchestrator.spec.search import SearchSpec
 from orchestrator.spec.settings import (
     EnsembleSpec,
     FaultsSpec,
@@ -57,6 +58,7 @@ __all__ = [
     "RaySpec",
     "ReportSpec",
     "ResourcesSpec",
+    "SearchSpec",
     "StopWhenSpec",
     "StorageSpec",
     "TrainSpec",

@@ -109,6 +109,8 @@ def _find_data(ref: str | None, root: str) -> FoundFunction | None:
 def _check_members(job: Job, builders: Mapping[str, FoundFunction]) -> None:
     shared = {name: f"model.kwargs.{name}" for name in job.model.kwargs}
     shared |= {name: f"members.vary.{name}" for name in job.members.vary if not name.startswith(PREFIX)}
+    if job.search is not None:
+        shared |= {name: f"search.space.{name}" for name in job.search.space if not name.startswith(PREFIX)}
     if job.members.dropout is not None:
         shared["dropout"] = "members.dropout"
     plain = [index for index in range(job.members.count) if index not in job.members.overrides]

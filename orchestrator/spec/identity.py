@@ -16,7 +16,7 @@ from orchestrator.spec.job import Job
 from orchestrator.spec.members import is_reference
 from orchestrator.spec.modules import FoundModule, absolute, imported_from, is_below, parse, trail
 
-_PARTS = ("name", "seed", "model", "data", "members", "train", "ensemble")
+_PARTS = ("name", "seed", "model", "data", "members", "train", "search", "ensemble")
 _INSTALLED = {"site-packages", "dist-packages"}
 _OWN_PACKAGE = __name__.partition(".")[0]
 _NOT_SET = object()
@@ -60,7 +60,7 @@ def code_digest(job: Job, root: str) -> CodeDigest:
 
 
 def identity(job: Job, code: str) -> dict[str, Any]:
-    """What a run id stands for: name, seed, model, data, members, train, ensemble (but its deadline) and code.
+    """What a run id stands for: name, seed, model, data, members, train, search, ensemble (but its deadline) and code.
 
     Defaults are included.
 
@@ -70,7 +70,8 @@ def identity(job: Job, code: str) -> dict[str, Any]:
     """
     dumped = job.model_dump(mode="json", include=set(_PARTS))
     del dumped["ensemble"]["deadline"]  # it says how long to wait, not what to train: a run may be given more time
-    return {**{part: dumped[part] for part in _PARTS}, "code": code}
+    parts = {part: dumped[part] for part in _PARTS if dumped[part] is not None}  # no search: as before there was any
+    return {**parts, "code": code}
 
 
 def identity_digest(identity: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.spec.base import Problem, Range, Spec, refuse
 from orchestrator.spec.members import DataSpec, MembersSpec, ModelSpec
+from orchestrator.spec.search import SearchSpec, wrong_beside_search
 from orchestrator.spec.settings import EnsembleSpec, FaultsSpec, RaySpec, ReportSpec, ResourcesSpec, StorageSpec
 from orchestrator.spec.train import TrainSpec
 from orchestrator.spec.varied import PREFIX, wrong_train_value
@@ -27,6 +28,9 @@ class Job(Spec):
     data: DataSpec = Field(description="The data function, or just its `module:function`.")
     members: MembersSpec = Field(default=MembersSpec(), description="The members, or just how many.")
     train: TrainSpec = Field(default=TrainSpec(), description="How each member is trained.")
+    search: SearchSpec | None = Field(
+        default=None, description="Search hyperparameters: trials are trained, and the best of them are the members."
+    )
     ensemble: EnsembleSpec = Field(default=EnsembleSpec(), description="How predictions are put together and judged.")
     resources: ResourcesSpec = Field(default=ResourcesSpec(), description="What each worker takes.")
     faults: FaultsSpec = Field(default=FaultsSpec(), description="How much may go wrong.")
@@ -46,12 +50,18 @@ class Job(Spec):
             problems.append(Problem(("ensemble", "quorum"), what))
         if "dropout" in self.model.kwargs and (self.members.dropout is not None or "dropout" in self.members.vary):
             problems.append(Problem(("model", "kwargs", "dropout"), "stands beside the members' dropout: say it once"))
+        if self.search is not None:
+            problems += wrong_beside_search(self.search, self.model, self.members, self.ensemble)
         refuse([*problems, *self._wrong_train_values()])
         return self
 
     def _wrong_train_values(self) -> Iterator[Problem]:
         """Members' own settings that `train` does not have, each looked at alone."""
-        for name, axis in self.members.vary.items():
+        space = {} if self.search is None else self.search.space
+        axes = [(("members", "vary", name), axis) for name, axis in self.members.vary.items()]
+        axes += [(("search", "space", name), axis) for name, axis in space.items()]
+        for path, axis in axes:
+            name = path[-1]
             if "." in name:
                 ends = (axis.min, axis.max) if isinstance(axis, Range) else axis
                 for value in ends:
@@ -61,7 +71,7 @@ class Job(Spec):
                         else f"names neither a keyword of the build function nor a setting below `{PREFIX}`"
                     )
                     if what is not None:
-                        yield Problem(("members", "vary", name), what)
+                        yield Problem(path, what)
                         break
         for index, override in self.members.overrides.items():
             for name, value in override.train.items():

@@ -202,15 +202,16 @@ class MembersSpec(Spec):
             for index in sorted(self.overrides)
             if index >= self.count
         ]
-        problems += _range_problems(("dropout",), self.dropout)
-        problems += _range_problems(("vary", "dropout"), self.vary.get("dropout"))
+        problems += rate_problems(("dropout",), self.dropout)
+        problems += rate_problems(("vary", "dropout"), self.vary.get("dropout"))
         if self.dropout is not None and "dropout" in self.vary:
             problems.append(Problem(("vary", "dropout"), "stands beside `members.dropout`: say it once"))
         refuse(problems)
         return self
 
 
-def _range_problems(path: tuple[str, ...], value: object) -> list[Problem]:
+def rate_problems(path: tuple[str, ...], value: object) -> list[Problem]:
+    """What is wrong with a range of dropout rates at a path; nothing where it is no range."""
     problems = []
     if isinstance(value, Range):
         if value.min < 0:

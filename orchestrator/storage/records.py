@@ -25,7 +25,7 @@ KINDS = frozenset(
         "packed",
         "enough",
         "ended",
-        "trial",
+        "generation",
         "void",
         "selection",
         "done",

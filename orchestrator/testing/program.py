@@ -17,6 +17,7 @@ from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.outputs import ONLY
+from orchestrator.planning.packs import Architecture
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import MemberMemory, Purpose, read_member
@@ -24,6 +25,7 @@ from orchestrator.storage.blobs import get_blob, put_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.members import claim_unpublished
+from orchestrator.storage.plans import KnownPlan
 from orchestrator.storage.records import JSON, BlobRef
 from orchestrator.storage.retry import Patience
 from orchestrator.storage.tables import history_to_parquet, labels_to_parquet, predictions_to_parquet
@@ -107,9 +109,10 @@ class FakeProgram:
     ) -> None:
         self.training: dict[str, Training] = {}
         self.fired: list[tuple[int, int, WorkerFault | Literal["drain"]]] = []
-        self._store, self._layout, self._plan = store, layout, plan
+        self._store, self._layout = store, layout
         self._coord_term, self._clock, self._script = coord_term, clock, script
         self._patience = Patience(sleep=clock.sleep, monotonic=clock.monotonic)
+        self._members = KnownPlan(plan, lambda: self._open_log(layout.coord_log))
         self._predictions: Counter[int] = Counter()
         self._drained: set[tuple[int, int]] = set()
 
@@ -120,13 +123,16 @@ class FakeProgram:
                 case cmd.Preflight():
                     yield _PREFLIGHT_S
                     yield self._preflight(command.worker)
+                case cmd.LookAtTrials(trials=trials):
+                    yield _PREFLIGHT_S
+                    yield ev.TrialsSeen(command.worker, {index: Architecture("fake") for index in trials})
                 case cmd.TrainPack(members=members, predict=predict):
                     for member in predict:
                         yield from self._predict(command.worker, member)
                     for member in members:
-                        yield from self._train(command.worker, self._plan.members[member])
+                        yield from self._train(command.worker, self._members[member])
                 case cmd.PublishLate(member=index):
-                    yield from self._publish_late(command.worker, self._plan.members[index])
+                    yield from self._publish_late(command.worker, self._members[index])
                 case cmd.Predict(member=index):
                     yield from self._predict(command.worker, index)
         except Fenced as fenced:
@@ -231,7 +237,7 @@ class FakeProgram:
         except DamagedStore as error:
             yield ev.ModelLost(worker, member, error.what)
             return
-        seed = self._plan.members[member].seed
+        seed = self._members[member].seed
         predictions = {split: self._script.predictions(seed, split) for split in self._script.scored}
         blobs = {split: self._keep(predictions_to_parquet(values)) for split, values in predictions.items()}
         yield ev.MemberPredicted(worker, member, blobs)
@@ -305,7 +311,9 @@ class FakeProgram:
         )
 
     def _open(self, member: int) -> Log:
-        prefix = self._layout.member_log(member)
+        return self._open_log(self._layout.member_log(member))
+
+    def _open_log(self, prefix: str) -> Log:
         return Log.open(self._store, prefix, sleep=self._clock.sleep, monotonic=self._clock.monotonic)
 
     def _keep(self, body: bytes) -> dict[str, JSON]:

@@ -251,18 +251,20 @@ def _whose(outputs: list[str]) -> str:
 
 
 def _check_watched(tells: Tells, job: Job, dataset: Dataset) -> None:
-    """Refuse a metric of `stop_when` or of the gate that cannot be told of its rows, whatever is predicted."""
+    """Refuse a metric of `stop_when`, the gate or the search that cannot be told of its rows, whatever is predicted."""
     rule, gate, splits = job.ensemble.stop_when, job.ensemble.gate, dict(dataset.splits())
     asked: list[tuple[str, str, str]] = []
     if rule is not None:
-        asked.append(("stop_when", "validation", rule.metric))
+        asked.append(("ensemble.stop_when", "validation", rule.metric))
     if gate is not None:
-        asked.append(("gate", gate.on, gate.metric))
+        asked.append(("ensemble.gate", gate.on, gate.metric))
+    if job.search is not None and job.search.metric is not None:
+        asked.append(("search", "validation", job.search.metric))
     output, told = next(iter(tells.items()))
     for key, split, metric in asked:
         targets = to_targets(told.task, splits[split].labels[output])
         anything = np.full((len(targets), told.width), 1 / told.width)
-        watched(metric, told.task, targets, anything, f"ensemble.{key}.metric")
+        watched(metric, told.task, targets, anything, f"{key}.metric")
 
 
 def _check_stackable(tells: Tells, job: Job, dataset: Dataset, num_members: int) -> None:

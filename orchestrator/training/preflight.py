@@ -81,7 +81,7 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         raise InvalidModel(
             f"the models have the outputs {', '.join(tells)}", hint="models with one output can be averaged"
         )
-    check_asked_of_outputs(tells, job, dataset, len(members))
+    check_asked_of_outputs(tells, job, dataset, len(members) if job.search is None else job.members.count)
     return Checked({output: told.task for output, told in tells.items()}, architectures)
 
 
@@ -91,6 +91,12 @@ def check_asked_for_rows(job: Job, dataset: Dataset) -> None:
     Raises:
         InvalidJob: weights, a gate or a monitor asks for rows that are not there.
     """
+    if job.search is not None and dataset.validation is None:
+        raise InvalidJob(
+            "trials are compared on the validation set, and there is none",
+            where="search",
+            hint="set data.validation_split, or return a validation set from the data function",
+        )
     check_rows(job.ensemble, {name: split.num_rows for name, split in dataset.splits() if name != "train"})
 
 

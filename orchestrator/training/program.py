@@ -18,7 +18,9 @@ from orchestrator.planning.outputs import part
 from orchestrator.planning.seeds import example_seed
 from orchestrator.storage.blobs import put_blob
 from orchestrator.storage.examples import write_examples
+from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
+from orchestrator.storage.plans import KnownPlan
 from orchestrator.storage.records import JSON
 from orchestrator.storage.tables import labels_to_parquet
 from orchestrator.training.data import Dataset
@@ -55,7 +57,8 @@ class Program:
         )
         self._device: Device | None = None
         self._predictor: Predictor | None = None
-        self._trainer = PackTrainer(self._store, setup, emit, on_batch)
+        self._members = KnownPlan(setup.plan, lambda: Log.open(self._store, setup.layout.coord_log))
+        self._trainer = PackTrainer(self._store, setup, self._members, emit, on_batch)
 
     def start(self) -> None:
         """Import Keras with its backend and set it up: the one slow thing, done while the run is being prepared."""
@@ -78,13 +81,15 @@ class Program:
             match command:
                 case cmd.Preflight():
                     self._preflight(dataset)
+                case cmd.LookAtTrials(trials=trials):
+                    self._look_at(trials, dataset)
                 case cmd.TrainPack():
                     first = partial(self._predict_all, command.predict, dataset)
                     self._trainer.train(command, dataset, self._started(), first)
                 case cmd.PublishLate(member=member):
                     self._trainer.publish_late(member, dataset, self._started())
                 case cmd.Predict(member=member):
-                    self._predict(self._setup.plan.members[member], dataset)
+                    self._predict(self._members[member], dataset)
         except Fenced as fenced:
             self._emit(ev.WorkerFenced(name, str(fenced)))
             raise
@@ -136,12 +141,25 @@ class Program:
         )
         self._emit(passed)
 
+    def _look_at(self, trials: Sequence[int], dataset: Dataset) -> None:
+        """What is wrong with one of them is told, and ends nothing: it will fail alone."""
+        from orchestrator.training.preflight import check_before_training
+
+        members = [self._members[trial] for trial in trials]
+        try:
+            seen = ev.TrialsSeen(
+                self._setup.worker, check_before_training(self._setup.job, members, dataset).architectures
+            )
+        except InvalidInput as error:
+            seen = ev.TrialsSeen(self._setup.worker, {}, str(error))
+        self._emit(seen)
+
     def _keep(self, body: bytes) -> Mapping[str, JSON]:
         return put_blob(self._store, self._setup.layout, body).to_json()
 
     def _predict_all(self, members: Sequence[int], dataset: Dataset) -> None:
         for member in members:
-            self._predict(self._setup.plan.members[member], dataset)
+            self._predict(self._members[member], dataset)
 
     def _predict(self, member: MemberPlan, dataset: Dataset) -> None:
         """Predict from the published bytes, reloaded and verified: what is scored is what is stored."""

@@ -26,6 +26,7 @@ from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import MemberMemory, Purpose
 from orchestrator.storage.log import Log
 from orchestrator.storage.members import claim_unpublished
+from orchestrator.storage.plans import KnownPlan
 from orchestrator.training.attempt import AttemptFiles, captured
 from orchestrator.training.checkpoint import Snapshot
 from orchestrator.training.data import Dataset
@@ -59,13 +60,20 @@ class PackTrainer:
     Args:
         store: where results go.
         setup: what the worker knows of its run.
+        members: by index.
         emit: takes each event as it happens, from several threads.
         on_batch: called for each batch of work, as a sign of life.
     """
 
     def __init__(
-        self, store: Store, setup: WorkerSetup, emit: Callable[[ev.Event], None], on_batch: Callable[[], None]
+        self,
+        store: Store,
+        setup: WorkerSetup,
+        members: KnownPlan,
+        emit: Callable[[ev.Event], None],
+        on_batch: Callable[[], None],
     ) -> None:
+        self.members = members
         self._store, self._setup, self._emit, self._on_batch = store, setup, emit, on_batch
         self._lock = threading.Lock()
         self._savers: list[Saver] = []
@@ -179,7 +187,7 @@ class PackTrainer:
 
     def tell(self, member: int, epoch: int, logs: Mapping[str, float]) -> None:
         """A member finished an epoch."""
-        epochs = self._setup.plan.members[member].train.epochs
+        epochs = self.members[member].train.epochs
         logger.info("member %s, epoch %s/%s %s", member, epoch, epochs, {k: round(v, 4) for k, v in logs.items()})
         self._emit(ev.EpochEnded(self._setup.worker, member, epoch, epochs, logs))
 
@@ -252,7 +260,7 @@ class PackTrainer:
         if memory.final is not None:
             self._emit(ev.MemberTrained(setup.worker, index, late=bool(memory.final.get("late"))))
             return None
-        return _Claimed(setup.plan.members[index], log, memory)
+        return _Claimed(self.members[index], log, memory)
 
     def publish(
         self, claimed: _Claimed, trained: Any, *, engine: str, began: float, resumed: Snapshot | None
@@ -344,7 +352,7 @@ class _Training:
     def _fused(self) -> None:
         from orchestrator.training.fused.train import Seat, train_fused
 
-        members = self._trainer._setup.plan.members
+        members = self._trainer.members
         seats = [
             Seat(
                 member=members[index],

@@ -1,0 +1,35 @@
+"""The plan as a worker knows it: of trials that a search added since the worker began, the coordinator's log tells."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.search import read_generations
+from orchestrator.storage.log import Log
+
+
+class KnownPlan:
+    """Members by index; for several threads.
+
+    A trial is recorded before anybody is told to work on it, so whoever is told finds it there.
+
+    Args:
+        plan: what the worker was given when it began.
+        open_log: opens the coordinator's log; called when a member is asked for that the plan does not have.
+    """
+
+    def __init__(self, plan: Plan, open_log: Callable[[], Log]) -> None:
+        self._plan = plan
+        self._open_log = open_log
+        self._lock = threading.Lock()
+
+    def __getitem__(self, index: int) -> MemberPlan:
+        with self._lock:
+            if index >= len(self._plan.members):
+                records = self._open_log().records()
+                told = read_generations(record.body for record in records if record.kind == "generation")
+                self._plan = self._plan.with_generations(told)
+            return self._plan.members[index]
