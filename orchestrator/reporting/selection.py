@@ -21,7 +21,8 @@ from orchestrator.ensemble.weights import Weights, given
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.packs import Engine
-from orchestrator.reporting.evaluate import Chosen, Evaluated, Rules, evaluate_split
+from orchestrator.reporting.evaluate import Evaluated, evaluate_split
+from orchestrator.reporting.fitted import Chosen, Rules
 from orchestrator.reporting.gate import judge_gate
 from orchestrator.reporting.kept import greedy_weights, is_short, keep_trials, scored_trials, search_result
 from orchestrator.reporting.predictions import Predictions, Read
