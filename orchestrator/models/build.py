@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import InvalidJob, InvalidModel
+from orchestrator.models.preprocess import put_in_front
+from orchestrator.models.preprocess_fit import Preprocessing
 from orchestrator.spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -52,15 +54,22 @@ def in_user_code(error: BaseException, reference: str) -> str:
     return f"{own[-1].filename}:{own[-1].lineno} ({reference})" if own else reference
 
 
-def build_member(builder: str, kwargs: Mapping[str, Any], seed: int, train: TrainSpec) -> keras.Model:
-    """Build and compile one member.
+def build_member(
+    builder: str,
+    kwargs: Mapping[str, Any],
+    seed: int,
+    train: TrainSpec,
+    preprocessing: Preprocessing | None = None,
+) -> keras.Model:
+    """Build and compile one member, with its preprocessing in front.
 
     Layer names and the global seed are reset first, so the same member comes out whatever was built before in this
     process (`dense`, not `dense_4`).
 
     Raises:
         InvalidModel: the build function raises, refuses its arguments, returns no model, or leaves it uncompiled
-            while the job gives no optimizer and loss.
+            while the job gives no optimizer and loss; or its inputs do not fit what preprocessing makes.
+        InvalidData, InvalidJob: as `put_in_front`.
     """
     import keras
 
@@ -86,6 +95,8 @@ def build_member(builder: str, kwargs: Mapping[str, Any], seed: int, train: Trai
             where=builder,
             hint="return the model",
         )
+    if preprocessing is not None:
+        model = put_in_front(model, preprocessing, builder)
     _compile(model, train, builder)
     return model
 

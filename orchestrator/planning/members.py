@@ -11,6 +11,7 @@ from orchestrator.errors import InvalidJob
 from orchestrator.planning.folds import FoldPlan
 from orchestrator.planning.seeds import member_seed
 from orchestrator.spec import Job, MemberOverride, ModelSpec, Range, TrainSpec
+from orchestrator.spec.preprocess import Preprocess
 from orchestrator.spec.varied import PREFIX, train_with
 
 DEFAULT_DROPOUT = Range(min=0.1, max=0.5)
@@ -31,6 +32,7 @@ class MemberPlan:
         train: how it is trained.
         train_values: what of that is its own, by dotted key below `train`.
         fold: the fold that it is held out from; None: it learns from all training rows.
+        preprocess: the job's `data.preprocess`: steps that are fitted to the rows that this member learns from.
     """
 
     index: int
@@ -40,6 +42,7 @@ class MemberPlan:
     train: TrainSpec = field(default_factory=TrainSpec)
     train_values: Mapping[str, Any] = field(default_factory=dict)
     fold: FoldPlan | None = None
+    preprocess: Preprocess = ()
 
     @property
     def dropout(self) -> float | None:
@@ -86,7 +89,7 @@ def plan_member(job: Job, index: int, takes_dropout: Mapping[str, bool | None]) 
         kwargs["dropout"] = override.dropout
     seed = member_seed(job.seed, index) if override.seed is None else override.seed
     train = train_of(job, index, train_values)
-    return MemberPlan(index, seed, model.builder, kwargs, train, train_values)
+    return MemberPlan(index, seed, model.builder, kwargs, train, train_values, preprocess=job.data.preprocess)
 
 
 def train_of(job: Job, index: int, values: Mapping[str, Any]) -> TrainSpec:

@@ -19,6 +19,7 @@ from orchestrator.spec.base import (
     Spec,
     refuse,
 )
+from orchestrator.spec.preprocess import Preprocess
 from orchestrator.spec.sources import (
     Column,
     Features,
@@ -119,6 +120,12 @@ class DataSpec(Spec):
         lt=1,
         description="Part of the training rows that becomes the validation set when the function returns none; "
         "0 trains without one.",
+    )
+    preprocess: Preprocess = Field(
+        default=(),
+        description="How raw rows are prepared: a list of steps (`min_max`, `standardize`, `one_hot`, `flatten`, "
+        "`normalize_images`; with arguments as `{min_max: {feature_range: [-1, 1]}}`), or a mapping from input name to "
+        "such a list. Fitted on each member's training rows alone, and saved in its model, which takes raw rows.",
     )
     class_names: ClassNames | None = Field(
         default=None,

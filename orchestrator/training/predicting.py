@@ -14,13 +14,14 @@ from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import call_first_batch
 from orchestrator.models.load import load_published
 from orchestrator.models.predictor import Predictor
+from orchestrator.models.preprocess_fit import Preprocessing, from_json
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.outputs import part
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import read_member
 from orchestrator.spec import TrainSpec
-from orchestrator.storage.blobs import get_blob_file, put_blob
+from orchestrator.storage.blobs import get_blob, get_blob_file, put_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.records import JSON, BlobRef
@@ -69,13 +70,13 @@ def predict_member(
     Raises:
         OrchestratorError: an error that belongs to no member, such as StoreUnavailable; also if nothing is published.
     """
-    reference = BlobRef.from_json(
-        (final or _final(store, layout, member.index))["model"], where=f"member {member.index}"
-    )
+    final = final or _final(store, layout, member.index)
+    reference = BlobRef.from_json(final["model"], where=f"member {member.index}")
     try:
-        if model is None:
-            model = build_member(member.builder, member.kwargs, member.seed, train)
         try:
+            if model is None:
+                preprocessing = published_preprocessing(store, final, member.index)
+                model = build_member(member.builder, member.kwargs, member.seed, train, preprocessing)
             _load(store, reference, model, dataset)
         except DamagedStore as error:
             return ev.ModelLost(worker, member.index, f"its published model cannot be used: {error}")
@@ -86,6 +87,14 @@ def predict_member(
         cause, message = cause_of(error)
         return ev.AttemptFailed(worker, member.index, cause, message)
     return ev.MemberPredicted(worker, member.index, blobs)
+
+
+def published_preprocessing(store: Store, final: Mapping[str, Any], index: int) -> Preprocessing | None:
+    """What a published model was trained with, not what would be fitted now. Raises DamagedStore."""
+    if "preprocess" not in final:
+        return None
+    reference = BlobRef.from_json(final["preprocess"], where=f"member {index}")
+    return from_json(get_blob(store, reference), reference.key)
 
 
 def _final(store: Store, layout: RunLayout, index: int) -> Mapping[str, Any]:

@@ -24,6 +24,8 @@ from orchestrator.training.data import Dataset
 from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
 from orchestrator.training.made_callbacks import make_callbacks, make_checkpoint, make_early_stopping
 from orchestrator.training.output_checks import check_asked_of_outputs, check_outputs, describe
+from orchestrator.training.prepared import prepare
+from orchestrator.training.rows import member_rows
 
 MOST_CHECKED = 16
 """How many different models the preflight runs a batch through. Of further ones it sees whether they can be stacked;
@@ -58,7 +60,7 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
     for same in alike[:MOST_CHECKED]:
         member = same[0]
         train = member.train
-        model = build_member(member.builder, member.kwargs, member.seed, train)
+        model = _build(member, dataset)
         where = f"{member.builder} (member {member.index})"
         batch = dataset.train.take(slice(0, train.batch_size))
         raw = call_first_batch(model, batch.x, where)
@@ -109,14 +111,21 @@ def _distinct(members: Sequence[MemberPlan]) -> Mapping[object, Sequence[MemberP
     for member in members:
         others = repr(sorted((k, v) for k, v in member.kwargs.items() if k != "dropout"))
         settings = repr(sorted((k, v) for k, v in member.train_values.items() if k != _RATE))
-        key = (member.builder, others, settings, bool(member.kwargs.get("dropout")))
+        prepared_by = repr(member.fold) if member.preprocess else None  # other rows give other figures
+        key = (member.builder, others, settings, bool(member.kwargs.get("dropout")), prepared_by)
         groups.setdefault(key, []).append(member)
     return groups
 
 
+def _build(member: MemberPlan, dataset: Dataset) -> keras.Model:
+    """The member's model with its own preprocessing. Raises as `prepare` and `build_member`."""
+    preprocessing = prepare(member, member_rows(dataset, member).train) if member.preprocess else None
+    return build_member(member.builder, member.kwargs, member.seed, member.train, preprocessing)
+
+
 def _built(member: MemberPlan, dataset: Dataset) -> keras.Model:
-    """The member's model with all its variables. Raises as `build_member`, and InvalidData."""
-    model = build_member(member.builder, member.kwargs, member.seed, member.train)
+    """The member's model with all its variables. Raises as `_build`, and InvalidData."""
+    model = _build(member, dataset)
     if not model.built:
         first = dataset.train.take(slice(0, member.train.batch_size))
         call_first_batch(model, first.x, f"{member.builder} (member {member.index})")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import InvalidJob, InvalidModel, OrchestratorError
+from orchestrator.models.preprocess_fit import to_json
 from orchestrator.planning.events import Cause
 from orchestrator.planning.ports import Store
 from orchestrator.storage.blobs import put_blob, put_blob_file
@@ -69,6 +70,7 @@ def publish_final(
         stopped_epoch=trained.stopped_epoch,
         at_best=_finite(trained.history[trained.best_epoch - 1]),
         weights_sha256=weights_digest(trained.model),
+        **_preprocess(store, layout, trained),
         engine=engine,
         worker=worker,
         train_s=round(time.monotonic() - began, 3),
@@ -77,6 +79,13 @@ def publish_final(
         at=round(time.time(), 3),
     )
     return record.body
+
+
+def _preprocess(store: Store, layout: RunLayout, trained: Trained) -> dict[str, Any]:
+    """What the model is to be built with once more: its numbers are no weights."""
+    if trained.preprocessing is None:
+        return {}
+    return {"preprocess": put_blob(store, layout, to_json(trained.preprocessing)).to_json()}
 
 
 def weights_digest(model: keras.Model) -> str:

@@ -26,6 +26,7 @@ from orchestrator.training.made_callbacks import (
     make_early_stopping,
     stopped_epoch,
 )
+from orchestrator.training.prepared import prepare
 from orchestrator.training.rows import member_rows
 from orchestrator.training.trained import Trained, best_epoch_of, save_best
 from orchestrator.training.variables import copies, restore_variables
@@ -68,7 +69,8 @@ def train_solo(
         InvalidModel: the build function fails, the snapshot does not fit, or `ModelCheckpoint` kept no model.
     """
     own = member_rows(dataset, member)
-    model = build_member(member.builder, member.kwargs, member.seed, train)
+    preprocessing = prepare(member, own.train)
+    model = build_member(member.builder, member.kwargs, member.seed, train, preprocessing)
     form = partial(in_models_form, model)
     feed = Feed(own.train, train.batch_size, member.seed, on_batch, form)
     batch = own.train.take(slice(0, train.batch_size))
@@ -120,7 +122,7 @@ def train_solo(
     )
     path = save_best(model, train, checkpoint, folder)
     best_epoch = best_epoch_of(checkpoint, early_stopping) or len(rows)
-    return Trained(model, path, tuple(rows), best_epoch, stopped_epoch(early_stopping))
+    return Trained(model, path, tuple(rows), best_epoch, stopped_epoch(early_stopping), preprocessing)
 
 
 def _snapshot(

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 
 from orchestrator.errors import InvalidModel
+from orchestrator.models.preprocess_fit import Preprocessing
 from orchestrator.spec import TrainSpec
 from orchestrator.training.made_callbacks import MemberCheckpoint
 from orchestrator.training.variables import assign
@@ -25,6 +26,7 @@ class Trained:
         history: one row per epoch: `epoch` (1-based) and what Keras reported.
         best_epoch: the epoch (1-based) whose weights the best model has.
         stopped_epoch: the epoch (1-based) at which training stopped early, or None.
+        preprocessing: what the model does with raw rows first, or None.
     """
 
     model: keras.Model
@@ -32,6 +34,7 @@ class Trained:
     history: tuple[Mapping[str, float], ...]
     best_epoch: int
     stopped_epoch: int | None
+    preprocessing: Preprocessing | None = None
 
 
 def best_epoch_of(checkpoint: MemberCheckpoint, early_stopping: keras.callbacks.EarlyStopping | None) -> int | None:

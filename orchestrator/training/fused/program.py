@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from orchestrator.models.preprocess_fit import Preprocessing
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec import TrainSpec
 from orchestrator.training.checkpoint import Array
@@ -72,7 +73,12 @@ class Program(Protocol):
 
 
 def make_program(
-    key: Hashable, members: Sequence[MemberPlan], train: TrainSpec, dataset: Dataset, validation_batch: int
+    key: Hashable,
+    members: Sequence[MemberPlan],
+    train: TrainSpec,
+    dataset: Dataset,
+    validation_batch: int,
+    preprocessing: Preprocessing | None = None,
 ) -> Program:
     """The program for a pack; one that was made for the same key is used again, compiled as it is.
 
@@ -82,6 +88,7 @@ def make_program(
         train: the job's `train:` settings.
         dataset: the rows.
         validation_batch: rows of a full batch of validation.
+        preprocessing: of the first member; what it is, is in the key.
     """
     batch = dataset.train.take(slice(0, train.batch_size))
     shapes = [(name, a.shape, a.dtype.str) for _, split in dataset.splits() for name, a in split.arrays()]
@@ -89,7 +96,7 @@ def make_program(
     if whole in _programs:
         _programs.move_to_end(whole)
         return _programs[whole]
-    member = StatelessMember(members[0], train, batch)
+    member = StatelessMember(members[0], train, batch, preprocessing)
     program: Program
     if keras.backend.backend() == "jax":
         from orchestrator.training.fused.on_jax import JaxProgram

@@ -13,6 +13,7 @@ import numpy as np
 from orchestrator.errors import InvalidModel
 from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import call_first_batch
+from orchestrator.models.preprocess_fit import Preprocessing
 from orchestrator.spec import TrainSpec
 from orchestrator.spec.varied import train_with
 from orchestrator.training.callback_state import restore_states, take_states
@@ -39,11 +40,20 @@ class Row:
 
     model: keras.Model
 
-    def __init__(self, number: int, seat: Seat, train: TrainSpec, *, has_validation: bool) -> None:
+    def __init__(
+        self,
+        number: int,
+        seat: Seat,
+        train: TrainSpec,
+        *,
+        has_validation: bool,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
         self.number, self.seat, self._train = number, seat, train_with(train, seat.member.train_values)
         self.active = not seat.finished and not (seat.start_from is not None and seat.start_from.stopped)
         self.error: BaseException | None = None
         self._has_validation = has_validation
+        self._preprocessing = preprocessing
         self._frozen: Snapshot | None = None
 
     def build(self, x: Any) -> None:
@@ -57,7 +67,7 @@ class Row:
             InvalidJob: a callback cannot be made.
         """
         seat, train, has_validation = self.seat, self._train, self._has_validation
-        self.model = _build(seat, train, x)
+        self.model = _build(seat, train, x, self._preprocessing)
         self._checkpoint = make_checkpoint(train, seat.folder, has_validation=has_validation)
         self._early_stopping = make_early_stopping(train, has_validation=has_validation)
         self._stateful = [
@@ -168,7 +178,8 @@ class Row:
         self._hooks.on_train_end(dict(self._history[-1]) if self._history else None)
         path = save_best(model, self._train, self._checkpoint, self.seat.folder)
         best_epoch = best_epoch_of(self._checkpoint, self._early_stopping) or len(self._history)
-        return Trained(model, path, tuple(self._history), best_epoch, stopped_epoch(self._early_stopping))
+        stopped = stopped_epoch(self._early_stopping)
+        return Trained(model, path, tuple(self._history), best_epoch, stopped, self._preprocessing)
 
     def _tell(self, epoch: int, logs: dict[str, float]) -> None:
         self._history.append({"epoch": epoch, **logs})
@@ -196,10 +207,10 @@ class Row:
         return words
 
 
-def _build(seat: Seat, train: TrainSpec, x: Any) -> keras.Model:
+def _build(seat: Seat, train: TrainSpec, x: Any, preprocessing: Preprocessing | None) -> keras.Model:
     """The member's own model, from its beginning or as the snapshot has it."""
     member = seat.member
-    model = build_member(member.builder, member.kwargs, member.seed, train)
+    model = build_member(member.builder, member.kwargs, member.seed, train, preprocessing)
     if not model.built:
         call_first_batch(model, x, f"{member.builder} (member {member.index})")
     if not model.optimizer.built:

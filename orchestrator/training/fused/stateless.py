@@ -10,6 +10,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import run_first_batch
+from orchestrator.models.preprocess_fit import Preprocessing
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec import TrainSpec
 from orchestrator.training.data import Split
@@ -25,10 +26,13 @@ class StatelessMember:
         member: any one of the pack.
         train: the job's `train:` settings.
         rows: a batch of training rows, to make all variables with.
+        preprocessing: of that member.
     """
 
-    def __init__(self, member: MemberPlan, train: TrainSpec, rows: Split) -> None:
-        model = build_member(member.builder, member.kwargs, member.seed, train)
+    def __init__(
+        self, member: MemberPlan, train: TrainSpec, rows: Split, preprocessing: Preprocessing | None = None
+    ) -> None:
+        model = build_member(member.builder, member.kwargs, member.seed, train, preprocessing)
         if keras.backend.backend() == "tensorflow":
             _make_stateless(model.optimizer)
         if not model.built:

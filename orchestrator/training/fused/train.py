@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from orchestrator.errors import InvalidModel
 from orchestrator.models.first_batch import first_line
+from orchestrator.models.preprocess_fit import Preprocessing
 from orchestrator.spec import TrainSpec
 from orchestrator.training.checkpoint import Snapshot
 from orchestrator.training.data import Dataset
@@ -28,6 +29,7 @@ from orchestrator.training.fused.program import (
 from orchestrator.training.fused.row import Row
 from orchestrator.training.fused.seat import CannotFuse, Seat
 from orchestrator.training.fused.state import PackState
+from orchestrator.training.prepared import prepare_all
 from orchestrator.training.publish import OWN_ERRORS, is_anothers_fault, is_out_of_memory
 from orchestrator.training.rows import MemberRows, member_rows
 from orchestrator.training.solo import VALIDATION_BATCH
@@ -77,14 +79,18 @@ def train_fused(
     """
     epoch = _common_epoch(seats, train)
     own = _rows_of(seats, dataset)
-    rows = [Row(number, seat, train, has_validation=own[0].validation is not None) for number, seat in enumerate(seats)]
+    prepared = prepare_all([seat.member for seat in seats], [each.train for each in own])
+    rows = [
+        Row(number, seat, train, has_validation=own[0].validation is not None, preprocessing=fitted)
+        for number, (seat, fitted) in enumerate(zip(seats, prepared, strict=True))
+    ]
     first = own[0].train.take(slice(0, train.batch_size))
     for row in rows:
         _guarded(row, row.build, first.x)
     unfinished = [row for row in rows if not row.seat.finished]
     built = [row for row in unfinished if row.error is None]
     if built:
-        pack = _Pack(rows, own, train, dataset, device, on_batch, check)
+        pack = _Pack(rows, own, prepared, train, dataset, device, on_batch, check)
     if any(row.active for row in built) and epoch < train.epochs:
         pack.warm_up()
     for row in built:
@@ -151,6 +157,7 @@ class _Pack:
         self,
         rows: Sequence[Row],
         own: Sequence[MemberRows],
+        prepared: Sequence[Preprocessing | None],
         train: TrainSpec,
         dataset: Dataset,
         device: Device,
@@ -163,12 +170,15 @@ class _Pack:
             who = ", ".join(str(row.seat.member.index) for row in built)
             raise CannotFuse(f"members {who} are of different architectures")
         # The program's model is built as that of the first: one whose build function raises has to stand behind.
-        members = [row.seat.member for row in sorted(rows, key=lambda row: row.error is not None)]
+        first, *others = sorted(rows, key=lambda row: row.error is not None)
+        members = [row.seat.member for row in (first, *others)]
         validation = None if own[0].validation is None else own[0].validation.all()
         size = choose_validation_batch(0 if validation is None else validation.num_rows, VALIDATION_BATCH)
         self._rows, self._own, self._train, self._dataset = rows, own, train, dataset
         self._on_batch, self._check = on_batch, check
-        self._program: Program = make_program((signatures.pop(), device), members, train, dataset, size)
+        self._program: Program = make_program(
+            (signatures.pop(), device), members, train, dataset, size, prepared[first.number]
+        )
         self._batches = Batches.of(own[0].train.num_rows, train.batch_size)
         self._test_batches = None if validation is None else Batches.of(validation.num_rows, size)
         self._data = self._program.put_data(dataset.train)
