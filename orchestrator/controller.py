@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from orchestrator.ensemble.asked import deciding_output
 from orchestrator.ensemble.metrics import METRICS
-from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import (
     AccessDenied,
     CredentialsExpired,
@@ -22,7 +22,7 @@ from orchestrator.errors import (
 )
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
-from orchestrator.planning.outputs import ONLY, part
+from orchestrator.planning.outputs import part
 from orchestrator.planning.packs import PackingRules, packs_to_json
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import Plan
@@ -32,7 +32,7 @@ from orchestrator.planning.recovery import MemberMemory, RunMemory, read_member,
 from orchestrator.planning.schedule import Settings, State, begin, step
 from orchestrator.planning.schedule_state import SearchRules
 from orchestrator.planning.search import read_generations
-from orchestrator.reporting.facts import member_facts, notes_of, stop_facts, stop_notes
+from orchestrator.reporting.facts import member_facts, notes_of, stop_facts, stop_notes, tasks_told
 from orchestrator.reporting.prefixes import StoredPrefixes
 from orchestrator.reporting.progress import Progress
 from orchestrator.reporting.publish import finish, finished_result
@@ -307,7 +307,7 @@ class Controller:
         if rule is None:
             return None
         return StoredPrefixes(
-            job, rule.metric, TaskKind(passed.tasks[ONLY]), passed.labels, lambda ref: get_blob(self._store, ref)
+            job, rule.metric, tasks_told(passed), passed.labels, lambda ref: get_blob(self._store, ref)
         )
 
     def _score(self, command: cmd.ScorePrefix) -> ev.PrefixScored:
@@ -341,9 +341,10 @@ class Controller:
         search = self._request.job.search
         if search is None:
             return None
-        output, task = next(iter(passed.tasks.items()))
+        tasks = tasks_told(passed)
+        output = deciding_output(self._request.job.ensemble, list(tasks))
         return TrialScores(
-            search, TaskKind(task), part("validation", output), passed.labels, lambda ref: get_blob(self._store, ref)
+            search, tasks[output], part("validation", output), passed.labels, lambda ref: get_blob(self._store, ref)
         )
 
     def _search_facts(self, state: State) -> Mapping[str, Any] | None:
@@ -480,7 +481,7 @@ class Controller:
         run = RunFacts(
             run_id=request.run_id,
             attempt=self._log.term,
-            tasks={output: TaskKind(task) for output, task in passed.tasks.items()},
+            tasks=tasks_told(passed),
             labels=passed.labels,
             timing={
                 "total_s": round(self._clock.epoch() - began, 3),

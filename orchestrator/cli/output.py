@@ -8,10 +8,11 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from orchestrator.errors import InvalidJob, OrchestratorError
-from orchestrator.reporting.result import Result, to_json
+from orchestrator.reporting.outputs import deciding
+from orchestrator.reporting.result import FigureName, Result, SplitName, to_json
 
 
 def tell(text: str) -> None:
@@ -48,16 +49,17 @@ def write_result_file(path: Path, body: bytes) -> None:
 
 
 def write_output_dir(folder: Path, result: Result) -> None:
-    """One value per file, as Argo and its like read output parameters."""
+    """One value per file, as Argo and its like read output parameters; of several outputs that of the deciding one."""
     values: dict[str, object] = {
         "run_id": result.run_id,
         "status": result.status,
         "exit_code": result.exit_code,
         "num_members": len(result.members) - len(result.missing),
     }
-    for split_name in ("validation", "test"):
-        split = getattr(result, split_name)
-        for figure_name in ("ensemble", "weighted", "best_member", "members_mean"):
+    own = deciding(result)
+    for split_name in get_args(SplitName):
+        split = getattr(own, split_name, None)
+        for figure_name in get_args(FigureName):
             figure = getattr(split, figure_name, None)
             if figure is not None:
                 values[f"{split_name}_{figure_name}_accuracy"] = figure.accuracy

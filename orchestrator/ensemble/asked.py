@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import InvalidJob
+from orchestrator.planning.outputs import ONLY
 from orchestrator.spec import EnsembleSpec
 
 FEWEST_ROWS = 3
@@ -43,6 +45,48 @@ def check_rows(ensemble: EnsembleSpec, num_rows: Mapping[str, int]) -> None:
                 where=f"ensemble.{key}",
                 hint="set data.validation_split, or do without; weights can be given as a list",
             )
+
+
+def deciding_output(ensemble: EnsembleSpec, outputs: Sequence[str]) -> str:
+    """The output by which members are compared, the run is judged and stopped: `ensemble.output`, or the first.
+
+    Args:
+        ensemble: the job's `ensemble` part.
+        outputs: names of the models' outputs in their order; `orchestrator.planning.outputs.ONLY` for an only one.
+
+    Raises:
+        InvalidJob: there is no such output, or no choice.
+    """
+    asked = ensemble.output
+    if asked is None or asked in outputs:
+        return asked or outputs[0]
+    if tuple(outputs) == (ONLY,):
+        raise InvalidJob(
+            f"{asked!r} is named to decide, and the models have a single output",
+            where="ensemble.output",
+            hint="leave ensemble.output out",
+        )
+    raise InvalidJob(
+        f"the models have no output {asked!r}", where="ensemble.output", hint=f"there are: {', '.join(outputs)}"
+    )
+
+
+def check_calibrated(ensemble: EnsembleSpec, tasks: Mapping[str, TaskKind]) -> None:
+    """Refuse a calibration where no output tells probabilities. One that tells numbers beside others stays as it is.
+
+    Args:
+        ensemble: the job's `ensemble` part.
+        tasks: of the outputs, by name.
+
+    Raises:
+        InvalidJob: there are only numbers.
+    """
+    if ensemble.calibrate and all(task is TaskKind.REGRESSION for task in tasks.values()):
+        raise InvalidJob(
+            "there are no probabilities to calibrate: the models tell regression",
+            where="ensemble.calibrate",
+            hint="leave ensemble.calibrate out",
+        )
 
 
 def _fitted(ensemble: EnsembleSpec) -> list[str]:

@@ -40,7 +40,7 @@ class PrefixScores:
         self._task, self._targets, self._metric = task, targets, metric
         self._given = ensemble.weights if ensemble.combine == "weighted" else None
         self._stacked = ensemble.combine == "stacking"
-        self._calibrated = ensemble.calibrate
+        self._calibrated = ensemble.calibrate and task is not TaskKind.REGRESSION
         is_fitted = ensemble.combine == "weighted" and not isinstance(self._given, tuple)
         needs_folds = is_fitted or self._stacked or self._calibrated
         self._folds = assign_folds(task, targets, seed=seed) if needs_folds else np.zeros(len(targets), dtype=np.int64)

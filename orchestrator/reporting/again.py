@@ -10,16 +10,24 @@ from typing import Any
 from orchestrator.errors import DamagedStore, InvalidJob, MissingObject
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import read_run
+from orchestrator.reporting.conclude import result_of
 from orchestrator.reporting.publish import finished_result
 from orchestrator.reporting.result import Result, to_json
-from orchestrator.reporting.selection import reselect, result_of
+from orchestrator.reporting.selection import reselect
 from orchestrator.spec import parse_job
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.retry import Patience
 
-_TRIED = ("ensemble.combine", "ensemble.weights", "ensemble.calibrate", "ensemble.gate", "search.keep")
+_TRIED = (
+    "ensemble.combine",
+    "ensemble.weights",
+    "ensemble.calibrate",
+    "ensemble.output",
+    "ensemble.gate",
+    "search.keep",
+)
 """What can be asked anew of members that are there."""
 
 EXACT, FITTED = 1e-9, 1e-6
@@ -53,8 +61,8 @@ def evaluate_again(
         raise InvalidJob(
             f"{foreign[0]!r} would need other members",
             where="evaluate",
-            hint="on members that are trained, ensemble.combine, weights, calibrate and gate can be tried, such as "
-            "ensemble.weights=nll; and search.keep on the trials of a search",
+            hint="on members that are trained, ensemble.combine, weights, calibrate, output and gate can be tried, as "
+            "in ensemble.weights=nll; and search.keep on the trials of a search",
         )
     memory = read_run(Log.open(store, layout.coord_log).records())
     if memory.selection is None:

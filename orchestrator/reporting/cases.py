@@ -15,13 +15,12 @@ import numpy.typing as npt
 from orchestrator.ensemble.combine import Accumulator
 from orchestrator.ensemble.diversity import Diversity, DiversityAccumulator
 from orchestrator.ensemble.tasks import TaskKind
-from orchestrator.planning.outputs import ONLY
+from orchestrator.planning.outputs import part, split_of
 from orchestrator.reporting.examples import choose_examples
 from orchestrator.reporting.predictions import Predictions, Read
-from orchestrator.reporting.selection import tasks_of
+from orchestrator.reporting.selection import labels_of, tasks_of
 from orchestrator.storage.examples import Examples, read_examples
 from orchestrator.storage.records import BlobRef
-from orchestrator.storage.tables import labels_from_parquet
 
 Float64 = npt.NDArray[np.float64]
 
@@ -79,8 +78,8 @@ class Cases:
 
 def read_cases(
     selection: Mapping[str, Any], members: Sequence[Mapping[str, Any]], read: Read, top: int
-) -> Cases | None:
-    """The cases of the test rows, else of the validation rows; None where neither can be told of.
+) -> dict[str, Cases]:
+    """The cases of each output on the test rows, else on the validation rows; without those that cannot be told of.
 
     Args:
         selection: body of the `selection` record.
@@ -91,28 +90,42 @@ def read_cases(
     Raises:
         DamagedStore: what the selection names is gone or damaged.
     """
-    split = next((name for name in ("test", "validation") if name in selection["labels"]), None)
+    scored = set(map(split_of, selection["labels"]))
+    split = next((name for name in ("test", "validation") if name in scored), None)
     if split is None or not members:
-        return None
-    task = tasks_of(selection)[ONLY]
+        return {}
     stored = selection.get("examples", {}).get(split)
     examples = None if stored is None else read_examples(read(BlobRef.from_json(stored, where=f"examples of {split}")))
-    if examples is None and task is not TaskKind.REGRESSION:
-        return None
-    label_ref = BlobRef.from_json(selection["labels"][split], where=f"labels of {split}")
-    targets = labels_from_parquet(read(label_ref))
     asked = [
         members[n]
         for n in np.unique(np.linspace(0, len(members) - 1, min(len(members), MOST_MEMBERS)).round().astype(int))
     ]
+    found = {}
+    for output, task in tasks_of(selection).items():
+        if examples is None and task is not TaskKind.REGRESSION:
+            continue
+        rows = part(split, output)
+        targets, predictions = labels_of(selection, rows, read), Predictions(asked, rows, read)
+        found[output] = _cases(split, task, targets, predictions, examples, top)
+    return found
+
+
+def _cases(
+    split: str,
+    task: TaskKind,
+    targets: npt.NDArray[Any],
+    predictions: Predictions,
+    examples: Examples | None,
+    top: int,
+) -> Cases:
     rows = np.empty(0, np.int64) if examples is None else examples.rows
-    seen = _ask(task, Predictions(asked, split, read), rows)
+    seen = _ask(task, predictions, rows)
     points = _points(targets, seen) if task is TaskKind.REGRESSION else None
     if examples is None:
-        return Cases(split, task, len(asked), points=points)
+        return Cases(split, task, len(predictions), points=points)
     chosen = choose_examples(seen.diversity.rows, examples.rows, top)
     made = [tuple(_case(row, targets, seen, examples) for row in kind) for kind in (chosen.uncertain, chosen.disputed)]
-    return Cases(split, task, len(asked), made[0], made[1], points)
+    return Cases(split, task, len(predictions), made[0], made[1], points)
 
 
 @dataclass(frozen=True, eq=False)

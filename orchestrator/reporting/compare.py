@@ -19,14 +19,17 @@ from orchestrator.ensemble.intervals import Resamples, interval, metric_samples
 from orchestrator.ensemble.metrics import METRICS, Scores, score
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import DamagedStore, InvalidJob
+from orchestrator.planning.outputs import ONLY, part
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import read_run
 from orchestrator.reporting.again import stored_job
+from orchestrator.reporting.conclude import evaluate_selection
+from orchestrator.reporting.outputs import of_output
 from orchestrator.reporting.predictions import Read
 from orchestrator.reporting.publish import finished_result
-from orchestrator.reporting.result import Figure, Result, SplitName, SplitScores
-from orchestrator.reporting.selection import evaluate_selection, labels_of, labels_ref
-from orchestrator.reporting.verdict import was_it_worth_it
+from orchestrator.reporting.result import Figure, Result, SplitName
+from orchestrator.reporting.selection import labels_of, labels_ref
+from orchestrator.reporting.verdict import caveats_of
 from orchestrator.spec import differing
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
@@ -62,19 +65,21 @@ class RunGain:
 
 @dataclass(frozen=True)
 class Pair:
-    """A run against the first one.
+    """A run against the first one, in one output.
 
     Attributes:
         name: the run's letter.
         gains: by split and metric.
         unpaired: why there are none on a split that one of the two has.
         notes: what is uneven about the comparison.
+        output: name of the output; `orchestrator.planning.outputs.ONLY` where neither run has another.
     """
 
     name: str
     gains: tuple[RunGain, ...]
     unpaired: Mapping[SplitName, str]
     notes: tuple[str, ...] = ()
+    output: str = ONLY
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Comparison:
         results: of the runs.
         spec: keys of the jobs that differ; values are JSON texts.
         origins: digest of the code, fingerprint of the data and versions that differ.
-        pairs: each run but the first, against the first.
+        pairs: each run but the first, against the first: in each output that both have.
         notes: what to keep in mind of the runs.
     """
 
@@ -95,10 +100,15 @@ class Comparison:
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """All outputs that any of the runs has, those of the first run first."""
+        return tuple(dict.fromkeys(output for result in self.results.values() for output in result.outputs))
 
-def delivered(result: Result, split: SplitName) -> Figure | None:
-    """The figure of what a run delivers, of a split; None where the run has no such rows."""
-    scores: SplitScores | None = getattr(result, split)
+
+def delivered(result: Result, split: SplitName, output: str = ONLY) -> Figure | None:
+    """The figure of what a run delivers in an output, of a split; None where the run has no such rows."""
+    scores = result.scores(split).get(output)
     if scores is None:
         return None
     figure: Figure | None = getattr(scores, result.delivered)
@@ -125,7 +135,7 @@ def compare_runs(store: Store, layouts: Sequence[RunLayout]) -> Comparison:
     runs = [_read(store, layout, name) for layout, name in zip(layouts, ascii_uppercase, strict=False)]
     scored = _Scored(runs[0], lambda ref: get_blob(store, ref))
     jobs, unknown = _jobs(store, layouts, runs)
-    pairs = tuple(_pair(runs[0], run, scored) for run in runs[1:])
+    pairs = tuple(pair for run in runs[1:] for pair in _pairs(runs[0], run, scored))
     return Comparison(
         results={run.name: run.result for run in runs},
         spec=tuple(Differing(key, values) for key, values in differing(jobs)),
@@ -143,7 +153,7 @@ class _Run:
 
     @property
     def labels(self) -> Mapping[str, Any]:
-        """References to the labels of each split; empty where the selection names none."""
+        """References to the labels of each part; empty where the selection names none."""
         labels: Mapping[str, Any] = self.selection.get("labels", {})
         return labels
 
@@ -187,10 +197,11 @@ def _origins(results: Sequence[Result]) -> Iterator[Differing]:
 
 def _cautions(pairs: Sequence[Pair]) -> Iterator[str]:
     """What comparing itself does to the figures."""
-    paired = sum(bool(pair.gains) for pair in pairs)
-    if paired > 1:
+    paired = [pair.name for pair in pairs if pair.gains]
+    if len(paired) > 1:
+        told = "runs are compared" if len(set(paired)) == len(paired) else "comparisons are made"
         yield (
-            f"{paired} runs are compared with A: even if none of them differed, about one such difference in twenty "
+            f"{len(paired)} {told} with A: even if none of them differed, about one such difference in twenty "
             f"would have an interval beside 0."
         )
     if paired:
@@ -201,22 +212,36 @@ def _caveats(runs: Sequence[_Run]) -> Iterator[str]:
     """What each run's own report would say; said once of all runs of which it holds."""
     names: dict[str, list[str]] = {}
     for run in runs:
-        for line in was_it_worth_it(run.result).caveats:
+        for line in caveats_of(run.result):
             names.setdefault(line, []).append(run.name)
     yield from (f"{', '.join(of)}: {line}" for line, of in names.items())
 
 
-def _pair(first: _Run, run: _Run, scored: _Scored) -> Pair:
+def _pairs(first: _Run, run: _Run, scored: _Scored) -> Iterator[Pair]:
+    both = [output for output in first.result.outputs if output in run.result.outputs]
+    if not both:
+        reason = f"they have no output in common: {_outputs_text(first)}, {_outputs_text(run)}"
+        splits = {name for name in SPLITS if first.result.scores(name) or run.result.scores(name)}
+        yield Pair(run.name, (), {name: reason for name in SPLITS if name in splits}, output=run.result.outputs[0])
+    for output in both:
+        yield _pair(first, run, output, scored)
+
+
+def _outputs_text(run: _Run) -> str:
+    return f"{run.name} has {', '.join(filter(None, run.result.outputs)) or 'only one, without a name'}"
+
+
+def _pair(first: _Run, run: _Run, output: str, scored: _Scored) -> Pair:
     gains: list[RunGain] = []
     unpaired: dict[SplitName, str] = {}
     notes: dict[str, None] = {}
     for split in SPLITS:
-        if split not in first.labels and split not in run.labels:
+        if part(split, output) not in {*first.labels, *run.labels}:
             continue
         try:
-            reason = _why_unpaired(first, run, split, scored.read)
+            reason = _why_unpaired(first, run, output, split, scored.read)
             if reason is None:
-                theirs, ours = scored.of(first, split), scored.of(run, split)
+                theirs, ours = scored.of(first, output, split), scored.of(run, output, split)
                 gains += gains_over(split, theirs, ours)
                 notes |= dict.fromkeys(_uneven(first, theirs, run, ours))
         except DamagedStore as error:
@@ -225,23 +250,25 @@ def _pair(first: _Run, run: _Run, scored: _Scored) -> Pair:
             unpaired[split] = reason
     if not unpaired and not gains:
         unpaired["validation"] = "neither run has rows to score on"
-    return Pair(run.name, tuple(gains), unpaired, tuple(notes))
+    return Pair(run.name, tuple(gains), unpaired, tuple(notes), output)
 
 
-def _why_unpaired(first: _Run, run: _Run, split: SplitName, read: Read) -> str | None:
+def _why_unpaired(first: _Run, run: _Run, output: str, split: SplitName, read: Read) -> str | None:
     """Why the two are not compared row by row; None: their rows are the same."""
-    lacking = [each.name for each in (first, run) if split not in each.labels]
+    rows = part(split, output)
+    lacking = [each.name for each in (first, run) if rows not in each.labels]
     if lacking:
         return f"{lacking[0]} has no {split} set"
-    if first.result.task != run.result.task:
-        return f"they tell different things: {first.name} {first.result.task}, {run.name} {run.result.task}"
+    tasks = [of_output(each.result, output).task for each in (first, run)]
+    if tasks[0] != tasks[1]:
+        return f"they tell different things: {first.name} {tasks[0]}, {run.name} {tasks[1]}"
     prints = [each.result.data_fingerprint for each in (first, run)]
     if prints[0] != prints[1]:
         told = f"{first.name} {prints[0][:12]}, {run.name} {prints[1][:12]}"
         return f"they were not scored on the same rows, for their data differ (fingerprints: {told})"
-    if labels_ref(first.selection, split).sha256 == labels_ref(run.selection, split).sha256:
+    if labels_ref(first.selection, rows).sha256 == labels_ref(run.selection, rows).sha256:
         return None
-    if np.array_equal(labels_of(first.selection, split, read), labels_of(run.selection, split, read)):
+    if np.array_equal(labels_of(first.selection, rows, read), labels_of(run.selection, rows, read)):
         return None  # the same numbers, written by another version
     return "their labels differ, although the data has the same fingerprint"
 
@@ -288,17 +315,21 @@ class _Scored:
 
     first: _Run
     read: Read
-    _delivered: dict[str, Mapping[SplitName, Float64]] = field(default_factory=dict)
-    _known: dict[tuple[str, SplitName], ScoredRows] = field(default_factory=dict)
+    _delivered: dict[str, Mapping[str, Float64]] = field(default_factory=dict)
+    _known: dict[tuple[str, str], ScoredRows] = field(default_factory=dict)
 
-    def of(self, run: _Run, split: SplitName) -> ScoredRows:
+    def of(self, run: _Run, output: str, split: SplitName) -> ScoredRows:
         """Raises DamagedStore: predictions or labels are gone."""
-        if (run.name, split) not in self._known:
+        rows = part(split, output)
+        if (run.name, rows) not in self._known:
             if run.name not in self._delivered:
-                found = evaluate_selection(run.selection, self.read)
-                self._delivered[run.name] = {name: each.delivered for name, each in found.items()}
-            targets = labels_of(self.first.selection, split, self.read)
+                self._delivered[run.name] = {
+                    part(name, own): each.delivered
+                    for own, found in evaluate_selection(run.selection, self.read).items()
+                    for name, each in found.items()
+                }
+            targets = labels_of(self.first.selection, rows, self.read)
             resamples = Resamples(len(targets), int(self.first.selection.get("seed", 0)))
-            values = self._delivered[run.name][split]
-            self._known[run.name, split] = score_rows(TaskKind(run.result.task), targets, values, resamples)
-        return self._known[run.name, split]
+            task = TaskKind(of_output(run.result, output).task)
+            self._known[run.name, rows] = score_rows(task, targets, self._delivered[run.name][rows], resamples)
+        return self._known[run.name, rows]

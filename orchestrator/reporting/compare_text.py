@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from orchestrator.reporting.compare import SPLITS, Comparison, Differing, Pair, RunGain, delivered
+from orchestrator.reporting.outputs import for_output, of_output
 from orchestrator.reporting.result import Figure, Result, SplitName
 from orchestrator.reporting.selection import COUNTED
 from orchestrator.reporting.tables import plain_table, to_text
@@ -55,23 +57,23 @@ def judge_pair(comparison: Comparison, pair: Pair) -> Judged:
     if split is None:
         reasons = "; ".join(f"on {splits} {reason}" for splits, reason in _reasons(pair))
         sentence = f"There is no interval of the difference between {pair.name} and {first}: {reasons}."
-        return Judged("cannot be told", None, _title("cannot be told", pair.name, first), sentence)
-    metric = headline_of(comparison.results[first])
+        return Judged("cannot be told", None, _title("cannot be told", pair.name, first, pair.output), sentence)
+    metric = headline_of(of_output(comparison.results[first], pair.output))
     main, second = gains[metric], gains.get("nll")
     answer, is_better = _judge_both(main, second)
     ahead, behind = (pair.name, first) if is_better else (first, pair.name)
-    sentence = f"{_scores(comparison, split, metric, pair.name, first)}: {pair.name} is {_compared(main)} {first}."
+    sentence = f"{_scores(comparison, pair, split, metric, first)}: {pair.name} is {_compared(main)} {first}."
     if second is not None:
         its = "But its" if main.gain * second.gain < 0 else "Its"
         sentence += f" {its} {NAMES['nll']} is {_compared(second)} that of {first}."
     told = answer in ("clearly", "probably")
     names = (ahead, behind) if told else (pair.name, first)
-    return Judged(answer, ahead if told else None, _title(answer, *names), sentence)
+    return Judged(answer, ahead if told else None, _title(answer, *names, pair.output), sentence)
 
 
 def comparison_text(comparison: Comparison, width: int = 100, color: bool = False) -> str:
     """The comparison as text of at most `width` columns, with ANSI colours if `color`."""
-    parts: list[RenderableType] = [_runs_table(comparison.results), ""]
+    parts: list[RenderableType] = [_runs_table(comparison), ""]
     for title, rows in (("key of the job", comparison.spec), ("made with", comparison.origins)):
         if rows:
             parts += [_differing_table(title, comparison, rows), ""]
@@ -143,26 +145,28 @@ def _judge_either(gain: RunGain) -> tuple[Answer, bool]:
     return judge(-gain.gain, -gain.high, -gain.low), False
 
 
-def _title(answer: Answer, one: str, other: str) -> str:
+def _title(answer: Answer, one: str, other: str, output: str) -> str:
     match answer:
         case "clearly" | "probably":
-            return f"{one} is {answer} better than {other}."
+            return f"{one} is {answer} better than {other}{for_output(output)}."
         case "no":
-            return f"{one} and {other} are equally good."
+            return f"{one} and {other} are equally good{for_output(output)}."
         case _:
-            return f"It cannot be told whether {one} or {other} is better."
+            return f"It cannot be told whether {one} or {other} is better{for_output(output)}."
 
 
 def _compared(gain: RunGain) -> str:
     return compared(gain.metric, gain.gain, gain.low, gain.high)
 
 
-def _scores(comparison: Comparison, split: SplitName, metric: str, *names: str) -> str:
+def _scores(comparison: Comparison, pair: Pair, split: SplitName, metric: str, first: str) -> str:
     """`On test (361 rows), the accuracy of B is 97.20 % and that of A 95.50 %`."""
-    figures = [delivered(comparison.results[name], split) for name in names]
+    names = (pair.name, first)
+    figures = [delivered(comparison.results[name], split, pair.output) for name in names]
     told = [score_text(metric, None if figure is None else getattr(figure, metric)) for figure in figures]
     rows = "" if figures[0] is None else f" ({figures[0].n:,} row{'s' if figures[0].n > 1 else ''})"
-    return f"On {split}{rows}, the {NAMES[metric]} of {names[0]} is {told[0]} and that of {names[1]} {told[1]}"
+    metric_text = f"{NAMES[metric]}{for_output(pair.output)}"
+    return f"On {split}{rows}, the {metric_text} of {names[0]} is {told[0]} and that of {names[1]} {told[1]}"
 
 
 def why_unpaired(pair: Pair) -> Iterator[str]:
@@ -186,31 +190,34 @@ def _reasons(pair: Pair) -> Iterator[tuple[str, str]]:
 def scored_on(comparison: Comparison) -> Iterator[str]:
     """Which rows each run was scored on; runs of which the same is to be said share a line."""
     names: dict[str, list[str]] = {}
-    for split in SPLITS:
+    for split, output in product(SPLITS, comparison.outputs):
         for name, result in comparison.results.items():
-            figure = delivered(result, split)
+            figure = delivered(result, split, output)
             if figure is not None:
                 names.setdefault(figure.scored_on, []).append(name)
     for rows, of in names.items():
-        yield f"{', '.join(of)}: scored on {rows}"
+        yield f"{', '.join(dict.fromkeys(of))}: scored on {rows}"
 
 
-def _runs_table(results: Mapping[str, Result]) -> RenderableType:
+def _runs_table(comparison: Comparison) -> RenderableType:
+    results = comparison.results
     columns = [
-        (split, metric)
-        for split in SPLITS
-        for metric in SHOWN
-        if any(getattr(delivered(result, split), metric, None) is not None for result in results.values())
+        (output, split, metric)
+        for output, split, metric in product(comparison.outputs, SPLITS, SHOWN)
+        if any(getattr(delivered(result, split, output), metric, None) is not None for result in results.values())
     ]
     table = plain_table()
     for heading in ("", "run", "status", "delivers"):
         table.add_column(heading, overflow="fold")
     table.add_column("members", justify="right")
-    for split, metric in columns:
-        table.add_column(f"{split}\n{metric}", justify="right", no_wrap=True)
+    for output, split, metric in columns:
+        heading = f"{output}\n{split}\n{metric}" if output else f"{split}\n{metric}"
+        table.add_column(heading, justify="right", no_wrap=True)
     names = run_names(results)
     for name, result in results.items():
-        figures: list[tuple[Figure | None, str]] = [(delivered(result, split), metric) for split, metric in columns]
+        figures: list[tuple[Figure | None, str]] = [
+            (delivered(result, split, output), metric) for output, split, metric in columns
+        ]
         told = [score_text(metric, None if figure is None else getattr(figure, metric)) for figure, metric in figures]
         texts = (name, names[name], result.status.replace("_", " "), result.combine, members_text(result), *told)
         table.add_row(*map(Text, texts))
@@ -236,16 +243,27 @@ def _gains_table(comparison: Comparison) -> RenderableType:
     for pair in comparison.pairs:
         for gain in pair.gains:
             ends = interval_text(gain.metric, gain.low, gain.high)
-            table.add_row(pair.name, gain.split, NAMES[gain.metric], gain_text(gain.metric, gain.gain), ends)
+            table.add_row(
+                f"{pair.name}{for_output(pair.output)}",
+                gain.split,
+                NAMES[gain.metric],
+                gain_text(gain.metric, gain.gain),
+                ends,
+            )
     return table
 
 
 def _run_json(result: Result) -> dict[str, Any]:
-    figures = {split: figure for split in SPLITS if (figure := delivered(result, split)) is not None}
-    kept = {"run_id", "run_key", "status", "task", "combine", "delivered", "missing", "late", "timing", "spec_digest"}
-    kept |= {"code_digest", "data_fingerprint", "versions", "runs_before"}
+    figures: dict[str, Any] = {}
+    for split, output in product(SPLITS, result.outputs):
+        figure = delivered(result, split, output)
+        if figure is not None:
+            told = figure.model_dump(mode="json")
+            figures[split] = {**figures.get(split, {}), output: told} if output else told
+    kept = {"run_id", "run_key", "status", "outputs", "task", "combine", "delivered", "missing", "late", "timing"}
+    kept |= {"spec_digest", "code_digest", "data_fingerprint", "versions", "runs_before"}
     return {
         **result.model_dump(mode="json", include=kept),
         "num_members": len(result.members),
-        **{split: figure.model_dump(mode="json") for split, figure in figures.items()},
+        **figures,
     }

@@ -8,10 +8,20 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from orchestrator.errors import DamagedStore
+from orchestrator.planning.outputs import ONLY, part
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import read_run
 from orchestrator.reporting.report import Rows, read_histories
-from orchestrator.reporting.result import Figure, FigureName, MemberResult, Metrics, Result, SplitName, SplitScores
+from orchestrator.reporting.result import (
+    Figure,
+    FigureName,
+    MemberResult,
+    MemberScores,
+    Metrics,
+    Result,
+    SplitName,
+    SplitScores,
+)
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
@@ -59,14 +69,14 @@ class Trace:
         }
 
     def scores(self) -> dict[str, float]:
-        """Of the member's best model, by `<split>/<metric>`."""
-        splits = {"validation": self.member.validation, "test": self.member.test}
-        return {
-            f"{split}/{name}": value
-            for split, scores in splits.items()
-            if scores is not None
-            for name, value in metrics_of(scores).items()
-        }
+        """Of the member's best model, by `<split>/<metric>`; of several outputs, `<split>/<output>/<metric>`."""
+        found: dict[str, float] = {}
+        for split in get_args(SplitName):
+            told: MemberScores | Mapping[str, MemberScores] | None = getattr(self.member, split, None)
+            by_output = {ONLY: told} if isinstance(told, MemberScores) else told or {}
+            for output, scores in by_output.items():
+                found |= {f"{part(split, output)}/{name}": value for name, value in metrics_of(scores).items()}
+        return found
 
 
 @dataclass(frozen=True)
@@ -88,31 +98,34 @@ class Experiment:
     began_at: float
     ended_at: float
 
-    def splits(self) -> dict[SplitName, SplitScores]:
-        """What was scored."""
-        found = {name: getattr(self.result, name) for name in get_args(SplitName)}
-        return {name: scores for name, scores in found.items() if scores is not None}
+    def parts(self) -> dict[str, SplitScores]:
+        """What was scored, by part (`planning.outputs`): split, and output where there are several."""
+        return {
+            part(split, output): scores
+            for split in get_args(SplitName)
+            for output, scores in self.result.scores(split).items()
+        }
 
     def scores(self, of: FigureName) -> dict[str, float]:
-        """One prediction's scores by `<split>/<metric>`; bounds of 95 % intervals end in `_low` and `_high`."""
+        """One prediction's scores by `<part>/<metric>`; bounds of 95 % intervals end in `_low` and `_high`."""
         found: dict[str, float] = {}
-        for split, scores in self.splits().items():
+        for rows, scores in self.parts().items():
             figure: Figure | None = getattr(scores, of)
             if figure is None:
                 continue
-            found |= {f"{split}/{name}": value for name, value in metrics_of(figure).items()}
+            found |= {f"{rows}/{name}": value for name, value in metrics_of(figure).items()}
             for name, interval in figure.intervals.items():
-                found |= {f"{split}/{name}_low": interval.low, f"{split}/{name}_high": interval.high}
+                found |= {f"{rows}/{name}_low": interval.low, f"{rows}/{name}_high": interval.high}
         return found
 
     def curve(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """Scores of the plain average over its number of members, by `<split>_by_size/<metric>`.
+        """Scores of the plain average over its number of members, by `<part>_by_size/<metric>`.
 
         With the lowest and highest of the orders that were tried (`_low`, `_high`).
         """
-        for split, scores in self.splits().items():
+        for rows, scores in self.parts().items():
             for point in scores.curve:
-                name = f"{split}_by_size/{point.metric}"
+                name = f"{rows}_by_size/{point.metric}"
                 yield point.members, {name: point.mean, f"{name}_low": point.low, f"{name}_high": point.high}
 
 

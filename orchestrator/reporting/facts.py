@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.planning.events import PreflightPassed
 from orchestrator.planning.members import MemberPlan
+from orchestrator.planning.outputs import split_of
 from orchestrator.planning.policies import decide_enough
 from orchestrator.planning.recovery import MemberMemory, RunMemory
 from orchestrator.planning.schedule import MemberState, State
@@ -101,10 +103,15 @@ def ranges(indices: Sequence[int]) -> str:
     return ", ".join("–".join(map(str, part)) for part in parts)
 
 
+def tasks_told(passed: PreflightPassed) -> dict[str, TaskKind]:
+    """What each output tells, in the order of the model."""
+    return {output: TaskKind(task) for output, task in passed.tasks.items()}
+
+
 def notes_of(passed: PreflightPassed, memory: RunMemory) -> tuple[str, ...]:
     """What the result says in words of how the run came about."""
     notes = [f"trained on {passed.device.upper()}, {'' if passed.deterministic else 'not '}deterministic"]
-    if "validation" not in passed.labels:
+    if "validation" not in set(map(split_of, passed.labels)):
         notes.append("there is no validation set, so there is no validation accuracy and no weighted ensemble")
     if len(memory.code_digests) > 1:
         told = " → ".join(code[:12] for code in memory.code_digests)

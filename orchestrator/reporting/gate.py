@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.errors import InvalidJob
+from orchestrator.planning.outputs import ONLY
+from orchestrator.reporting.outputs import for_output
 from orchestrator.reporting.result import Figure, FigureName, GateResult, Metric, SplitName, SplitScores
 
 SPOKEN: dict[FigureName, str] = {
@@ -22,8 +24,9 @@ def judge_gate(
     max: float | None,
     validation: SplitScores | None,
     test: SplitScores | None,
+    output: str = ONLY,
 ) -> GateResult:
-    """Whether the figure `of` the split `on` lies within [min, max], and why.
+    """Whether the figure `of` the split `on` lies within [min, max], and why; `output` is the one that decides.
 
     A figure that does not exist does not pass. The bounds themselves pass.
 
@@ -34,7 +37,7 @@ def judge_gate(
         raise InvalidJob("the gate has no bound", where="ensemble.gate", hint="give `min`, `max` or both")
     split = validation if on == "validation" else test
     figure: Figure | None = None if split is None else getattr(split, of)
-    name = f"{metric} of {SPOKEN[of]} on {on}"
+    name = f"{metric} of {SPOKEN[of]}{for_output(output)} on {on}"
     value: float | None = None if figure is None else getattr(figure, metric)
     if value is None:
         passed, reason = False, f"there is no {name}"

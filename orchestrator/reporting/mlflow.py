@@ -239,7 +239,7 @@ def _parent_params(result: Result) -> dict[str, object]:
     versions = {f"version.{name}": version for name, version in result.versions.items()}
     return {
         "members": len(result.members),
-        "task": result.task,
+        "task": result.task if isinstance(result.task, str) else json.dumps(result.task),
         "combine": result.combine,
         "missing": json.dumps(result.missing),
         "spec_digest": result.spec_digest,

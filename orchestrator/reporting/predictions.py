@@ -1,4 +1,4 @@
-"""The members' stored predictions of one split, one member at a time, as often as the evaluation needs them."""
+"""The members' stored predictions of one part, one member at a time, as often as the evaluation needs them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,16 @@ KEPT_BYTES = 32 * 2**20
 
 
 class Predictions:
-    """Predictions [N, C] of each selected member on one split.
+    """Predictions [N, C] of each selected member: one output's, on one split.
 
     Args:
         members: the entries of the selection record, in member order.
-        split: which rows.
+        part: which (`planning.outputs`).
         read: gives the verified bytes of a blob; called from several threads.
     """
 
-    def __init__(self, members: Sequence[Mapping[str, Any]], split: str, read: Read) -> None:
-        self._refs = [
-            BlobRef.from_json(member["predictions"][split], where=f"selection, {split}") for member in members
-        ]
+    def __init__(self, members: Sequence[Mapping[str, Any]], part: str, read: Read) -> None:
+        self._refs = [BlobRef.from_json(member["predictions"][part], where=f"selection, {part}") for member in members]
         self._read = read
         self._kept: list[npt.NDArray[np.float32]] = []
         self._kept_bytes = 0

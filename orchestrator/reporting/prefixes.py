@@ -1,20 +1,20 @@
-"""The scores of growing ensembles, from the stored predictions of their members."""
+"""The scores of growing ensembles in the output that decides, from the stored predictions of their members."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from orchestrator.ensemble.asked import deciding_output
 from orchestrator.ensemble.prefix import PrefixScores
 from orchestrator.ensemble.tasks import TaskKind
+from orchestrator.planning.outputs import part
 from orchestrator.reporting.predictions import Predictions, Read
 from orchestrator.spec import Job
 from orchestrator.storage.records import BlobRef
 from orchestrator.storage.tables import labels_from_parquet, predictions_from_parquet
 
-SPLIT = "validation"
-
 References = Mapping[str, Mapping[str, object]]
-"""Of stored blobs, by split."""
+"""Of stored blobs, by part (`planning.outputs`)."""
 
 
 class StoredPrefixes:
@@ -23,14 +23,16 @@ class StoredPrefixes:
     Args:
         job: how members are combined.
         metric: the score.
-        task: what the members tell.
+        tasks: what each output tells, in the order of the model.
         labels: of the scored rows.
         read: gives the verified bytes of a blob; called from several threads.
     """
 
-    def __init__(self, job: Job, metric: str, task: TaskKind, labels: References, read: Read) -> None:
-        targets = labels_from_parquet(read(BlobRef.from_json(labels[SPLIT], where=f"labels of {SPLIT}")))
-        self._scores = PrefixScores(task, targets, job.ensemble, metric, job.seed)
+    def __init__(self, job: Job, metric: str, tasks: Mapping[str, TaskKind], labels: References, read: Read) -> None:
+        output = deciding_output(job.ensemble, list(tasks))
+        self._part = part("validation", output)
+        targets = labels_from_parquet(read(BlobRef.from_json(labels[self._part], where=f"labels of {self._part}")))
+        self._scores = PrefixScores(tasks[output], targets, job.ensemble, metric, job.seed)
         self._members: list[Mapping[str, References]] = []
         self._read = read
 
@@ -45,6 +47,6 @@ class StoredPrefixes:
             OrchestratorError: as `PrefixScores.add`, or what reading the store raises.
         """
         self._members.append({"predictions": predictions})
-        ref = BlobRef.from_json(predictions[SPLIT], where=f"member {index}, predictions of {SPLIT}")
+        ref = BlobRef.from_json(predictions[self._part], where=f"member {index}, predictions of {self._part}")
         newest = predictions_from_parquet(self._read(ref))
-        return self._scores.add(index, newest, Predictions(self._members, SPLIT, self._read))
+        return self._scores.add(index, newest, Predictions(self._members, self._part, self._read))

@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 from orchestrator.errors import DamagedStore, InvalidJob, MissingObject, OrchestratorError, StoreUnavailable
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import RunMemory, read_run
+from orchestrator.reporting.conclude import result_of
 from orchestrator.reporting.experiment import read_experiment
 from orchestrator.reporting.mlflow import LIMIT_S, log_to_mlflow
 from orchestrator.reporting.report import write_report
 from orchestrator.reporting.result import Result, from_json, to_json
-from orchestrator.reporting.selection import COPIES, COUNTED, labels_ref, result_of
+from orchestrator.reporting.selection import COPIES, COUNTED, labels_ref
 from orchestrator.reporting.tensorboard import write_event_files
 from orchestrator.spec import ReportSpec
 from orchestrator.storage.blobs import get_blob, put_blob
@@ -173,14 +174,14 @@ def _write_copies(store: Store, layout: RunLayout, selection: Mapping[str, Any])
 
 def _copies(layout: RunLayout, selection: Mapping[str, Any]) -> Iterator[tuple[BlobRef, str]]:
     """Each blob of which there is a readable copy, and the key of that: of labels, and of selected members."""
-    for split in selection["labels"]:
-        yield labels_ref(selection, split), layout.labels_copy(split)
+    for part in selection["labels"]:
+        yield labels_ref(selection, part), layout.labels_copy(part)
     for member in selection["members"]:
         if member["status"] not in COUNTED:
             continue
-        for part, name in COPIES.items():
-            ref = BlobRef.from_json(member["final"][part], where=f"member {member['index']}, {part}")
+        for kind, name in COPIES.items():
+            ref = BlobRef.from_json(member["final"][kind], where=f"member {member['index']}, {kind}")
             yield ref, layout.member_copy(member["index"], name)
-        for split, stored in member["predictions"].items():
-            ref = BlobRef.from_json(stored, where=f"member {member['index']}, predictions of {split}")
-            yield ref, layout.member_copy(member["index"], f"{split}.parquet")
+        for part, stored in member["predictions"].items():
+            ref = BlobRef.from_json(stored, where=f"member {member['index']}, predictions of {part}")
+            yield ref, layout.member_copy(member["index"], f"{part}.parquet")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from orchestrator.errors import DamagedStore, MissingObject
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import RecordLike, read_run
 from orchestrator.reporting.cases import Cases, read_cases
+from orchestrator.reporting.outputs import OutputResult, by_output
 from orchestrator.reporting.result import Result
 from orchestrator.reporting.selection import COUNTED
 from orchestrator.reporting.timeline import Timeline, read_timeline
@@ -39,20 +40,55 @@ class ReportData:
         spec: `spec.json` as it was read; empty where it cannot be.
         histories: of each member that left one, what Keras reported of its epochs.
         timeline: who worked when, where that is known.
-        cases: single rows, where there is something to show.
+        cases: single rows, by output, where there is something to show.
         packs: bodies of the packs as they were recorded: `members` and `engine` of each.
         packed_because: why they are these.
-        class_names: of the labels, where the job names them.
+        class_names: of the labels, by output, where the job names them.
     """
 
     result: Result
     spec: Mapping[str, Any]
     histories: Mapping[int, Rows]
     timeline: Timeline | None = None
-    cases: Cases | None = None
+    cases: Mapping[str, Cases] = field(default_factory=dict)
     packs: tuple[Mapping[str, Any], ...] = ()
     packed_because: str = ""
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def outputs(self) -> tuple[OutputData, ...]:
+        """What is told of each output by itself, the one that decides first."""
+        several = len(self.result.outputs) > 1
+        return tuple(
+            OutputData(
+                own,
+                self.timeline,
+                self.cases.get(output),
+                self.class_names.get(output, ()),
+                place if several else None,
+            )
+            for place, (output, own) in enumerate(by_output(self.result).items())
+        )
+
+
+@dataclass(frozen=True)
+class OutputData:
+    """What a report tells of one output by itself.
+
+    Attributes:
+        result: the run's result as this output tells it.
+        timeline, cases, class_names: as in `ReportData`, of this output.
+        place: of the output among several; None where there is no other.
+    """
+
+    result: OutputResult
+    timeline: Timeline | None = None
+    cases: Cases | None = None
     class_names: tuple[str, ...] = ()
+    place: int | None = None
+
+    def id(self, name: str) -> str:
+        """`name` where there is no other output, else one that tells the page's elements of several outputs apart."""
+        return name if self.place is None else f"{name}-{self.place}"
 
 
 @dataclass(frozen=True)
@@ -108,17 +144,19 @@ def collect(store: Store, layout: RunLayout, result: Result, top: int | None = N
         spec=spec,
         histories=read_histories(selection["members"], read),
         timeline=_or_none("the timeline", lambda: _timeline(store, layout, run, selection["members"])),
-        cases=_or_none("examples", lambda: read_cases(selection, counted, read, most)),
+        cases=_or_none("examples", lambda: read_cases(selection, counted, read, most)) or {},
         packs=tuple(packed.get("packs", ())),
         packed_because=str(packed.get("reason", "")),
-        class_names=_class_names(job, memory.opened or {}),
+        class_names=_class_names(result, job, memory.opened or {}),
     )
 
 
-def _class_names(job: Mapping[str, Any], opened: Mapping[str, Any]) -> tuple[str, ...]:
-    """As the job names them, else as the labels in its files do."""
-    named = job.get("data", {}).get("class_names") or opened.get("class_names", {}).get("") or ()
-    return tuple(map(str, named))
+def _class_names(result: Result, job: Mapping[str, Any], opened: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """By output, as the job names them (a list for a single output, lists by name for several), else as the labels in
+    its files do."""
+    named = job.get("data", {}).get("class_names") or opened.get("class_names") or {}
+    by_name = named if isinstance(named, Mapping) else {result.outputs[0]: named}
+    return {output: tuple(map(str, names)) for output, names in by_name.items()}
 
 
 def _or_none(what: str, make: Callable[[], T | None]) -> T | None:

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from orchestrator.errors import DamagedStore, OrchestratorError
+from orchestrator.planning.outputs import ONLY
 
 RunStatus = Literal["succeeded", "partial", "gate_failed"]
 MemberStatus = Literal["succeeded", "late", "diverged", "failed", "not_started", "stopped"]
@@ -188,6 +189,7 @@ class MemberResult(_Frozen):
     `weights_sha256` is of the best model's weights: two runs trained the same member exactly when it is equal.
     `attempts` counts the workers' claims of its log to train it, those that died with their coordinator included.
     `loss` is the validation loss (the training loss without a validation set) at the best epoch, from the history.
+    Scores are by output where there are several.
     """
 
     index: int
@@ -201,8 +203,8 @@ class MemberResult(_Frozen):
     epochs: int | None = None
     best_epoch: int | None = None
     stopped_epoch: int | None = None
-    validation: MemberScores | None = None
-    test: MemberScores | None = None
+    validation: MemberScores | Mapping[str, MemberScores] | None = None
+    test: MemberScores | Mapping[str, MemberScores] | None = None
     loss: float | None = None
     model: StoredFile | None = None
     history: StoredFile | None = None
@@ -313,6 +315,10 @@ class SearchResult(_Frozen):
 class Result(_Frozen):
     """What a run found. `timing` is in seconds.
 
+    Models with several outputs: `outputs` names them, first the one that decides (`ensemble.output`: the best member,
+    the gate, `stop_when`, the headline); `task`, `validation`, `test`, `weights`, `temperature` and members' scores are
+    then by output. With a single output they stand for themselves, and JSON leaves `outputs` out. `scores` reads both.
+
     `task` is what the models tell; `delivered` names the figure of the prediction that the job asked for
     (`ensemble.combine`), which is scaled by `temperature` where the job says `calibrate`. `runs_before` counts the
     other runs in this storage that were scored on the same validation or test rows, with their members and trials; they
@@ -327,15 +333,16 @@ class Result(_Frozen):
     attempt: int
     status: RunStatus
     exit_code: int
-    task: str = "multiclass"
+    outputs: tuple[str, ...] = (ONLY,)
+    task: str | Mapping[str, str] = "multiclass"
     combine: str = "mean"
     delivered: FigureName = "ensemble"
-    temperature: float | None = None
+    temperature: float | Mapping[str, float] | None = None
     runs_before: RunsBefore | None = None
-    validation: SplitScores | None
-    test: SplitScores | None
+    validation: SplitScores | Mapping[str, SplitScores] | None
+    test: SplitScores | Mapping[str, SplitScores] | None
     members: tuple[MemberResult, ...]
-    weights: WeightsResult | None
+    weights: WeightsResult | Mapping[str, WeightsResult] | None
     gate: GateResult | None
     missing: tuple[int, ...]
     late: tuple[int, ...] = ()
@@ -348,6 +355,23 @@ class Result(_Frozen):
     data_fingerprint: str
     versions: Mapping[str, str]
     notes: tuple[str, ...]
+
+    def scores(self, split: SplitName) -> Mapping[str, SplitScores]:
+        """What a split says, by output, the one that decides first; empty where the split was not scored.
+
+        The name of a model's only output is empty (`orchestrator.planning.outputs.ONLY`).
+        """
+        found: SplitScores | Mapping[str, SplitScores] | None = getattr(self, split)
+        if isinstance(found, SplitScores):
+            return {ONLY: found}
+        return {output: found[output] for output in self.outputs if output in found} if found else {}
+
+    @model_serializer(mode="wrap")
+    def _without_the_name_of_an_only_output(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = serialize(self)
+        if self.outputs == (ONLY,):
+            found.pop("outputs", None)
+        return found
 
     def __str__(self) -> str:
         # Imported here: tables need these models, and reading a result needs no terminal library.

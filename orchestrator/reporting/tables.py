@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.reporting.outputs import OutputResult, by_output, for_output
 from orchestrator.reporting.result import Figure, MemberResult, MemberScores, Result, SplitScores
 
 NONE = "–"
@@ -30,32 +31,72 @@ def render(result: Result, width: int = 100, color: bool = False) -> str:
 def result_table(result: Result) -> RenderableType:
     """Every member; then their mean, the best one, the ensemble and the weighted ensemble; then what to know of them.
 
-    `loss` is a member's monitored loss at its best epoch, `nll` what the stored model scores on the validation rows.
+    `loss` is a member's monitored loss at its best epoch, `nll` what the stored model scores on the validation rows. Of
+    several outputs members are told in the one that decides; figures of the others follow.
     """
-    splits = [(name, split) for name, split in (("val", result.validation), ("test", result.test)) if split]
+    first, *others = by_output(result).values()
+    head = Text(f"{result.run_id}: {result.status}, attempt {result.attempt}", style="bold")
+    parts: list[RenderableType] = [head, ""]
+    if others:
+        parts += [Text(f"{first.output}, the output that decides:"), ""]
+    parts += [_members_table(first), ""]
+    for own in others:
+        parts += [Text(f"{own.output}:"), "", _figures_table(own), ""]
+    return Group(*parts, *(Text(line) for line in _footer(result)))
+
+
+def _members_table(result: OutputResult) -> RenderableType:
     table = plain_table()
     table.add_column("member", overflow="fold")
     for heading in ("seed", "dropout", "epochs", "best\nepoch", "stopped\nat", "loss"):
         table.add_column(heading, justify="right", no_wrap=True)
-    # Two metrics, the second of the first split alone: a table of all figures would not fit into 80 columns, and
-    # result.json has them.
-    metrics = ("rmse", "mae") if result.task == "regression" else ("accuracy", "nll")
-    scored = [(name, metric) for name, _ in splits for metric in metrics][:3]
-    for name, metric in scored:
-        table.add_column(f"{name}\n{metric}", justify="right", no_wrap=True)
+    scored = _shown(result)
+    _add_scores(table, scored)
     for member in result.members:
         scores = [member.validation if name == "val" else member.test for name, _ in scored]
         cells = [_score(of, metric) for of, (_, metric) in zip(scores, scored, strict=True)]
         table.add_row(*_member_cells(member), *cells, style=_member_style(member))
     table.add_section()
+    _add_figures(table, result, scored, [""] * 6)
+    return table
+
+
+def _figures_table(result: OutputResult) -> RenderableType:
+    """The figures of an output alone."""
+    table, scored = plain_table(), _shown(result)
+    table.add_column("", overflow="fold")
+    _add_scores(table, scored)
+    _add_figures(table, result, scored, [])
+    return table
+
+
+def _splits(result: OutputResult) -> dict[str, SplitScores]:
+    return {name: split for name, split in (("val", result.validation), ("test", result.test)) if split}
+
+
+def _shown(result: OutputResult) -> list[tuple[str, str]]:
+    """Split and metric of the columns: two metrics, the second of the first split alone.
+
+    A table of all figures would not fit into 80 columns, and result.json has them.
+    """
+    metrics = ("rmse", "mae") if result.task == "regression" else ("accuracy", "nll")
+    return [(name, metric) for name in _splits(result) for metric in metrics][:3]
+
+
+def _add_scores(table: Table, scored: Sequence[tuple[str, str]]) -> None:
+    for name, metric in scored:
+        table.add_column(f"{name}\n{metric}", justify="right", no_wrap=True)
+
+
+def _add_figures(table: Table, result: OutputResult, scored: Sequence[tuple[str, str]], between: list[str]) -> None:
     for label, attribute in _figures(result):
-        figures: dict[str, Figure] = {name: figure for name, split in splits if (figure := getattr(split, attribute))}
+        figures: dict[str, Figure] = {
+            name: figure for name, split in _splits(result).items() if (figure := getattr(split, attribute))
+        }
         if figures:
             cells = [_score(figures.get(name), metric) for name, metric in scored]
-            row = (_figure_label(label, figures.values()), *[""] * 6, *cells)
+            row = (_figure_label(label, figures.values()), *between, *cells)
             table.add_row(*row, style="bold" if attribute == result.delivered else "")
-    head = Text(f"{result.run_id}: {result.status}, attempt {result.attempt}", style="bold")
-    return Group(head, "", table, "", *(Text(line) for line in _footer(result)))
 
 
 def plan_text(
@@ -110,21 +151,8 @@ def _member_style(member: MemberResult) -> str:
 
 
 def _footer(result: Result) -> Iterable[str]:
-    if result.validation is None:
-        yield "There is no validation set, so there is no validation accuracy; loss is the training loss."
-    if result.validation is not None or result.test is not None:
-        yield from _verdict(result)
-    for split in (result.validation, result.test):
-        if split is not None:
-            yield from _scored_on(result, split)
-    if result.weights is not None:
-        weights = result.weights
-        how = "" if weights.method == "stacking" else f" (by {weights.method})"
-        what = "stacking" if weights.method == "stacking" else "weights"
-        given = weights.fitted_on == "given"
-        yield "weights given by the job" if given else f"{what} fitted on {weights.fitted_on}{how}"
-    if result.temperature is not None:
-        yield f"calibrated: what is delivered is scaled by a temperature of {result.temperature:.4g}"
+    for own in by_output(result).values():
+        yield from _of_output(own)
     if result.missing:
         missing = ", ".join(map(str, result.missing))
         yield f"missing from the ensemble: {missing} ({len(result.missing)} of {len(result.members)} members)"
@@ -141,24 +169,44 @@ def _footer(result: Result) -> Iterable[str]:
     yield from result.notes
 
 
-def _verdict(result: Result) -> Iterable[str]:
+def _of_output(result: OutputResult) -> Iterable[str]:
+    """What is to be said of one output; a line that is not of its verdict begins with its name."""
+    name = f"{result.output}: " if result.output else ""
+    if result.validation is None:
+        yield f"{name}There is no validation set, so there is no validation accuracy; loss is the training loss."
+    if result.validation is not None or result.test is not None:
+        yield from _verdict(result)
+    for split in (result.validation, result.test):
+        if split is not None:
+            yield from (f"{name}{line}" for line in _scored_on(result, split))
+    if result.weights is not None:
+        weights = result.weights
+        how = "" if weights.method == "stacking" else f" (by {weights.method})"
+        what = "stacking" if weights.method == "stacking" else "weights"
+        given = weights.fitted_on == "given"
+        yield name + ("weights given by the job" if given else f"{what} fitted on {weights.fitted_on}{how}")
+    if result.temperature is not None:
+        yield f"{name}calibrated: what is delivered is scaled by a temperature of {result.temperature:.4g}"
+
+
+def _verdict(result: OutputResult) -> Iterable[str]:
     """Was it worth it, and what flatters the figures; what the lines below say anyway is left to them."""
     # Imported here: whoever reads a plan or a status needs no verdict, and it needs the selection's parts.
     from orchestrator.reporting.verdict import was_it_worth_it, what_flatters
 
     verdict = was_it_worth_it(result)
-    yield f"Was the ensemble worth it? {verdict.title} {verdict.sentence}"
+    yield f"Was the ensemble worth it{for_output(result.output)}? {verdict.title} {verdict.sentence}"
     yield from what_flatters(result)
     yield ""
 
 
-def _figures(result: Result) -> Iterable[tuple[str, str]]:
+def _figures(result: OutputResult) -> Iterable[tuple[str, str]]:
     """Label and name of each figure."""
     for label, attribute in _FIGURES:
         yield ("stacked ensemble" if attribute == "weighted" and result.combine == "stacking" else label), attribute
 
 
-def _scored_on(result: Result, split: SplitScores) -> Iterable[str]:
+def _scored_on(result: OutputResult, split: SplitScores) -> Iterable[str]:
     """One line for the split's rows; one more for a figure whose rows were used for more than the others'."""
     yield f"scored on {split.ensemble.scored_on}"
     for label, attribute in _figures(result):

@@ -8,6 +8,7 @@ from typing import Literal
 
 from orchestrator.ensemble import metrics
 from orchestrator.ensemble.tasks import TaskKind
+from orchestrator.reporting.outputs import OutputResult, by_output, for_output
 from orchestrator.reporting.result import Figure, FigureName, Gain, Result, SplitScores
 from orchestrator.reporting.selection import COUNTED
 
@@ -55,8 +56,25 @@ class Verdict:
     caveats: tuple[str, ...] = ()
 
 
-def was_it_worth_it(result: Result) -> Verdict:
-    """Whether what the run delivers is better than the best single member that could be had instead.
+def verdict_of(result: Result) -> Verdict:
+    """The verdict of the output that decides; those of the others stand first among what to keep in mind."""
+    told = {output: was_it_worth_it(own) for output, own in by_output(result).items()}
+    first, *others = told
+    if not others:
+        return told[first]
+    lines = (f"{output}: {told[output].title} {told[output].sentence}" for output in others)
+    verdict = told[first]
+    return Verdict(verdict.answer, f"{first}: {verdict.title}", verdict.sentence, (*lines, *caveats_of(result)))
+
+
+def caveats_of(result: Result) -> tuple[str, ...]:
+    """What to keep in mind of a result; what holds of several outputs is said once."""
+    told = (line for own in by_output(result).values() for line in (*what_flatters(own), *_what_is_missing(own)))
+    return tuple(dict.fromkeys(told))
+
+
+def was_it_worth_it(result: OutputResult) -> Verdict:
+    """Whether what the run delivers in an output is better than the best single member that could be had instead.
 
     Test rows decide where they tell, else validation rows. The answer is that of the headline metric; where that
     cannot tell and the probabilities are clearly better, it is `probably`.
@@ -74,7 +92,7 @@ def was_it_worth_it(result: Result) -> Verdict:
     headline = headline_of(result)
     if headline not in by_metric:
         sentence = (
-            f"On {delivered.scored_on}, {spoken(result, result.delivered)} has {_scored(delivered, headline)}; "
+            f"On {delivered.scored_on}, {_named(result, result.delivered)} has {_scored(delivered, headline)}; "
             f"how much of that is luck is not known: no interval compares it with a single member."
         )
         return Verdict("cannot be told", TITLES["cannot be told"], sentence, caveats)
@@ -84,7 +102,7 @@ def was_it_worth_it(result: Result) -> Verdict:
     answer = "probably" if lifted else answer
     best = "" if split.best_member is None else f" (member {split.best_member.member})"
     sentence = (
-        f"On {delivered.scored_on}, {spoken(result, result.delivered)} has {_scored(delivered, headline)}: "
+        f"On {delivered.scored_on}, {_named(result, result.delivered)} has {_scored(delivered, headline)}: "
         f"{_compared(main)} {SPOKEN['best_member']}{best}"
     )
     mean = next((gain for gain in gains if gain.over == "members_mean" and gain.metric == headline), None)
@@ -110,7 +128,7 @@ def judge(gain: float, low: float, high: float) -> Answer:
     return "no" if high <= _MOSTLY * width else "cannot be told"
 
 
-def headline_of(result: Result) -> str:
+def headline_of(result: OutputResult) -> str:
     """The metric that everybody looks at first: accuracy, or RMSE for regression."""
     return metrics.headline(TaskKind(result.task))
 
@@ -134,7 +152,7 @@ def _form(value: float) -> str:
     return ".4f" if abs(value) < 10 else ".2f" if abs(value) < 1e5 else ".4g"
 
 
-def _decisive(result: Result) -> tuple[SplitScores | None, tuple[Gain, ...]]:
+def _decisive(result: OutputResult) -> tuple[SplitScores | None, tuple[Gain, ...]]:
     """The split that answers, and its gains of what is delivered."""
     splits = [split for split in (result.test, result.validation) if split is not None]
     told = [(split, tuple(gain for gain in split.gains if gain.of == result.delivered)) for split in splits]
@@ -165,12 +183,17 @@ def _compared(gain: Gain) -> str:
     return compared(gain.metric, gain.gain, gain.interval.low, gain.interval.high)
 
 
-def spoken(result: Result, name: FigureName) -> str:
+def spoken(result: OutputResult, name: FigureName) -> str:
     """A figure's name in a sentence."""
     return "the stacked ensemble" if name == "weighted" and result.combine == "stacking" else SPOKEN[name]
 
 
-def what_flatters(result: Result) -> Iterator[str]:
+def _named(result: OutputResult, name: FigureName) -> str:
+    """A figure's name, and its output's where there are several."""
+    return f"{spoken(result, name)}{for_output(result.output)}"
+
+
+def what_flatters(result: OutputResult) -> Iterator[str]:
     """What makes the figures look better than they are, or than what they are compared with, a sentence each."""
     if result.test is None and result.validation is not None:
         yield "There is no test set, so the figures are of rows that training has looked at in the ways just named."
@@ -179,7 +202,7 @@ def what_flatters(result: Result) -> Iterator[str]:
         if figure.optimism.get(headline, 0.0) >= _VISIBLE:
             by = gain_text(headline, figure.optimism[headline]).removeprefix("+")
             yield (
-                f"Scored on the very rows that fitted it, {spoken(result, name)} would look {by} better: that "
+                f"Scored on the very rows that fitted it, {_named(result, name)} would look {by} better: that "
                 f"difference is optimism, and is left out of the figures here."
             )
     before = result.runs_before
@@ -191,7 +214,7 @@ def what_flatters(result: Result) -> Iterator[str]:
         )
 
 
-def _what_is_missing(result: Result) -> Iterator[str]:
+def _what_is_missing(result: OutputResult) -> Iterator[str]:
     if result.missing:
         yield f"{len(result.missing)} of {len(result.members)} members are missing from the ensemble."
     if result.late:
@@ -201,7 +224,7 @@ def _what_is_missing(result: Result) -> Iterator[str]:
         yield f"The quality gate is missed: {result.gate.reason}."
 
 
-def _fitted(result: Result) -> Iterator[tuple[FigureName, Figure]]:
+def _fitted(result: OutputResult) -> Iterator[tuple[FigureName, Figure]]:
     """The figures that were fitted on the rows on which they are scored."""
     for name in dict.fromkeys((result.delivered, "ensemble", "weighted")):
         figure: Figure | None = getattr(result.validation, name, None)

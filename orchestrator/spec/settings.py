@@ -98,6 +98,12 @@ class EnsembleSpec(Spec):
     calibrate: bool = Field(
         default=False, description="Scale what is delivered by a temperature that is fitted on the validation set."
     )
+    output: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Of a model with several outputs the one that decides: the best member, `gate`, `stop_when`, the "
+        "headline figure; by default the model's first. Members are combined, and scored, in each output by itself.",
+    )
     quorum: int | None = Field(default=None, ge=1, description="Fewest members for a result; by default all of them.")
     deadline: Deadline | None = Field(
         default=None,

@@ -7,7 +7,7 @@
       control/stop-<nonce>.json          create-only requests
       members/<m>/log/<seq>.json         the log of member m
       members/<m>/<file>                 readable copies
-      labels/<split>.parquet             readable copies of what members are scored on
+      labels/<part>.parquet              readable copies of what members are scored on
       blobs/<sha256>-<nonce>             immutable; means nothing unless a record names it
       attempts/<m>-<term>/               what one attempt writes besides
       results/<k>.json, result.json      copies of what `done` records say
@@ -201,9 +201,9 @@ class RunLayout:
         """A readable copy of a member's file, for instance `best.keras`."""
         return check_key(f"{self.members}/{member}/{filename}")
 
-    def labels_copy(self, split: str) -> str:
-        """The readable copy of a split's labels, row by row as in the members' predictions."""
-        return check_key(f"{self.root}/labels/{split}.parquet")
+    def labels_copy(self, part: str) -> str:
+        """The readable copy of a part's labels (`planning.outputs`), row by row as in the members' predictions."""
+        return check_key(f"{self.root}/labels/{part}.parquet")
 
     def log_of(self, key: str) -> str | None:
         """Prefix of the log, the coordinator's or a member's, in whose folder `key` is; None when it is in none."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.ensemble.tasks import TaskKind
+from orchestrator.planning.outputs import ONLY
 from orchestrator.reporting.cases import Case, Cases, Points
 from orchestrator.reporting.report import ReportData
 from orchestrator.reporting.result import (
@@ -47,7 +48,7 @@ def report_data(
         "spec": {"run_id": "night", "job": {"name": "digits", "seed": 7, "model": "jobs.digits:build_model"}},
         "histories": histories,
         "timeline": timeline(members, workers=max(2, members // 60)),
-        "cases": cases(rng, TaskKind(task)),
+        "cases": {ONLY: cases(rng, TaskKind(task))},
         "packs": tuple({"members": [index], "engine": "solo"} for index in range(members)),
         "packed_because": "too few gradient steps for a fused program to pay",
     }

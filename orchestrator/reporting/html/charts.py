@@ -27,7 +27,7 @@ _OUTCOMES = {"published": "c1", "late": "c3", "preempted": "c4", "node_lost": "c
 _FAILED = "c5"
 
 
-def weights_chart(weights: WeightsResult) -> Chart:
+def weights_chart(weights: WeightsResult, name: str = "weights") -> Chart:
     """Each member's weight, beside the one that a plain average gives."""
     places, even = np.arange(len(weights.values)), 1 / len(weights.values)
 
@@ -44,10 +44,10 @@ def weights_chart(weights: WeightsResult) -> Chart:
 
     keys = (Key("weight", "c1", "band"), Key("plain average", "c2", "dashed"))
     alt = f"weights of {len(places)} members, from {min(weights.values):.3g} to {max(weights.values):.3g}"
-    return Chart(draw("weights", alt, paint), "The members' weights.", keys)
+    return Chart(draw(name, alt, paint), "The members' weights.", keys)
 
 
-def reliability_chart(calibration: Calibration) -> Chart:
+def reliability_chart(calibration: Calibration, name: str = "reliability") -> Chart:
     """How often predictions are right, by how sure they are, before and after temperature scaling."""
 
     def paint(axes: Axes) -> None:
@@ -63,7 +63,7 @@ def reliability_chart(calibration: Calibration) -> Chart:
     told = "" if before is None or after is None else f"; calibration error {before:.3f} before, {after:.3f} after"
     alt = f"reliability diagram{told}"
     caption = "Below the diagonal predictions are surer than right; the larger a dot, the more rows it stands for."
-    return Chart(draw("reliability", alt, paint), caption, keys)
+    return Chart(draw(name, alt, paint), caption, keys)
 
 
 def _paint_bins(axes: Axes, bins: Sequence[ReliabilityBin], color: str, dashes: Sequence[int]) -> None:
@@ -76,7 +76,7 @@ def _paint_bins(axes: Axes, bins: Sequence[ReliabilityBin], color: str, dashes: 
     axes.scatter(confidence, accuracy, [8 + 40 * each.count / most for each in filled], color=color, linewidths=0)
 
 
-def selective_chart(points: Sequence[CoveragePoint]) -> Chart:
+def selective_chart(points: Sequence[CoveragePoint], name: str = "selective") -> Chart:
     """Accuracy where only the surest part of the rows is answered."""
 
     def paint(axes: Axes) -> None:
@@ -85,7 +85,7 @@ def selective_chart(points: Sequence[CoveragePoint]) -> Chart:
         axes.set_xlabel("share of the rows that is answered")
 
     alt = f"accuracy by coverage, from {points[0].accuracy:.3f} at {points[0].coverage:.0%} of the rows"
-    return Chart(draw("selective", alt, paint), "Accuracy on the rows of which the prediction is surest.")
+    return Chart(draw(name, alt, paint), "Accuracy on the rows of which the prediction is surest.")
 
 
 def timeline_chart(timeline: Timeline) -> Chart:
@@ -143,7 +143,7 @@ def _span_s(timeline: Timeline) -> float:
     return timeline.ended - timeline.began
 
 
-def truth_chart(truth: Float64, predicted: Float64) -> Chart:
+def truth_chart(truth: Float64, predicted: Float64, name: str = "truth") -> Chart:
     """Regression: predicted against true values [K]."""
 
     def paint(axes: Axes) -> None:
@@ -154,10 +154,10 @@ def truth_chart(truth: Float64, predicted: Float64) -> Chart:
         axes.set_xlabel("true")
 
     alt = f"predicted against true values of {len(truth)} rows"
-    return Chart(draw("truth", alt, paint), "Predicted against true values; on the dotted line they agree.")
+    return Chart(draw(name, alt, paint), "Predicted against true values; on the dotted line they agree.")
 
 
-def residuals_chart(residuals: Float64) -> Chart:
+def residuals_chart(residuals: Float64, name: str = "residuals") -> Chart:
     """Regression: how the errors [K] are spread."""
 
     def paint(axes: Axes) -> None:
@@ -169,10 +169,10 @@ def residuals_chart(residuals: Float64) -> Chart:
 
     alt = f"histogram of residuals, mean {residuals.mean():.3g}, standard deviation {residuals.std():.3g}"
     caption = f"Residuals: mean {residuals.mean():.3g}, standard deviation {residuals.std():.3g}."
-    return Chart(draw("residuals", alt, paint), caption)
+    return Chart(draw(name, alt, paint), caption)
 
 
-def spread_chart(spread: Float64, errors: Float64) -> Chart:
+def spread_chart(spread: Float64, errors: Float64, name: str = "spread") -> Chart:
     """Regression: whether members disagree where the ensemble errs; [K] standard deviations and absolute errors."""
     order = np.argsort(spread, kind="stable")
     groups = [group for group in np.array_split(order, min(10, len(order))) if len(group)]
@@ -186,4 +186,4 @@ def spread_chart(spread: Float64, errors: Float64) -> Chart:
     told = f"{means[0][1]:.3g} at the smallest, {means[-1][1]:.3g} at the largest"
     alt = f"mean absolute error by the members' spread, {told}"
     caption = "A rising line: where members disagree, the ensemble errs more, so the spread tells how far to trust it."
-    return Chart(draw("spread", alt, paint), caption)
+    return Chart(draw(name, alt, paint), caption)

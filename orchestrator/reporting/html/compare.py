@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 from orchestrator.reporting.compare import SPLITS, Comparison, Differing, RunGain, delivered
@@ -21,6 +23,7 @@ from orchestrator.reporting.html.draw import COLORS, draw
 from orchestrator.reporting.html.headline import SHOWN_METRICS, duration_text, figure_cell
 from orchestrator.reporting.html.page import write_page
 from orchestrator.reporting.html.parts import NONE, Cell, Chart, Key, Lines, Page, Part, Section, Table, table
+from orchestrator.reporting.outputs import for_output, of_output
 from orchestrator.reporting.result import Result, SplitName
 from orchestrator.reporting.verdict import NAMES, Answer, Verdict, gain_text, headline_of, interval_text
 
@@ -95,7 +98,8 @@ def _runs(comparison: Comparison) -> Section:
 
 
 def _figures(comparison: Comparison) -> Section | None:
-    parts: list[Part] = [made for split in SPLITS if (made := _figures_table(comparison.results, split)) is not None]
+    made = (_figures_table(comparison.results, output, split) for output, split in _each(comparison))
+    parts: list[Part] = [each for each in made if each is not None]
     if not parts:
         return None
     intro = (
@@ -105,8 +109,13 @@ def _figures(comparison: Comparison) -> Section | None:
     return Section("figures", "Figures", intro, (*parts, Lines(tuple(scored_on(comparison)))))
 
 
-def _figures_table(results: Mapping[str, Result], split: SplitName) -> Table | None:
-    figures = {name: figure for name, result in results.items() if (figure := delivered(result, split)) is not None}
+def _each(comparison: Comparison) -> Iterable[tuple[str, SplitName]]:
+    return product(comparison.outputs, SPLITS)
+
+
+def _figures_table(results: Mapping[str, Result], output: str, split: SplitName) -> Table | None:
+    told = {name: delivered(result, split, output) for name, result in results.items()}
+    figures = {name: figure for name, figure in told.items() if figure is not None}
     if not figures:
         return None
     metrics = [m for m in SHOWN_METRICS if any(getattr(figure, m) is not None for figure in figures.values())]
@@ -115,18 +124,22 @@ def _figures_table(results: Mapping[str, Result], split: SplitName) -> Table | N
         for name, figure in figures.items()
     ]
     columns = ("run", "rows", *(NAMES[metric] for metric in metrics))
-    return table(f"On {split}", columns, rows, text=("run",))
+    return table(f"On {split}{for_output(output)}", columns, rows, text=("run",))
 
 
 def _gains(comparison: Comparison) -> Section:
     first = next(iter(comparison.results))
     parts: list[Part] = []
-    for split in SPLITS:
-        found = {pair.name: [g for g in pair.gains if g.split == split] for pair in comparison.pairs}
+    for output, split in _each(comparison):
+        pairs = [pair for pair in comparison.pairs if pair.output == output]
+        found = {pair.name: [gain for gain in pair.gains if gain.split == split] for pair in pairs}
         if any(found.values()):
-            parts += _gain_charts(split, first, headline_of(comparison.results[first]), found)
-            parts.append(_gains_table(split, first, found))
-    lines = [f"{pair.name}: {line}" for pair in comparison.pairs for line in why_unpaired(pair)]
+            rows = _Gained(output, split, first, found, comparison.outputs.index(output))
+            parts += _gain_charts(rows, headline_of(of_output(comparison.results[first], output)))
+            parts.append(_gains_table(rows))
+    lines = [
+        f"{pair.name}{for_output(pair.output)}: {line}" for pair in comparison.pairs for line in why_unpaired(pair)
+    ]
     if lines:
         parts.append(Lines(tuple(lines)))
     intro = (
@@ -137,30 +150,45 @@ def _gains(comparison: Comparison) -> Section:
     return Section("gains", f"Gains over {first}", intro, tuple(parts))
 
 
-def _gains_table(split: SplitName, first: str, found: Mapping[str, list[RunGain]]) -> Table:
+@dataclass(frozen=True)
+class _Gained:
+    """Each run's gains over the first one, in an output on a split; `place` is the output's among all."""
+
+    output: str
+    split: SplitName
+    first: str
+    found: Mapping[str, list[RunGain]]
+    place: int
+
+    @property
+    def rows(self) -> str:
+        return f"{self.split}{for_output(self.output)}"
+
+
+def _gains_table(gained: _Gained) -> Table:
     rows: list[list[str | Cell]] = [
         [
-            f"{name} over {first}",
+            f"{name} over {gained.first}",
             NAMES[gain.metric],
             gain_text(gain.metric, gain.gain),
             interval_text(gain.metric, gain.low, gain.high),
         ]
-        for name, gains in found.items()
+        for name, gains in gained.found.items()
         for gain in gains
     ]
     columns = ("gain", "metric", "better by", "95 % interval")
-    caption = f"Gains on {split}: above 0 is better, whichever way the metric points"
+    caption = f"Gains on {gained.rows}: above 0 is better, whichever way the metric points"
     return table(caption, columns, rows, text=columns[:2])
 
 
-def _gain_charts(split: SplitName, first: str, headline: str, found: Mapping[str, list[RunGain]]) -> Iterator[Chart]:
+def _gain_charts(gained: _Gained, headline: str) -> Iterator[Chart]:
     for metric in (headline, "mae" if headline == "rmse" else "nll"):
-        gains = {name: gain for name, own in found.items() for gain in own if gain.metric == metric}
+        gains = {name: gain for name, own in gained.found.items() for gain in own if gain.metric == metric}
         if gains:
-            yield _gain_chart(split, first, metric, gains)
+            yield _gain_chart(gained, metric, gains)
 
 
-def _gain_chart(split: SplitName, first: str, metric: str, gains: Mapping[str, RunGain]) -> Chart:
+def _gain_chart(gained: _Gained, metric: str, gains: Mapping[str, RunGain]) -> Chart:
     scale, unit = (100, " (percentage points)") if metric == "accuracy" else (1, "")
     places = range(len(gains))
 
@@ -175,11 +203,11 @@ def _gain_chart(split: SplitName, first: str, metric: str, gains: Mapping[str, R
         axes.set_xlabel(f"better by{unit}")
 
     told = (f"{name} {gain_text(metric, gain.gain)}" for name, gain in gains.items())
-    alt = f"gains in {NAMES[metric]} over {first} on {split}: {', '.join(told)}"
-    keys = (Key("gain and its 95 % interval", "c1"), Key(f"no better than {first}", "muted", "dashed"))
+    alt = f"gains in {NAMES[metric]} over {gained.first} on {gained.rows}: {', '.join(told)}"
+    keys = (Key("gain and its 95 % interval", "c1"), Key(f"no better than {gained.first}", "muted", "dashed"))
     height = 0.9 + 0.32 * max(len(gains), 2)
-    svg = draw(f"gain-{split}-{metric}", alt, paint, height=height)
-    return Chart(svg, f"Gain in {NAMES[metric]} on {split}: right of 0 is better than {first}.", keys)
+    svg = draw(f"gain-{gained.place}-{gained.split}-{metric}", alt, paint, height=height)
+    return Chart(svg, f"Gain in {NAMES[metric]} on {gained.rows}: right of 0 is better than {gained.first}.", keys)
 
 
 def _differences(comparison: Comparison) -> Section:

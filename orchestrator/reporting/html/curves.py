@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.planning.outputs import ONLY
 from orchestrator.reporting.html.draw import COLORS, SERIES, draw
 from orchestrator.reporting.html.parts import Chart, Key
 from orchestrator.reporting.result import CurvePoint, MemberResult
@@ -42,11 +43,14 @@ def history_of(member: MemberResult, rows: Sequence[Mapping[str, float]]) -> His
     return History(member, np.array([int(row["epoch"]) for row in rows], np.int64), values)
 
 
-def learning_charts(histories: Sequence[History]) -> list[Chart]:
-    """Loss over epochs, and the metric that tells most; training and validation, best and last epoch marked."""
+def learning_charts(histories: Sequence[History], outputs: Sequence[str] = (ONLY,)) -> list[Chart]:
+    """Loss over epochs, and the metric of each output that tells most; training and validation, best and last epoch
+    marked."""
     names = {name for history in histories for name in history.values}
-    metric = _metric(names)
-    shown = {"learning-loss": "loss", "learning-metric": metric}
+    shown = {"learning-loss": "loss"}
+    for place, output in enumerate(outputs):
+        chart = f"learning-metric-{place}" if output else "learning-metric"
+        shown[chart] = _metric({name for name in names if not output or name.startswith(f"{output}_")})
     return [_learning_chart(histories, name, chart) for chart, name in shown.items() if name in names]
 
 
@@ -135,8 +139,11 @@ def _without_outliers(axes: Axes, histories: Sequence[History], columns: Sequenc
         axes.set_ylim(top=1.5 * top)
 
 
-def size_chart(points: Sequence[CurvePoint], split: str) -> Chart:
-    """The score of the plain average over the number of its members, with the spread over orders."""
+def size_chart(points: Sequence[CurvePoint], split: str, name: str = "size") -> Chart:
+    """The score of the plain average over the number of its members, with the spread over orders.
+
+    `name`, as of all charts, tells its ids from those of others on the page.
+    """
     metric = points[0].metric
     sizes = [point.members for point in points]
 
@@ -162,7 +169,7 @@ def size_chart(points: Sequence[CurvePoint], split: str) -> Chart:
     )
     alt = f"{NAMES[metric]} on {split} over the number of members, from {points[0].mean:.4g} to {points[-1].mean:.4g}"
     caption = f"Of the plain average on {split} rows, by how many members it has."
-    return Chart(draw(f"size-{metric}", alt, paint), caption, keys)
+    return Chart(draw(f"{name}-{metric}", alt, paint), caption, keys)
 
 
 def _whole_numbers(axes: Axes) -> None:

@@ -12,7 +12,7 @@ from orchestrator.reporting.cases import Case, Cases
 from orchestrator.reporting.html.parts import Gallery, Part, Picture, Section
 from orchestrator.reporting.html.png import png_uri
 from orchestrator.reporting.html.quality import class_name
-from orchestrator.reporting.report import ReportData
+from orchestrator.reporting.report import OutputData
 
 MOST_VALUES = 6
 """Columns of a table that are shown of one example."""
@@ -20,7 +20,7 @@ MOST_VALUES = 6
 MOST_VOTES = 3
 
 
-def examples_section(data: ReportData) -> Section | None:
+def examples_section(data: OutputData) -> Section | None:
     """Both kinds of examples; a run that kept none of its inputs has no such section."""
     cases = data.cases
     if cases is None:
@@ -44,7 +44,7 @@ def examples_section(data: ReportData) -> Section | None:
     return Section("examples", "Examples", intro, tuple(parts))
 
 
-def _picture(data: ReportData, cases: Cases, case: Case) -> Picture:
+def _picture(data: OutputData, cases: Cases, case: Case) -> Picture:
     lines = [f"row {case.row}", *_told(data, cases, case)]
     if case.values is not None:
         shown = list(case.values.items())[:MOST_VALUES]
@@ -53,7 +53,7 @@ def _picture(data: ReportData, cases: Cases, case: Case) -> Picture:
     return Picture(tuple(lines), uri, alt=f"input of row {case.row}, {lines[1]}")
 
 
-def _told(data: ReportData, cases: Cases, case: Case) -> Iterator[str]:
+def _told(data: OutputData, cases: Cases, case: Case) -> Iterator[str]:
     """What is true, and what is predicted."""
     if cases.task is TaskKind.REGRESSION:
         yield f"true {_numbers(case.truth)}"
@@ -73,13 +73,13 @@ def _told(data: ReportData, cases: Cases, case: Case) -> Iterator[str]:
             yield f"votes: {_votes(data, case.votes)}"
 
 
-def _votes(data: ReportData, votes: npt.NDArray[np.int64]) -> str:
+def _votes(data: OutputData, votes: npt.NDArray[np.int64]) -> str:
     order = sorted(np.flatnonzero(votes), key=lambda c: (-votes[c], c))
     told = [f"{votes[c]} for {class_name(data, int(c))}" for c in order[:MOST_VOTES]]
     return ", ".join([*told, "…"] if len(order) > MOST_VOTES else told)
 
 
-def _labels(data: ReportData, holds: npt.NDArray[np.bool_]) -> str:
+def _labels(data: OutputData, holds: npt.NDArray[np.bool_]) -> str:
     return ", ".join(class_name(data, int(c)) for c in np.flatnonzero(holds)) or "none"
 
 

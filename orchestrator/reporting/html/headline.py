@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.reporting.html.parts import NONE, Cell, Facts, Lines, Part, Section, Table, table
-from orchestrator.reporting.report import ReportData
+from orchestrator.reporting.outputs import OutputResult, deciding, for_output
+from orchestrator.reporting.report import OutputData
 from orchestrator.reporting.result import Figure, FigureName, Gain, Result, SplitScores
 from orchestrator.reporting.selection import COUNTED
-from orchestrator.reporting.verdict import NAMES, gain_text, headline_of, score_text, spoken
+from orchestrator.reporting.verdict import NAMES, gain_text, headline_of, score_text, spoken, was_it_worth_it
 
 FIGURES: tuple[FigureName, ...] = ("ensemble", "weighted", "best_member", "members_mean")
 SHOWN_METRICS = ("accuracy", "top_k", "nll", "brier", "ece", "auc", "rmse", "mae", "r2", "gaussian_nll")
 
 
-def splits_of(result: Result) -> Iterator[tuple[str, SplitScores]]:
+def splits_of(result: OutputResult) -> Iterator[tuple[str, SplitScores]]:
     """The splits that were scored; test first, whose rows were used for nothing else."""
     for name, split in (("test", result.test), ("validation", result.validation)):
         if split is not None:
             yield name, split
 
 
-def figures_section(data: ReportData) -> Section | None:
+def figures_section(data: OutputData) -> Section | None:
     """All figures of each split, with intervals, gains and the rows that they are of."""
     parts: list[Part] = []
     for name, split in splits_of(data.result):
@@ -38,23 +39,34 @@ def figures_section(data: ReportData) -> Section | None:
     return Section("figures", "Figures", intro, tuple(parts))
 
 
+def output_section(data: OutputData) -> Section:
+    """Of one output among several: was the ensemble worth it there?"""
+    verdict = was_it_worth_it(data.result)
+    intro = f"Was the ensemble worth it? {verdict.title} {verdict.sentence}"
+    items = tuple(_score_tiles(data.result))
+    return Section(data.id("output"), data.result.output, intro, (Facts(items),) if items else ())
+
+
 def tiles(result: Result) -> Facts | None:
     """The few numbers to remember: of what is delivered, of the best member and of the mean member."""
-    split = next((split for _, split in splits_of(result)), None)
-    if split is None:
+    own = deciding(result)
+    items = list(_score_tiles(own))
+    if not items:
         return None
-    metric = headline_of(result)
-    items = []
-    for name in dict.fromkeys((result.delivered, "best_member", "members_mean")):
-        figure: Figure | None = getattr(split, name)
-        if figure is not None:
-            items.append(
-                (f"{NAMES[metric]} of {_spoken(result, name, figure)}", score_text(metric, getattr(figure, metric)))
-            )
     items.append(("members in the ensemble", f"{_num_counted(result)} of {len(result.members)}"))
     if "total_s" in result.timing:
         items.append(("from the first start to the result", duration_text(result.timing["total_s"])))
     return Facts(tuple(items))
+
+
+def _score_tiles(result: OutputResult) -> Iterator[tuple[str, str]]:
+    split = next((split for _, split in splits_of(result)), None)
+    metric = headline_of(result)
+    for name in dict.fromkeys((result.delivered, "best_member", "members_mean")):
+        figure: Figure | None = getattr(split, name, None)
+        if figure is not None:
+            value = score_text(metric, getattr(figure, metric))
+            yield f"{NAMES[metric]} of {_spoken(result, name, figure)}{for_output(result.output)}", value
 
 
 def duration_text(seconds: float) -> str:
@@ -69,12 +81,12 @@ def _num_counted(result: Result) -> int:
     return sum(member.status in COUNTED for member in result.members)
 
 
-def _spoken(result: Result, name: FigureName, figure: Figure) -> str:
+def _spoken(result: OutputResult, name: FigureName, figure: Figure) -> str:
     told = spoken(result, name)
     return told if figure.member is None else f"{told} ({figure.member})"
 
 
-def _figures_table(result: Result, name: str, split: SplitScores) -> Table:
+def _figures_table(result: OutputResult, name: str, split: SplitScores) -> Table:
     found: list[tuple[FigureName, Figure]] = [(n, f) for n in FIGURES if (f := getattr(split, n)) is not None]
     metrics = [metric for metric in SHOWN_METRICS if any(getattr(figure, metric) is not None for _, figure in found)]
     rows: list[list[str | Cell]] = []
@@ -96,7 +108,7 @@ def figure_cell(figure: Figure, metric: str) -> Cell:
     return Cell(value, note=f"{low.removesuffix(' %')} to {high.removesuffix(' %')}")
 
 
-def _gains_table(result: Result, name: str, gains: tuple[Gain, ...]) -> Table:
+def _gains_table(result: OutputResult, name: str, gains: tuple[Gain, ...]) -> Table:
     rows: list[list[str | Cell]] = [
         [
             f"{spoken(result, gain.of)} over {spoken(result, gain.over)}",
@@ -112,7 +124,7 @@ def _gains_table(result: Result, name: str, gains: tuple[Gain, ...]) -> Table:
     )
 
 
-def _scored_on(result: Result, split: SplitScores) -> Iterator[str]:
+def _scored_on(result: OutputResult, split: SplitScores) -> Iterator[str]:
     """Which rows each figure is of, and what else they were used for; figures of equal rows share a line."""
     by_rows: dict[str, list[str]] = {}
     for name in FIGURES:

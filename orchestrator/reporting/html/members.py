@@ -8,7 +8,8 @@ from orchestrator.reporting.html.charts import weights_chart
 from orchestrator.reporting.html.curves import history_of, learning_charts
 from orchestrator.reporting.html.draw import sparkline
 from orchestrator.reporting.html.parts import NONE, Cell, Facts, Part, Section, Table, table
-from orchestrator.reporting.report import ReportData, Rows
+from orchestrator.reporting.outputs import OutputResult, by_output, for_output
+from orchestrator.reporting.report import OutputData, ReportData, Rows
 from orchestrator.reporting.result import MemberResult, MemberScores
 from orchestrator.reporting.verdict import headline_of, score_text
 
@@ -22,7 +23,7 @@ def curves_section(data: ReportData) -> Section | None:
     """Loss and the metric that tells most over epochs."""
     members = {member.index: member for member in data.result.members}
     histories = [history_of(members[index], rows) for index, rows in data.histories.items() if rows]
-    charts = learning_charts(histories)
+    charts = learning_charts(histories, data.result.outputs)
     if not charts:
         return None
     intro = (
@@ -48,7 +49,7 @@ def members_section(data: ReportData) -> Section:
     return Section("members", "Members", intro, tuple(parts))
 
 
-def weights_section(data: ReportData) -> Section | None:
+def weights_section(data: OutputData) -> Section | None:
     """The weights of the weighted average."""
     weights = data.result.weights
     if weights is None or not weights.values:
@@ -67,7 +68,7 @@ def weights_section(data: ReportData) -> Section | None:
         half=True,
     )
     intro = "How much each member counts in the weighted average. Figures of it are cross-fitted on validation rows."
-    return Section("weights", "Weights", intro, (weights_chart(weights), facts))
+    return Section("weights", "Weights", intro, (weights_chart(weights, data.id("weights")), facts))
 
 
 def _common(members: Sequence[MemberResult]) -> dict[str, str]:
@@ -79,21 +80,20 @@ def _common(members: Sequence[MemberResult]) -> dict[str, str]:
 def _columns(data: ReportData) -> dict[str, Tell]:
     """Title → what to tell of a member; columns in which nobody has anything are left out by the caller."""
     members = data.result.members
-    common = _common(members)
-    weights = data.result.weights
-    by_member = dict(zip(weights.members, weights.values, strict=False)) if weights else {}
-    metric = headline_of(data.result)
+    common, outputs = _common(members), by_output(data.result).values()
     columns: dict[str, Tell] = {
         "member": lambda m: str(m.index),
         "status": lambda m: m.status.replace("_", " "),
         "curve": lambda m: _curve(m, data.histories.get(m.index, ())),
     }
-    for split in ("validation", "test"):
-        for name in dict.fromkeys((metric, "nll", "mae")):
-            columns[f"{split} {name}"] = _score_of(split, name)
+    for own in outputs:
+        for split in ("validation", "test"):
+            for name in dict.fromkeys((headline_of(own), "nll", "mae")):
+                columns[f"{split} {name}{for_output(own.output)}"] = _score_of(own, split, name)
+    columns["loss"] = lambda m: score_text("loss", m.loss)
+    for own in outputs:
+        columns[f"weight{for_output(own.output)}"] = _weight_of(own)
     columns |= {
-        "loss": lambda m: score_text("loss", m.loss),
-        "weight": lambda m: f"{by_member[m.index]:.4f}" if m.index in by_member else NONE,
         "dropout": lambda m: NONE if m.dropout is None else f"{m.dropout:.3g}",
     }
     for name in dict.fromkeys(name for member in members for name in member.hyperparameters):
@@ -116,12 +116,15 @@ def _columns(data: ReportData) -> dict[str, Tell]:
     return columns
 
 
-def _score_of(split: str, metric: str) -> Tell:
-    def tell(member: MemberResult) -> str:
-        scores: MemberScores | None = getattr(member, split)
-        return score_text(metric, None if scores is None else getattr(scores, metric))
+def _score_of(result: OutputResult, split: str, metric: str) -> Tell:
+    scores: dict[int, MemberScores | None] = {member.index: getattr(member, split) for member in result.members}
+    return lambda member: score_text(metric, getattr(scores[member.index], metric, None))
 
-    return tell
+
+def _weight_of(result: OutputResult) -> Tell:
+    weights = result.weights
+    by_member = dict(zip(weights.members, weights.values, strict=False)) if weights else {}
+    return lambda member: f"{by_member[member.index]:.4f}" if member.index in by_member else NONE
 
 
 def _hyperparameter(name: str) -> Tell:

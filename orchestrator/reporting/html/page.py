@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from orchestrator.reporting.html.examples import examples_section
-from orchestrator.reporting.html.headline import figures_section, tiles
+from orchestrator.reporting.html.headline import figures_section, output_section, tiles
 from orchestrator.reporting.html.members import curves_section, members_section, weights_section
-from orchestrator.reporting.html.parts import Page
+from orchestrator.reporting.html.parts import Page, Section
 from orchestrator.reporting.html.quality import (
     calibration_section,
     confusion_section,
@@ -24,15 +25,11 @@ from orchestrator.reporting.html.quality import (
     size_section,
 )
 from orchestrator.reporting.html.run import notes_section, provenance_section, timeline_section
-from orchestrator.reporting.report import ReportData
-from orchestrator.reporting.verdict import was_it_worth_it
+from orchestrator.reporting.report import OutputData, ReportData
+from orchestrator.reporting.verdict import verdict_of
 from orchestrator.storage.redact import redact
 
-_SECTIONS = (
-    figures_section,
-    curves_section,
-    size_section,
-    members_section,
+_WORTH = (
     weights_section,
     calibration_section,
     confusion_section,
@@ -40,10 +37,8 @@ _SECTIONS = (
     examples_section,
     diversity_section,
     selective_section,
-    timeline_section,
-    notes_section,
-    provenance_section,
 )
+_RUN = (timeline_section, notes_section, provenance_section)
 _HERE = files("orchestrator.reporting.html")
 
 
@@ -60,11 +55,37 @@ def render(data: ReportData, environ: Mapping[str, str] = os.environ) -> bytes:
         heading=data.result.run_id,
         status=data.result.status,
         question="Was the ensemble worth it?",
-        verdict=was_it_worth_it(data.result),
+        verdict=verdict_of(data.result),
         tiles=tiles(data.result),
-        sections=tuple(section for make in _SECTIONS if (section := make(data)) is not None),
+        sections=tuple(section for section in _sections(data) if section is not None),
     )
     return write_page(page, environ)
+
+
+def _sections(data: ReportData) -> Iterator[Section | None]:
+    """What there is to tell of an only output stands between what is told of the run; several have a part each."""
+    outputs = data.outputs()
+    if len(outputs) == 1:
+        yield figures_section(outputs[0])
+        yield curves_section(data)
+        yield size_section(outputs[0])
+        yield members_section(data)
+        yield from (make(outputs[0]) for make in _WORTH)
+    else:
+        for own in outputs:
+            yield from _of_output(own)
+        yield curves_section(data)
+        yield members_section(data)
+    yield from (make(data) for make in _RUN)
+
+
+def _of_output(data: OutputData) -> Iterator[Section]:
+    yield output_section(data)
+    for make in (figures_section, size_section, *_WORTH):
+        section = make(data)
+        if section is not None:
+            title = f"{section.title}: {data.result.output}"
+            yield replace(section, id=data.id(section.id), title=title, within=True)
 
 
 def write_page(page: Page, environ: Mapping[str, str] = os.environ) -> bytes:

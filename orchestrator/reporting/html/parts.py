@@ -116,12 +116,17 @@ Part: TypeAlias = Chart | Table | Facts | Gallery | Lines | Folded
 
 @dataclass(frozen=True)
 class Section:
-    """One heading of the report and what stands below it; `intro` says what it tells and how to read it."""
+    """One heading of the report and what stands below it; `intro` says what it tells and how to read it.
+
+    `within` is set where it belongs to the section before it that has none: its heading is smaller, and the list of
+    sections leaves it out.
+    """
 
     id: str
     title: str
     intro: str
     parts: tuple[Part, ...]
+    within: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from orchestrator.reporting.html.charts import (
 from orchestrator.reporting.html.curves import size_chart
 from orchestrator.reporting.html.headline import duration_text, splits_of
 from orchestrator.reporting.html.parts import NONE, Cell, Facts, Lines, Part, Section, Table, table
-from orchestrator.reporting.report import ReportData
-from orchestrator.reporting.result import Calibration, CurvePoint, DiversityFigures, Result, SplitScores
+from orchestrator.reporting.outputs import OutputResult
+from orchestrator.reporting.report import OutputData
+from orchestrator.reporting.result import Calibration, CurvePoint, DiversityFigures, SplitScores
 from orchestrator.reporting.verdict import NAMES, headline_of, score_text
 
 MOST_CLASSES = 20
@@ -29,7 +30,7 @@ _GREATER_IS_BETTER = ("accuracy", "auc", "top_k", "r2")
 _POINT = 0.01
 
 
-def size_section(data: ReportData) -> Section | None:
+def size_section(data: OutputData) -> Section | None:
     """Score over the number of members, and what each improvement cost."""
     found = _first(data.result, lambda split: split.curve)
     if found is None:
@@ -38,7 +39,8 @@ def size_section(data: ReportData) -> Section | None:
     by_metric: dict[str, list[CurvePoint]] = {}
     for point in split.curve:
         by_metric.setdefault(point.metric, []).append(point)
-    parts: list[Part] = [size_chart(points, name) for points in by_metric.values() if len(points) > 1]
+    drawn = [points for points in by_metric.values() if len(points) > 1]
+    parts: list[Part] = [size_chart(points, name, data.id("size")) for points in drawn]
     headline = headline_of(data.result)
     timeline = data.timeline
     points = by_metric.get(headline, [])
@@ -76,13 +78,15 @@ def _seconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def calibration_section(data: ReportData) -> Section | None:
+def calibration_section(data: OutputData) -> Section | None:
     """Whether probabilities mean what they say, before and after temperature scaling."""
     found = _first(data.result, lambda split: split.calibration)
     if found is None or found[1].calibration is None:
         return None
     name, calibration = found[0], found[1].calibration
-    parts: list[Part] = [reliability_chart(calibration)] if calibration.reliability_before else []
+    parts: list[Part] = (
+        [reliability_chart(calibration, data.id("reliability"))] if calibration.reliability_before else []
+    )
     parts.append(_calibration_table(calibration))
     temperature = calibration.temperature
     meaning = "less sure" if temperature > 1 else "surer"
@@ -109,7 +113,7 @@ def _calibration_table(calibration: Calibration) -> Table:
     )
 
 
-def confusion_section(data: ReportData) -> Section | None:
+def confusion_section(data: OutputData) -> Section | None:
     """Which classes are taken for which, and how many of each class are found."""
     found = _first(data.result, lambda split: split.confusion or split.recall)
     if found is None:
@@ -128,12 +132,12 @@ def confusion_section(data: ReportData) -> Section | None:
     return Section("confusion", "Mistakes by class", intro, tuple(parts))
 
 
-def class_name(data: ReportData, index: int) -> str:
+def class_name(data: OutputData, index: int) -> str:
     """The name that the job gives a class, or its number."""
     return data.class_names[index] if index < len(data.class_names) else str(index)
 
 
-def _matrix_table(data: ReportData, matrix: Sequence[Sequence[int]], recall: Sequence[float | None] | None) -> Table:
+def _matrix_table(data: OutputData, matrix: Sequence[Sequence[int]], recall: Sequence[float | None] | None) -> Table:
     names = [class_name(data, index) for index in range(len(matrix))]
     rows: list[list[str | Cell]] = []
     for true, (name, counts) in enumerate(zip(names, matrix, strict=True)):
@@ -144,7 +148,7 @@ def _matrix_table(data: ReportData, matrix: Sequence[Sequence[int]], recall: Seq
     return table("Confusion matrix: true class by row, predicted class by column", columns, rows, text=("true",))
 
 
-def _mistakes_table(data: ReportData, matrix: Sequence[Sequence[int]]) -> Table:
+def _mistakes_table(data: OutputData, matrix: Sequence[Sequence[int]]) -> Table:
     mistakes = [
         (count, true, told)
         for true, counts in enumerate(matrix)
@@ -160,7 +164,7 @@ def _mistakes_table(data: ReportData, matrix: Sequence[Sequence[int]]) -> Table:
     return table("The most frequent mistakes", columns, rows, text=("true", "predicted"), sortable=True)
 
 
-def _recall_table(data: ReportData, split: SplitScores) -> Table:
+def _recall_table(data: OutputData, split: SplitScores) -> Table:
     recall, matrix = split.recall or (), split.confusion
     order = sorted(range(len(recall)), key=lambda c: (recall[c] is None, recall[c] or 0.0, c))[:MOST_RECALLS]
     rows: list[list[str | Cell]] = []
@@ -174,15 +178,18 @@ def _share(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.1f} %"
 
 
-def regression_section(data: ReportData) -> Section | None:
+def regression_section(data: OutputData) -> Section | None:
     """Predicted against true values, residuals, and whether the members' spread tells of errors."""
     points = data.cases.points if data.cases is not None else None
     if data.cases is None or points is None or len(points.truth) < 2:
         return None
     residuals = points.predicted - points.truth
-    charts: list[Part] = [truth_chart(points.truth, points.predicted), residuals_chart(residuals)]
+    charts: list[Part] = [
+        truth_chart(points.truth, points.predicted, data.id("truth")),
+        residuals_chart(residuals, data.id("residuals")),
+    ]
     if data.cases.num_members > 1 and float(np.ptp(points.spread)) > 0:
-        charts.append(spread_chart(points.spread, np.abs(residuals)))
+        charts.append(spread_chart(points.spread, np.abs(residuals), data.id("spread")))
     intro = (
         f"The plain average of {data.cases.num_members} members on {len(residuals):,} {data.cases.split} rows, "
         f"first target."
@@ -190,7 +197,7 @@ def regression_section(data: ReportData) -> Section | None:
     return Section("errors", "Errors", intro, tuple(charts))
 
 
-def diversity_section(data: ReportData) -> Section | None:
+def diversity_section(data: OutputData) -> Section | None:
     """How much the members differ."""
     found = _first(data.result, lambda split: split.diversity)
     if found is None or found[1].diversity is None:
@@ -215,19 +222,19 @@ def _diversity_items(diversity: DiversityFigures) -> Iterator[tuple[str, str]]:
             yield text, f"{value:.4g}"
 
 
-def selective_section(data: ReportData) -> Section | None:
+def selective_section(data: OutputData) -> Section | None:
     """Accuracy where only the surest rows are answered."""
     found = _first(data.result, lambda split: split.selective)
     if found is None:
         return None
     points = sorted(found[1].selective, key=lambda point: point.coverage)
     rows: list[list[str | Cell]] = [[f"{p.coverage:.0%}", score_text("accuracy", p.accuracy)] for p in points]
-    parts: list[Part] = [selective_chart(points)] if len(points) > 1 else []
+    parts: list[Part] = [selective_chart(points, data.id("selective"))] if len(points) > 1 else []
     parts.append(table("Accuracy at coverage", ("rows answered", "accuracy"), rows, half=True))
     intro = f"On {found[0]} rows: what can be had by leaving the least sure rows to a person."
     return Section("selective", "Selective prediction", intro, tuple(parts))
 
 
-def _first(result: Result, of: Callable[[SplitScores], object]) -> tuple[str, SplitScores] | None:
+def _first(result: OutputResult, of: Callable[[SplitScores], object]) -> tuple[str, SplitScores] | None:
     """The first split that has something to tell."""
     return next(((name, split) for name, split in splits_of(result) if of(split)), None)

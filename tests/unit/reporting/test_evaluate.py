@@ -14,7 +14,8 @@ from orchestrator.ensemble.metrics import Scores, score
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.ensemble.weights import Weights, by_accuracy
 from orchestrator.errors import InvalidJob, InvalidModel, OrchestratorError
-from orchestrator.reporting.evaluate import Chosen, Rules, choose_best, evaluate_split
+from orchestrator.reporting.evaluate import choose_best, evaluate_split
+from orchestrator.reporting.fitted import Chosen, Rules
 
 TASK = TaskKind.MULTICLASS
 RNG = np.random.default_rng(0)
@@ -249,7 +250,7 @@ def test_no_row_knows_its_own_label_where_weights_and_temperature_are_both_fitte
     swapped = labels.copy()
     swapped[[0, other]] = labels[[other, 0]]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orchestrator.reporting.evaluate.assign_folds", lambda *args, **kwargs: folds)
+        patch.setattr("orchestrator.reporting.fitted.assign_folds", lambda *args, **kwargs: folds)
         before, after = delivered(labels), delivered(swapped)
     own = folds == folds[0]
     np.testing.assert_array_equal(after[own], before[own])

@@ -12,8 +12,9 @@ from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.recovery import MemberMemory
 from orchestrator.planning.schedule_state import MemberState, Settings, State
+from orchestrator.reporting.conclude import result_of
 from orchestrator.reporting.facts import member_facts
-from orchestrator.reporting.selection import RunFacts, make_selection, result_of
+from orchestrator.reporting.selection import RunFacts, make_selection
 from orchestrator.spec import FaultsSpec, parse_job
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.records import BlobRef

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InvalidJob, MissingObject
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.recovery import read_member, read_run
 from orchestrator.reporting import report as report_module
 from orchestrator.reporting.cases import MOST_MEMBERS, read_cases
@@ -199,7 +200,7 @@ def read(store: MemoryStore) -> Any:
 def test_the_disputed_row_is_shown_first_with_its_picture_and_the_members_votes() -> None:
     store = MemoryStore()
     selection, members = stored_selection(store, "multiclass", 4)
-    cases = read_cases(selection, members, read(store), top=2)
+    cases = read_cases(selection, members, read(store), top=2)[ONLY]
     assert cases is not None
     assert [case.row for case in cases.disputed] == [7]
     assert [case.row for case in cases.uncertain] == [7, 1]
@@ -215,7 +216,7 @@ def test_the_disputed_row_is_shown_first_with_its_picture_and_the_members_votes(
 def test_of_very_many_members_a_part_is_asked() -> None:
     store = MemoryStore()
     selection, members = stored_selection(store, "multiclass", 2)
-    cases = read_cases(selection, members * 150, read(store), top=2)
+    cases = read_cases(selection, members * 150, read(store), top=2)[ONLY]
     assert cases is not None
     assert cases.num_members == MOST_MEMBERS
     assert cases.disputed[0].votes is not None
@@ -225,7 +226,7 @@ def test_of_very_many_members_a_part_is_asked() -> None:
 def test_a_regression_tells_predicted_beside_true_values_and_the_members_spread() -> None:
     store = MemoryStore()
     selection, members = stored_selection(store, "regression", 2)
-    cases = read_cases(selection, members, read(store), top=1)
+    cases = read_cases(selection, members, read(store), top=1)[ONLY]
     assert cases is not None
     assert cases.points is not None
     assert cases.points.predicted == pytest.approx(cases.points.truth, abs=1e-6)
@@ -237,9 +238,9 @@ def test_a_regression_tells_predicted_beside_true_values_and_the_members_spread(
 def test_without_kept_inputs_there_are_no_examples() -> None:
     store = MemoryStore()
     selection, members = stored_selection(store, "multiclass", 2)
-    assert read_cases({**selection, "examples": {}}, members, read(store), top=2) is None
-    assert read_cases({**selection, "labels": {}}, members, read(store), top=2) is None
-    assert read_cases(selection, [], read(store), top=2) is None
+    assert read_cases({**selection, "examples": {}}, members, read(store), top=2) == {}
+    assert read_cases({**selection, "labels": {}}, members, read(store), top=2) == {}
+    assert read_cases(selection, [], read(store), top=2) == {}
 
 
 def test_the_copy_of_a_report_goes_where_the_user_says(tmp_path: Path) -> None:

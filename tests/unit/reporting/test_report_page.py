@@ -98,7 +98,7 @@ def hostile() -> ReportData:
         result=made,
         histories=histories,
         timeline=timeline,
-        class_names=(EVIL,) * 10,
+        class_names={"": (EVIL,) * 10},
         spec={"job": {"name": EVIL, "seed": EVIL}},
         packs=({"members": [0], "engine": EVIL},),
         packed_because=EVIL,

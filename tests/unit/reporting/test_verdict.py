@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.reporting.result import Figure, GateResult, Result, RunsBefore
-from orchestrator.reporting.verdict import Answer, compared, gain_text, judge, score_text, was_it_worth_it
+from orchestrator.reporting.verdict import Answer, compared, gain_text, judge, score_text, verdict_of
 from tests.support.report_cases import TEST_ROWS, VALIDATION_ROWS, gain, member, result
 
 
@@ -37,9 +37,7 @@ def with_gains(*test: object, **changes: object) -> Result:
 
 
 def test_the_sentence_says_against_what_on_which_rows_and_what_these_were_used_for() -> None:
-    verdict = was_it_worth_it(
-        with_gains(gain("accuracy", "best_member", 0.017), gain("accuracy", "members_mean", 0.03))
-    )
+    verdict = verdict_of(with_gains(gain("accuracy", "best_member", 0.017), gain("accuracy", "members_mean", 0.03)))
     assert verdict.answer == "clearly"
     assert TEST_ROWS in verdict.sentence
     assert "1.70 points better (95 % interval +0.70 to +2.70 points) than the best single member (member 1)" in (
@@ -49,7 +47,7 @@ def test_the_sentence_says_against_what_on_which_rows_and_what_these_were_used_f
 
 
 def test_without_test_rows_validation_answers_and_the_verdict_warns_of_what_they_were_used_for() -> None:
-    verdict = was_it_worth_it(result(test=None))
+    verdict = verdict_of(result(test=None))
     assert verdict.answer == "clearly"
     assert VALIDATION_ROWS in verdict.sentence
     assert any("no test set" in caveat for caveat in verdict.caveats)
@@ -57,35 +55,35 @@ def test_without_test_rows_validation_answers_and_the_verdict_warns_of_what_they
 
 def test_clearly_better_probabilities_lift_what_accuracy_cannot_tell_and_no_more() -> None:
     unclear, nll = gain("accuracy", "best_member", 0.001, -0.02, 0.02), gain("nll", "best_member", 0.05, 0.02, 0.08)
-    assert was_it_worth_it(with_gains(unclear)).answer == "cannot be told"
-    lifted = was_it_worth_it(with_gains(unclear, nll))
+    assert verdict_of(with_gains(unclear)).answer == "cannot be told"
+    lifted = verdict_of(with_gains(unclear, nll))
     assert lifted.answer == "probably"
     assert "But its negative log-likelihood is 0.0500 better" in lifted.sentence
     worse = gain("accuracy", "best_member", -0.02, -0.03, -0.01)
-    verdict = was_it_worth_it(with_gains(worse, nll))
+    verdict = verdict_of(with_gains(worse, nll))
     assert (verdict.answer, "But its" in verdict.sentence) == ("no", True)
 
 
 def test_a_regression_is_judged_by_its_error() -> None:
-    verdict = was_it_worth_it(with_gains(gain("rmse", "best_member", 0.12, 0.02, 0.2), task="regression"))
+    verdict = verdict_of(with_gains(gain("rmse", "best_member", 0.12, 0.02, 0.2), task="regression"))
     assert verdict.answer == "clearly"
     assert "an RMSE of 0.91" in verdict.sentence
     assert "0.1200 better (95 % interval +0.0200 to +0.2000)" in verdict.sentence
 
 
 def test_one_member_is_no_ensemble() -> None:
-    assert was_it_worth_it(result(num_members=1)).answer == "no"
+    assert verdict_of(result(num_members=1)).answer == "no"
     others = [member(1, {}).model_copy(update={"status": "diverged"})]
     alone = result(num_members=1)
-    assert was_it_worth_it(alone.model_copy(update={"members": (*alone.members, *others)})).answer == "no"
+    assert verdict_of(alone.model_copy(update={"members": (*alone.members, *others)})).answer == "no"
 
 
 def test_without_scored_rows_or_without_intervals_nothing_can_be_told() -> None:
-    nowhere = was_it_worth_it(result(test=None, validation=None))
+    nowhere = verdict_of(result(test=None, validation=None))
     assert (nowhere.answer, "no rows to score on" in nowhere.sentence) == ("cannot be told", True)
     bare = result(validation=None)
     assert bare.test is not None
-    verdict = was_it_worth_it(bare.model_copy(update={"test": bare.test.model_copy(update={"gains": ()})}))
+    verdict = verdict_of(bare.model_copy(update={"test": bare.test.model_copy(update={"gains": ()})}))
     assert verdict.answer == "cannot be told"
     assert "no interval compares it" in verdict.sentence
 
@@ -101,7 +99,7 @@ def test_caveats_name_optimism_earlier_looks_missing_and_late_members_and_a_miss
         min=0.95,
         max=None,
     )
-    told = " ".join(was_it_worth_it(result(missing=(3, 4), late=(2,), gate=gate)).caveats)
+    told = " ".join(verdict_of(result(missing=(3, 4), late=(2,), gate=gate)).caveats)
     for words in (
         "would look 0.80 points better: that difference is optimism",
         "3 other runs with 24 members and 40 trials looked at the same rows",
@@ -118,7 +116,7 @@ def test_nothing_to_warn_of_is_no_caveat() -> None:
     weighted: Figure | None = quiet.validation.weighted
     assert weighted is not None
     plain = quiet.validation.model_copy(update={"weighted": weighted.model_copy(update={"optimism": {}})})
-    assert was_it_worth_it(quiet.model_copy(update={"validation": plain})).caveats == ()
+    assert verdict_of(quiet.model_copy(update={"validation": plain})).caveats == ()
 
 
 @pytest.mark.parametrize(
