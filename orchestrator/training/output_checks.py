@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from orchestrator.ensemble.asked import check_calibrated, deciding_output
 from orchestrator.ensemble.crossfit import assign_folds, check_stackable
 from orchestrator.ensemble.prefix import watched
 from orchestrator.ensemble.tasks import TaskKind, infer_task, to_targets
@@ -207,20 +208,10 @@ def check_asked_of_outputs(tells: Tells, job: Job, dataset: Dataset, num_members
     Raises:
         InvalidJob, InvalidData: what cannot be, and how to mend it.
     """
-    _check_calibrated(tells, job)
+    check_calibrated(job.ensemble, {output: told.task for output, told in tells.items()})
     _check_class_names(tells, job)
     _check_watched(tells, job, dataset)
     _check_stackable(tells, job, dataset, num_members)
-
-
-def _check_calibrated(tells: Tells, job: Job) -> None:
-    """Refuse the calibration of what are no probabilities."""
-    if job.ensemble.calibrate and all(told.task is TaskKind.REGRESSION for told in tells.values()):
-        raise InvalidJob(
-            "there are no probabilities to calibrate: the models tell regression",
-            where="ensemble.calibrate",
-            hint="leave ensemble.calibrate out",
-        )
 
 
 def _check_class_names(tells: Tells, job: Job) -> None:
@@ -260,7 +251,8 @@ def _check_watched(tells: Tells, job: Job, dataset: Dataset) -> None:
         asked.append(("ensemble.gate", gate.on, gate.metric))
     if job.search is not None and job.search.metric is not None:
         asked.append(("search", "validation", job.search.metric))
-    output, told = next(iter(tells.items()))
+    output = deciding_output(job.ensemble, list(tells))
+    told = tells[output]
     for key, split, metric in asked:
         targets = to_targets(told.task, splits[split].labels[output])
         anything = np.full((len(targets), told.width), 1 / told.width)

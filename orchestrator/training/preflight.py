@@ -79,10 +79,6 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         for same in alike[MOST_CHECKED:]:
             seen = _look_at(_built(same[0], dataset), same[0], callbacks)
             architectures |= {each.index: seen for each in same}
-    if len(tells) > 1:
-        raise InvalidModel(
-            f"the models have the outputs {', '.join(tells)}", hint="models with one output can be averaged"
-        )
     check_asked_of_outputs(tells, job, dataset, len(members) if job.search is None else job.members.count)
     return Checked({output: told.task for output, told in tells.items()}, architectures)
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.ensemble.asked import check_rows
+from orchestrator.ensemble.asked import check_calibrated, check_rows, deciding_output
+from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import InvalidJob
+from orchestrator.planning.outputs import ONLY
 from orchestrator.spec import EnsembleSpec
 
 FITTED = [
@@ -44,3 +46,32 @@ def test_a_gate_and_a_rule_need_the_rows_that_they_watch() -> None:
     check_rows(gate, {"test": 1})
     with pytest.raises(InvalidJob, match="watched on the validation set"):
         check_rows(EnsembleSpec.model_validate({"stop_when": {"patience": 2}}), {"test": 9})
+
+
+@pytest.mark.parametrize(
+    ("asked", "outputs", "decides"),
+    [(None, [ONLY], ONLY), (None, ["species", "mass"], "species"), ("mass", ["species", "mass"], "mass")],
+)
+def test_the_output_that_is_named_decides_else_the_first(asked: str | None, outputs: list[str], decides: str) -> None:
+    assert deciding_output(EnsembleSpec(output=asked), outputs) == decides
+
+
+@pytest.mark.parametrize(
+    ("outputs", "told", "hint"),
+    [
+        ([ONLY], "the models have a single output", "leave ensemble.output out"),
+        (["species", "mass"], "the models have no output 'weight'", "there are: species, mass"),
+    ],
+)
+def test_an_output_that_is_not_there_cannot_decide(outputs: list[str], told: str, hint: str) -> None:
+    with pytest.raises(InvalidJob, match=told) as refused:
+        deciding_output(EnsembleSpec(output="weight"), outputs)
+    assert (refused.value.where, refused.value.hint) == ("ensemble.output", hint)
+
+
+def test_a_calibration_needs_an_output_that_tells_probabilities() -> None:
+    asked, numbers = EnsembleSpec(calibrate=True), {"mass": TaskKind.REGRESSION, "age": TaskKind.REGRESSION}
+    check_calibrated(asked, {**numbers, "species": TaskKind.MULTICLASS})
+    check_calibrated(EnsembleSpec(), numbers)
+    with pytest.raises(InvalidJob, match="no probabilities to calibrate"):
+        check_calibrated(asked, numbers)
