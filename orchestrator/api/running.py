@@ -28,11 +28,12 @@ from orchestrator.errors import (
 from orchestrator.planning.packs import FEW_STEPS
 from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.planning.ports import Sampler, Store
+from orchestrator.planning.ports import Store
 from orchestrator.planning.search import Params
 from orchestrator.reporting.mlflow import require_mlflow
 from orchestrator.reporting.progress import Progress, SilentProgress
 from orchestrator.reporting.result import Result
+from orchestrator.search.samplers import sampler_of
 from orchestrator.spec import (
     Job,
     check_job,
@@ -211,14 +212,8 @@ def plan(job: Job, *, run_id: str | None = None, fresh: bool = False, root: str 
 
 def _first_trials(job: Job) -> Sequence[Params]:
     """What the first generation of a search tries; of a grid and of random draws that is all."""
-    sampler = _sampler_of(job)
+    sampler = sampler_of(job)
     return () if sampler is None or job.search is None else sampler.ask(job.search.generation)
-
-
-def _sampler_of(job: Job) -> Sampler | None:
-    from orchestrator.search.samplers import make_sampler
-
-    return None if job.search is None else make_sampler(job.search, job.seed)
 
 
 def run(
@@ -354,7 +349,7 @@ def _run_on_ray(
             solo_crew=solo.crew,
             give_up_at=give_up_at,
             interruption=interruption,
-            sampler=_sampler_of(request.job),
+            sampler=sampler_of(request.job),
             stop_requests=beat.stop_requests,
         )
         return controller.run()

@@ -17,7 +17,7 @@ from orchestrator.errors import InvalidJob
 from orchestrator.planning.ports import Sampler
 from orchestrator.planning.search import Params
 from orchestrator.planning.seeds import search_seed
-from orchestrator.spec import Range, SearchSpec
+from orchestrator.spec import Job, Range, SearchSpec
 
 STARTUP = 10
 """Trials of `tpe` that are drawn at random before its model has anything to go by: at most these, or a third of all."""
@@ -36,6 +36,11 @@ def make_sampler(search: SearchSpec, seed: int) -> Sampler:
     if search.sampler == "grid":
         return Grid(search)
     return OptunaSampler(search, seed)
+
+
+def sampler_of(job: Job) -> Sampler | None:
+    """The sampler of a job's search, at its beginning; None: there is no search. Raises as `make_sampler`."""
+    return None if job.search is None else make_sampler(job.search, job.seed)
 
 
 class Grid:

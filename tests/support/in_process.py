@@ -16,6 +16,7 @@ from orchestrator.planning import events as ev
 from orchestrator.planning.placement import ClusterShape, Crew, NodeShape
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result
+from orchestrator.search.samplers import sampler_of
 from orchestrator.spec import Job
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
@@ -108,6 +109,7 @@ def run_in_process(
         progress=progress or SilentProgress(),
         crew=Crew(1),
         interruption=interruption,
+        sampler=sampler_of(request.job),
     )
     try:
         return controller.run()
