@@ -63,7 +63,8 @@ def _named(model: keras.Model, outputs: Any) -> dict[str, Any]:
 def in_models_form(model: keras.Model, labels: Any) -> Any:
     """Labels, or sample weights, in the structure in which Keras' trainers take them for this model.
 
-    A functional model that returns a list wants lists: Keras itself puts labels by name into its order, but no weights.
+    A functional model that returns a list wants a sequence, and from a feed a tuple: Keras itself puts labels by name
+    into its order, but no weights.
 
     Args:
         model: built.
@@ -72,7 +73,7 @@ def in_models_form(model: keras.Model, labels: Any) -> Any:
     if not isinstance(labels, Mapping):
         return labels
     if isinstance(getattr(model, "_outputs_struct", None), list | tuple):
-        return [labels[name] for name in model.output_names]
+        return tuple(labels[name] for name in model.output_names)
     return dict(labels)
 
 

@@ -72,6 +72,20 @@ def fit_arguments(split: Split, form: Callable[[Any], Any]) -> tuple[Any, ...]:
     return (split.x, form(split.y)) if split.w is None else (split.x, form(split.y), form(split.w))
 
 
+VALIDATION_BATCH = 1024
+"""Rows of a batch of validation at most."""
+
+
+def choose_validation_batch(num_rows: int) -> int:
+    """Rows of a full batch of validation, the same for both engines.
+
+    A divisor where there is one from half of the most on: then there is no second program, and Keras' mean over batches
+    (of the loss of one of several outputs, on TensorFlow) is one over rows.
+    """
+    divisors = [size for size in range(VALIDATION_BATCH, VALIDATION_BATCH // 2, -1) if num_rows % size == 0]
+    return divisors[0] if divisors else VALIDATION_BATCH
+
+
 FEW_STEPS = 600
 """Below so many steps in all, the loop around them takes longer to trace (0.2 s) than it saves (0.4 ms a step)."""
 

@@ -19,7 +19,7 @@ from orchestrator.training.callbacks import KeepStates, SeedEachEpoch, StopOnDiv
 from orchestrator.training.checkpoint import Best, CallbackState, Snapshot
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device
-from orchestrator.training.feed import Feed, choose_steps_per_execution, fit_arguments
+from orchestrator.training.feed import Feed, choose_steps_per_execution, choose_validation_batch, fit_arguments
 from orchestrator.training.made_callbacks import (
     make_callbacks,
     make_checkpoint,
@@ -30,8 +30,6 @@ from orchestrator.training.prepared import prepare
 from orchestrator.training.rows import member_rows
 from orchestrator.training.trained import Trained, best_epoch_of, save_best
 from orchestrator.training.variables import copies, restore_variables
-
-VALIDATION_BATCH = 1024
 
 
 def train_solo(
@@ -108,7 +106,7 @@ def train_solo(
         epochs=train.epochs,
         initial_epoch=done,
         validation_data=None if own.validation is None else fit_arguments(own.validation.all(), form),
-        validation_batch_size=VALIDATION_BATCH if has_validation else None,
+        validation_batch_size=None if own.validation is None else choose_validation_batch(own.validation.num_rows),
         shuffle=False,  # the feed has its own order
         verbose=0,
         callbacks=[

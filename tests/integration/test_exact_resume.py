@@ -55,6 +55,19 @@ def two_inputs(seed: int = 0) -> Any:
     }
 
 
+def two_outputs(seed: int = 0) -> Any:
+    """Labels and sample weights by output name."""
+    data, rng = images(seed), np.random.default_rng(1)
+    return {
+        name: (
+            x,
+            {"sign": y, "mean": 8 * x.mean(axis=(1, 2, 3))},
+            {"sign": rng.uniform(0.2, 3.0, len(x)), "mean": rng.uniform(0.2, 3.0, len(x))},
+        )
+        for name, (x, y) in data.items()
+    }
+
+
 def compiled(model: keras.Model) -> keras.Model:
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
@@ -98,6 +111,18 @@ def build_two_inputs(dropout: float = 0.3) -> keras.Model:
     left, right = keras.Input((32,), name="left"), keras.Input((32,), name="right")
     hidden = layers.Dropout(dropout)(layers.concatenate([layers.Dense(8)(left), layers.Dense(4)(right)]))
     return compiled(keras.Model({"left": left, "right": right}, layers.Dense(2, activation="softmax")(hidden)))
+
+
+def build_two_outputs(dropout: float = 0.3) -> keras.Model:
+    """Keras takes sample weights of a list of outputs in a list alone."""
+    layers = keras.layers
+    entry = keras.Input((8, 8, 1))
+    hidden = layers.Dropout(dropout)(layers.Dense(12, activation="relu")(layers.Flatten()(entry)))
+    sign, mean = layers.Dense(2, activation="softmax", name="sign")(hidden), layers.Dense(1, name="mean")(hidden)
+    model = keras.Model(entry, [sign, mean])
+    losses = {"sign": "sparse_categorical_crossentropy", "mean": "mse"}
+    model.compile(keras.optimizers.Adam(0.01), losses, loss_weights={"sign": 1.0, "mean": 0.5}, metrics={"mean": "mae"})
+    return model
 
 
 class DrawsFromKernels(keras.layers.Layer):
@@ -163,6 +188,7 @@ MODELS: Mapping[str, tuple[str, Callable[..., Any]]] = {
     "mlp": (f"{__name__}:build_mlp", images),
     "cnn": (f"{__name__}:build_cnn", images),
     "two inputs": (f"{__name__}:build_two_inputs", two_inputs),
+    "two outputs": (f"{__name__}:build_two_outputs", two_outputs),
     "draws from kernels": (f"{__name__}:build_stateful", images),
     "draws without a seed": (f"{__name__}:build_unseeded", images),
     "averaged weights": (f"{__name__}:build_averaged", images),

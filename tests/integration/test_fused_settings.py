@@ -15,6 +15,7 @@ from orchestrator.models.build import build_member
 from orchestrator.spec import TrainSpec
 from orchestrator.training.data import Split
 from orchestrator.training.device import Device
+from orchestrator.training.feed import choose_validation_batch
 from orchestrator.training.fused import program, row, stand_in
 from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
 from orchestrator.training.fused.seat import CannotFuse
@@ -344,7 +345,7 @@ def test_rows_are_not_copied_for_the_program(backend_device: Device) -> None:
 
 @pytest.mark.parametrize(("num_rows", "size"), [(12_000, 1000), (50, 1024), (7919, 1024), (2048, 1024)])
 def test_validation_batches_leave_no_rest_where_that_is_possible(num_rows: int, size: int) -> None:
-    assert program.choose_validation_batch(num_rows, 1024) == size
+    assert choose_validation_batch(num_rows) == size
 
 
 def test_without_validation_rows_only_the_training_figures_are_known(tmp_path: Path, backend_device: Device) -> None:

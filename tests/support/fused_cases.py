@@ -37,6 +37,14 @@ def weighted_pairs(seed: int = 0) -> Any:
     return {name: ({"left": x[:, :6], "right": x[:, 6:]}, y, parts[name]) for name, (x, y) in rows(seed).items()}
 
 
+def two_outputs(seed: int = 0) -> Any:
+    """Labels and sample weights by output name."""
+    return {
+        name: (x, {"sign": y, "sum": x["left"].sum(axis=1)}, {"sign": w, "sum": w[::-1]})
+        for name, (x, y, w) in weighted_pairs(seed).items()
+    }
+
+
 def compiled(model: keras.Model, rate: float = 0.01) -> keras.Model:
     model.compile(
         keras.optimizers.Adam(rate),
@@ -81,6 +89,22 @@ def build_two_inputs(dropout: float = 0.0) -> keras.Model:
     return compiled(keras.Model({"left": left, "right": right}, layers.Dense(2, activation="softmax")(hidden)))
 
 
+def build_two_outputs(dropout: float = 0.0) -> keras.Model:
+    layers = keras.layers
+    left, right = keras.Input((6,), name="left"), keras.Input((6,), name="right")
+    hidden = layers.Dropout(dropout)(layers.Dense(8, "relu")(layers.concatenate([left, right])))
+    outputs = [layers.Dense(2, "softmax", name="sign")(hidden), layers.Dense(1, name="sum")(hidden)]
+    model = keras.Model({"left": left, "right": right}, outputs)
+    model.compile(
+        keras.optimizers.Adam(0.01),
+        {"sign": "sparse_categorical_crossentropy", "sum": "mse"},
+        loss_weights={"sign": 1.0, "sum": 0.3},
+        metrics={"sign": ["accuracy"]},
+        weighted_metrics={"sum": ["mae"]},
+    )
+    return model
+
+
 def build_conv(dropout: float = 0.0) -> keras.Model:
     layers = keras.layers
     return compiled(
@@ -101,6 +125,7 @@ MODELS: Mapping[str, tuple[str, Callable[..., Any]]] = {
     "mlp": (f"{__name__}:build_mlp", rows),
     "batch normalization": (f"{__name__}:build_batchnorm", rows),
     "two inputs, weights": (f"{__name__}:build_two_inputs", weighted_pairs),
+    "two outputs": (f"{__name__}:build_two_outputs", two_outputs),
     "convolution": (f"{__name__}:build_conv", rows),
 }
 

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.training.data import load_dataset
 from orchestrator.training.device import Device
+from orchestrator.training.feed import VALIDATION_BATCH
 from orchestrator.training.fused import train as engine
 from orchestrator.training.fused.seat import Seat
 from tests.support.fused_cases import member, spec, started_device
@@ -25,7 +26,7 @@ def backend_device(request: pytest.FixtureRequest) -> Device:
 
 def rows() -> Any:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(TRAIN_BLOCKS * BATCH + TEST_BLOCKS * engine.VALIDATION_BATCH, 12)).astype("float32")
+    x = rng.normal(size=(TRAIN_BLOCKS * BATCH + TEST_BLOCKS * VALIDATION_BATCH, 12)).astype("float32")
     y = (x[:, 0] > 0).astype("int64")
     cut = TRAIN_BLOCKS * BATCH
     return {"train": (x[:cut], y[:cut]), "validation": (x[cut:], y[cut:])}

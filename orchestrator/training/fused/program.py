@@ -116,12 +116,6 @@ _MOST_PROGRAMS = 4
 _programs: OrderedDict[Hashable, Program] = OrderedDict()
 
 
-def choose_validation_batch(num_rows: int, most: int) -> int:
-    """Rows of a full batch of validation: a divisor from half of `most` on, so that there is no second program."""
-    divisors = [size for size in range(most, most // 2, -1) if num_rows % size == 0]
-    return divisors[0] if divisors else most
-
-
 def member_logs(logs: Logs, row: int) -> dict[str, float]:
     """One member's figures, in the order in which `fit` gives them."""
     return {name: float(np.asarray(values)[row]) for name, values in sorted(logs.items())}

@@ -39,6 +39,8 @@ class StatelessMember:
             model(keras.tree.map_structure(keras.ops.convert_to_tensor, rows.x), training=False)
         self.dropouts = make_rates_variable(model)
         run_first_batch(model, rows.x, rows.y, f"{member.builder} (member {member.index})")
+        if keras.backend.backend() == "tensorflow":
+            _count_batches_alike(model)
         self.model = model
         self.trainable = list(model.trainable_variables)
         self.rest = list(model.non_trainable_variables)
@@ -84,6 +86,20 @@ class StatelessMember:
         """The state of all metrics after a batch of validation."""
         loss, (y_pred, _, metrics) = self.loss(trainable, rest, metrics, x, y, w, training=False)
         return self.update_metrics(metrics, loss, x, y, y_pred, w)
+
+
+def _count_batches_alike(model: keras.Model) -> None:
+    """The loss of each of several outputs is told as in `fit` on TensorFlow.
+
+    Its steps are traced before the number of rows in a batch is known, so that Keras takes the mean over batches of any
+    size. What is minimised, and its figure `loss`, is not concerned.
+    """
+    for tracker in model._compile_loss.metrics:
+        tracker.update_state = _without_weight(tracker.update_state)
+
+
+def _without_weight(update: Callable[[Any], Any]) -> Callable[..., Any]:
+    return lambda value, sample_weight=None: update(value)
 
 
 class _Plain(keras.optimizers.Optimizer):  # type: ignore[misc]  # keras is untyped here

@@ -15,14 +15,13 @@ from orchestrator.spec import TrainSpec
 from orchestrator.training.checkpoint import Snapshot
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device
-from orchestrator.training.feed import epoch_order
+from orchestrator.training.feed import choose_validation_batch, epoch_order
 from orchestrator.training.fused.architecture import signature
 from orchestrator.training.fused.program import (
     Batches,
     Leaves,
     Logs,
     Program,
-    choose_validation_batch,
     make_program,
     member_logs,
 )
@@ -32,7 +31,6 @@ from orchestrator.training.fused.state import PackState
 from orchestrator.training.prepared import prepare_all
 from orchestrator.training.publish import OWN_ERRORS, is_anothers_fault, is_out_of_memory
 from orchestrator.training.rows import MemberRows, member_rows
-from orchestrator.training.solo import VALIDATION_BATCH
 from orchestrator.training.trained import Trained
 
 __all__ = ["BLOCK", "CannotFuse", "Outcome", "Seat", "train_fused"]
@@ -173,7 +171,7 @@ class _Pack:
         first, *others = sorted(rows, key=lambda row: row.error is not None)
         members = [row.seat.member for row in (first, *others)]
         validation = None if own[0].validation is None else own[0].validation.all()
-        size = choose_validation_batch(0 if validation is None else validation.num_rows, VALIDATION_BATCH)
+        size = choose_validation_batch(0 if validation is None else validation.num_rows)
         self._rows, self._own, self._train, self._dataset = rows, own, train, dataset
         self._on_batch, self._check = on_batch, check
         self._program: Program = make_program(
