@@ -180,7 +180,9 @@ class Controller:
         job, rule = self._request.job, self._stop_rule()
         return Settings(
             plan=self._plan,
-            search=None if job.search is None else SearchRules(job.search.generation, job.members.count),
+            search=None
+            if job.search is None
+            else SearchRules(job.search.generation, job.search.num_trials, job.members.count),
             crew=self._crew,
             solo_crew=self._solo_crew,
             packing=PackingRules(

@@ -145,16 +145,15 @@ class RunPlan:
         if search is None:
             return None
         known = len(self.request.plan.members)
-        later = "all are shown"
+        later = "all of which are shown"
         if known < search.num_trials:
             later = f"in generations of {search.generation}, of which the first is shown; each later one is decided "
             later += "when all before it are scored"
-        chosen = "that are best by themselves" if search.keep == "best" else "at most, by greedy selection,"
-        metric = search.metric or "nll (regression: rmse)"
-        return (
-            f"{search.num_trials} trials by {search.sampler}, {later}; the {job.members.count} {chosen} on the "
-            f"validation set ({metric}) become members"
-        )
+        count, metric = job.members.count, search.metric or "nll, of regression by rmse,"
+        chosen = f"the {count} best by {metric} on the validation set become members"
+        if search.keep == "greedy":
+            chosen = f"greedy selection among all trials makes the best ensemble of at most {count} members"
+        return f"{search.num_trials} trials by {search.sampler}, {later}; {chosen}"
 
     def engine_text(self) -> str:
         """How the members would be trained."""

@@ -67,7 +67,8 @@ def _regroup(state: State, packs: Sequence[Pack]) -> Stepped:
 def _is_short(state: State) -> bool:
     rules = state.settings.packing
     steps = (state.rows or {}).get("train", 0) / rules.batch_size * rules.epochs
-    return steps * len(state.members) < SHORT_STEPS
+    search = state.settings.search
+    return steps * (len(state.members) if search is None else search.num_trials) < SHORT_STEPS
 
 
 SHORT_STEPS = 5_000

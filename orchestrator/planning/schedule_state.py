@@ -25,9 +25,10 @@ WorkerTask = Literal["starting", "idle", "preflight", "training", "publishing", 
 
 @dataclass(frozen=True)
 class SearchRules:
-    """What the schedule knows of a search: trials of the first generation, and how many trials are to be kept."""
+    """What the schedule knows of a search: how many trials the first generation has, all have, and are to be kept."""
 
     num_first: int
+    num_trials: int
     num_kept: int
 
 

@@ -55,6 +55,11 @@ def trials_of(selection: Mapping[str, Json]) -> list[Entry]:
     return sorted(entries, key=lambda entry: int(entry["index"]))
 
 
+def trained_of(selection: Mapping[str, Json]) -> list[Entry]:
+    """The entries of all that was trained: of a search all trials, else the members."""
+    return trials_of(selection) if selection.get("search") else list(selection["members"])
+
+
 def scored_trials(selection: Mapping[str, Json]) -> list[Entry]:
     """Those of `trials_of` that have a score, and therefore a model."""
     scores = selection["search"]["scores"]

@@ -12,6 +12,7 @@ from orchestrator.errors import DamagedStore, MissingObject
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import RecordLike, read_run
 from orchestrator.reporting.cases import Cases, read_cases
+from orchestrator.reporting.kept import trained_of
 from orchestrator.reporting.outputs import OutputResult, by_output
 from orchestrator.reporting.result import Result
 from orchestrator.reporting.selection import COUNTED
@@ -143,7 +144,7 @@ def collect(store: Store, layout: RunLayout, result: Result, top: int | None = N
         result=result,
         spec=spec,
         histories=read_histories(selection["members"], read),
-        timeline=_or_none("the timeline", lambda: _timeline(store, layout, run, selection["members"])),
+        timeline=_or_none("the timeline", lambda: _timeline(store, layout, run, trained_of(selection))),
         cases=_or_none("examples", lambda: read_cases(selection, counted, read, most)) or {},
         packs=tuple(packed.get("packs", ())),
         packed_because=str(packed.get("reason", "")),

@@ -153,6 +153,10 @@ def _member_style(member: MemberResult) -> str:
 def _footer(result: Result) -> Iterable[str]:
     for own in by_output(result).values():
         yield from _of_output(own)
+    if result.search is not None:
+        search = result.search
+        yield f"search: {len(search.trials)} trials by {search.sampler}, compared by {search.metric} on validation"
+        yield f"members are {search.because}"
     if result.missing:
         missing = ", ".join(map(str, result.missing))
         yield f"missing from the ensemble: {missing} ({len(result.missing)} of {len(result.members)} members)"

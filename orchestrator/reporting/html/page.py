@@ -25,6 +25,7 @@ from orchestrator.reporting.html.quality import (
     size_section,
 )
 from orchestrator.reporting.html.run import notes_section, provenance_section, timeline_section
+from orchestrator.reporting.html.search import search_section
 from orchestrator.reporting.report import OutputData, ReportData
 from orchestrator.reporting.verdict import verdict_of
 from orchestrator.storage.redact import redact
@@ -70,12 +71,14 @@ def _sections(data: ReportData) -> Iterator[Section | None]:
         yield curves_section(data)
         yield size_section(outputs[0])
         yield members_section(data)
+        yield search_section(data)
         yield from (make(outputs[0]) for make in _WORTH)
     else:
         for own in outputs:
             yield from _of_output(own)
         yield curves_section(data)
         yield members_section(data)
+        yield search_section(data)
     yield from (make(data) for make in _RUN)
 
 
