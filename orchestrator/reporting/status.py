@@ -18,6 +18,7 @@ from orchestrator.planning.collection import ENDED
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import RunMemory, read_member, read_run
 from orchestrator.reporting.facts import unneeded_status
+from orchestrator.reporting.kept import trained_of
 from orchestrator.reporting.result import Result, from_json
 from orchestrator.reporting.selection import COUNTED
 from orchestrator.storage.beat import read_beat
@@ -77,7 +78,7 @@ class RunStatus:
         sign_term, sign_at, sign_age_s: the last sign of life of a coordinator, and of which; None where there is none.
         num_members: how many were asked for.
         num_done: how many are in the ensemble, once that is fixed.
-        members: each; empty in a listing.
+        members: each, of a search all trials so far; empty in a listing.
     """
 
     job: str
@@ -181,6 +182,7 @@ def _status(store: Store, layout: RunLayout, now: float, with_members: bool) -> 
     result = None if memory.done is None else _result(store, layout, memory.done)
     is_recent = sign_age_s is not None and sign_age_s < spec.takeover_s and sign_term == log.term
     status, code, message = _state(result, log.last, is_recent=is_recent)
+    num_trained = sum(len(each["params"]) for each in memory.generations) or spec.num_members
     done = None
     if memory.selection is not None:
         done = sum(member["status"] in COUNTED for member in memory.selection["members"])
@@ -199,7 +201,7 @@ def _status(store: Store, layout: RunLayout, now: float, with_members: bool) -> 
         sign_age_s=sign_age_s,
         num_members=spec.num_members,
         num_done=done,
-        members=_members(store, layout, range(spec.num_members), records, memory, now) if with_members else (),
+        members=_members(store, layout, range(num_trained), records, memory, now) if with_members else (),
     )
 
 
@@ -256,7 +258,7 @@ def _members(
     store: Store, layout: RunLayout, indices: Iterable[int], run: Sequence[Record], memory: RunMemory, now: float
 ) -> tuple[MemberStatus, ...]:
     ended = {record.body["member"]: record.body for record in run if record.kind == "ended"}
-    selected = {} if memory.selection is None else {m["index"]: m["status"] for m in memory.selection["members"]}
+    selected = {} if memory.selection is None else {m["index"]: m["status"] for m in trained_of(memory.selection)}
 
     def look(index: int) -> MemberStatus:
         records = Log.open(store, layout.member_log(index)).records()

@@ -19,6 +19,7 @@ from orchestrator.planning.ports import Sampler, Store
 from orchestrator.reporting.again import evaluate_again
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result
+from orchestrator.reporting.status import status_of
 from orchestrator.search.samplers import make_sampler
 from orchestrator.spec import Job, parse_job
 from orchestrator.storage.layout import RunLayout
@@ -26,6 +27,7 @@ from orchestrator.storage.log import Log
 from orchestrator.storage.looks import other_looks
 from orchestrator.testing import FakeClock, FakeCluster, MemoryStore
 from orchestrator.testing.cluster import row_digests
+from tests.support.report_pages import parse
 
 LAYOUT = RunLayout("digits", "digits-run")
 SEARCH = {"space": {"units": [16, 32, 64], "rate": {"min": 0.001, "max": 0.1, "log": True}}, "trials": 10}
@@ -247,6 +249,35 @@ def test_evaluate_can_choose_anew_from_all_trials(straight: tuple[Site, Result])
     same, differences = evaluate_again(site.store, LAYOUT)
     assert differences == ()
     assert [m.index for m in same.members] == [m.index for m in result.members]
+
+
+def test_status_tells_of_all_trials(straight: tuple[Site, Result]) -> None:
+    site, _ = straight
+    spec = {"run_id": "tuesday", "job": site.job().model_dump(mode="json")}
+    site.store.put(LAYOUT.spec, json.dumps(spec).encode())
+    told = status_of(site.store, LAYOUT, now=site.clock.epoch())
+    assert (told.num_members, told.num_done, len(told.members)) == (3, 3, 10)
+    assert {member.status for member in told.members} == {"succeeded"}
+
+
+def test_the_report_and_the_table_show_the_search() -> None:
+    site = Site(parts={"report": {"html": True}})
+    result = site.start(faults={(5, 1): "diverge"})
+    page = parse(site.store.get(LAYOUT.report))
+    assert (page.mistakes, page.unclosed, page.handlers()) == ([], [], [])
+    section = page.section("search").text
+    assert result.search is not None
+    for told in ("TPE (Bayesian)", "10 of 10, 9 of them with a usable model", "the 3 best of 10 trials", "diverged"):
+        assert told in section
+    for trial in result.search.trials:
+        assert f"{trial.hyperparameters['rate']:g}" in section
+    charts = [svg.attributes["aria-label"] for svg in page.all("svg") if svg.attributes["class"] == "chart"]
+    assert any(label.startswith("nll of 9 trials in their order; the lowest is") for label in charts)
+    assert any(label.startswith("importance of parameters: ") for label in charts)
+    assert any(label.startswith("timeline of 10 attempts") for label in charts)
+    table = str(result)
+    assert "search: 10 trials by tpe, compared by nll on validation" in table
+    assert "members are the 3 best of 10 trials" in table
 
 
 def test_a_deadline_ends_the_search_with_what_there_is() -> None:
