@@ -23,6 +23,9 @@ _SAMPLERS = {
 }
 
 
+_WIDE_RANGE = 5
+
+
 def search_section(data: ReportData) -> Section | None:
     """The search, where there was one."""
     search = data.result.search
@@ -44,8 +47,8 @@ def search_section(data: ReportData) -> Section | None:
     parts.append(_trials_table(search))
     intro = (
         "Trials were compared on the validation set, so the more there are, the better the best of them looks there by "
-        "chance; a test set is not affected. Trials that were not kept are no members, but their predictions are: "
-        "`evaluate` can choose anew with search.keep=best or search.keep=greedy."
+        "chance; a test set is not affected. Trials that were not kept are no members, but their predictions are "
+        "there: the command evaluate can choose anew with search.keep=best or search.keep=greedy."
     )
     return Section("search", "Search", intro, tuple(parts))
 
@@ -67,6 +70,10 @@ def _history_chart(search: SearchResult, scored: list[TrialResult]) -> Chart:
             chosen = [(place, score) for place, score, t in zip(places, scores, scored, strict=True) if t.kept == kept]
             axes.plot([x for x, _ in chosen], [y for _, y in chosen], "o", color=COLORS[color], markersize=size)
         axes.step(places, best, where="post", color=COLORS["c3"])
+        if min(scores) > 0 and max(scores) > _WIDE_RANGE * min(scores):  # or a few bad trials would flatten all others
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
         axes.set_title(search.metric)
         axes.set_xlabel("trial")
 
@@ -78,7 +85,8 @@ def _history_chart(search: SearchResult, scored: list[TrialResult]) -> Chart:
 
 
 def _importance_chart(search: SearchResult) -> Chart:
-    names, shares = list(search.importance), list(search.importance.values())
+    ranked = sorted(search.importance.items(), key=lambda item: (-item[1], item[0]))
+    names, shares = [name for name, _ in ranked], [share for _, share in ranked]
     places = range(len(names))
 
     def paint(axes: Axes) -> None:
@@ -89,7 +97,7 @@ def _importance_chart(search: SearchResult) -> Chart:
         axes.set_xlim(0, 1)
         axes.set_xlabel("share of the spread of the scores")
 
-    told = ", ".join(f"{name} {share:.0%}" for name, share in search.importance.items())
+    told = ", ".join(f"{name} {share:.0%}" for name, share in ranked)
     longest = max(map(len, names))
     height, left = 1.0 + 0.34 * len(names), min(4.0, 0.3 + 0.085 * longest)
     caption = (

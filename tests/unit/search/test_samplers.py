@@ -37,12 +37,19 @@ def generations(
 def test_a_grid_goes_through_the_product_with_the_last_name_fastest() -> None:
     grid = make_sampler(spec(space={"units": [16, 32], "layer": [{"a": 1}, None]}, sampler="grid"), 0)
     assert grid.ask(3) == [
-        {"units": 16, "layer": {"a": 1}},
-        {"units": 16, "layer": None},
-        {"units": 32, "layer": {"a": 1}},
+        {"layer": {"a": 1}, "units": 16},
+        {"layer": {"a": 1}, "units": 32},
+        {"layer": None, "units": 16},
     ]
     grid.tell([0.1, None, 0.3])
-    assert grid.ask(3) == [{"units": 32, "layer": None}]
+    assert grid.ask(3) == [{"layer": None, "units": 32}]
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe", "genetic"])
+def test_the_order_in_which_a_job_names_its_space_changes_nothing(sampler: str) -> None:
+    space = {"units": [16, 32, 64], "layer": ["a", "b"]}
+    written = [spec(space=dict(each), sampler=sampler) for each in (space.items(), reversed(space.items()))]
+    assert generations(written[0], lambda params: params["units"]) == generations(written[1], lambda p: p["units"])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
