@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ import pytest
 from orchestrator.errors import Interrupted, OrchestratorError
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result
-from orchestrator.spec import Job
+from orchestrator.spec import Job, load_job
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
 from orchestrator.training.device import Device
 from tests.support.in_process import run_in_process
 from tests.support.tiny_jobs import TinyProject
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +42,7 @@ def searching(project: TinyProject, store: str, **search: Any) -> Job:
     return project.job(
         store=store,
         members=2,
-        search={"space": SPACE, "trials": 6, "parallel": 2, **search},
+        search={"space": SPACE, "trials": 4, "parallel": 2, **search},
         train={"epochs": 2, "engine": "fused", "optimizer": "Adam"},
         report={"html": False},
     )
@@ -56,7 +59,7 @@ def test_trials_share_packs_and_a_stopped_search_ends_with_the_same_bits(
     assert straight.search is not None
     assert {member.engine for member in straight.members} == {"fused"}
     rates = [trial.hyperparameters[RATE] for trial in straight.search.trials]
-    assert len(set(map(str, rates))) == 6, "each trial of a pack has a learning rate of its own"
+    assert len(set(map(str, rates))) == 4, "each trial of a pack has a learning rate of its own"
     assert all(member.hyperparameters[RATE] == rates[member.index] for member in straight.members)
     told = [trial.score for trial in straight.search.trials]
     assert sorted(told, key=lambda score: score or 0.0)[:2] == sorted(
@@ -73,4 +76,22 @@ def test_trials_share_packs_and_a_stopped_search_ends_with_the_same_bits(
     [coord] = [key for key in open_store(job.storage.url).list("") if key.endswith("coord/log/00000000.json")]
     kinds = [record.kind for record in Log.open(open_store(job.storage.url), coord.rpartition("/")[0]).records()]
     assert kinds.count("claim") == 2
-    assert kinds.count("generation") == 3
+    assert kinds.count("generation") == 2
+
+
+def test_the_example_job_makes_a_weighted_ensemble_of_its_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensorflow_device: Device
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    fewer = ["search.trials=4", "search.parallel=3", "members.count=2", "train.epochs=3", "report.html=false"]
+    job = load_job(str(ROOT / "jobs" / "search.yaml"), [*fewer, f"storage.url={tmp_path}"])
+    result = run_in_process(job, ROOT)
+    assert result.search is not None
+    assert [trial.generation for trial in result.search.trials] == [0, 0, 0, 1]
+    assert {trial.hyperparameters["train.batch_size"] for trial in result.search.trials} <= {32, 64}
+    assert result.weights is not None
+    assert result.weights.method == "greedy"
+    assert result.test is not None
+    assert result.test.weighted is not None
+    assert result.test.weighted.accuracy is not None
+    assert result.test.weighted.accuracy > 0.8, "three epochs are enough for that"
