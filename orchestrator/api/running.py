@@ -204,7 +204,8 @@ def plan(job: Job, *, run_id: str | None = None, fresh: bool = False, root: str 
     request = RunRequest(job, made, layout, run_id if run_id is not None else default, digest, code)
     here = ClusterShape((NodeShape(os.cpu_count() or 1, job.resources.num_gpus or 0),), can_grow=False)
     slow = any(names_slow_layers(builder) for builder in checked.builders.values())
-    may_fuse = job.train.engine == "fused" or (job.train.engine == "auto" and not slow)
+    wanted = job.train.engine == "fused" or (job.train.engine == "auto" and not slow)
+    may_fuse = wanted and job.data.streaming is None
     placement = place_workers(here, job.resources, len(made.members), may_fuse=may_fuse)
     return RunPlan(request, what, root, placement, may_fuse, exactness(job, checked))
 

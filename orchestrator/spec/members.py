@@ -25,6 +25,8 @@ from orchestrator.spec.sources import (
     Features,
     FilesSpec,
     Label,
+    Stream,
+    StreamSpec,
     column_problems,
     location_problem,
 )
@@ -114,6 +116,11 @@ class DataSpec(Spec):
         "become codes 0, 1, … in sorted order, or in that of `class_names`.",
     )
     weight: Column | None = Field(default=None, description="Column of sample weights.")
+    stream: Stream = Field(
+        default=False,
+        description="Read the training rows of each epoch anew instead of keeping them in memory: for tables that are "
+        "too large for it. Their order is shuffled within windows; the other sets stay in memory.",
+    )
     validation_split: float = Field(
         default=0.2,
         ge=0,
@@ -135,7 +142,7 @@ class DataSpec(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> DataSpec:
-        keys = {name: getattr(self, name) for name in ("features", "label", "weight")}
+        keys = {name: getattr(self, name) for name in ("features", "label", "weight", "stream")}
         asked = {name: value for name, value in keys.items() if value not in (None, False)}
         refuse(list(column_problems(self.source, is_function=self.function is not None, keys=asked)))
         given = self.class_names or ()
@@ -154,6 +161,11 @@ class DataSpec(Spec):
     def function(self) -> str | None:
         """The data function's reference; None where the data lie in files."""
         return self.source if isinstance(self.source, str) and is_reference(self.source) else None
+
+    @property
+    def streaming(self) -> StreamSpec | None:
+        """How training rows are streamed; None: they are not."""
+        return StreamSpec() if self.stream is True else self.stream or None
 
 
 class MemberOverride(Spec):

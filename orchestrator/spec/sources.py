@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from orchestrator.spec.base import BY_SHAPE, IS_LIST, IS_MAPPING, IS_TEXT, Problem, Spec, refuse
+from orchestrator.spec.base import BY_SHAPE, IS_BOOL, IS_LIST, IS_MAPPING, IS_TEXT, Problem, Spec, refuse
 from orchestrator.spec.urls import storage_problem
 
 FileKind = Literal["npz", "csv", "parquet", "folder"]
@@ -45,6 +45,8 @@ class InputSpec(Spec):
         default=None, description="Shape of one row, such as [28, 28]; by default as the columns have it."
     )
 
+
+DEFAULT_WINDOW_MB = 128
 
 Named = str | tuple[str, ...]
 OneInput = Named | InputSpec
@@ -125,6 +127,20 @@ class FilesSpec(Spec):
                 yield name, location
 
 
+class StreamSpec(Spec):
+    """How training rows that do not fit into memory are read."""
+
+    window_mb: float = Field(
+        default=DEFAULT_WINDOW_MB,
+        gt=0,
+        description="Rows are shuffled among so many MiB of them at a time; a worker has up to three times as much "
+        "of them in memory.",
+    )
+
+
+Stream = Annotated[Annotated[bool, IS_BOOL] | Annotated[StreamSpec, IS_MAPPING], BY_SHAPE]
+
+
 def inputs_of(
     features: str | tuple[str, ...] | Mapping[str, str | tuple[str, ...] | InputSpec],
 ) -> dict[str, InputSpec]:
@@ -164,7 +180,7 @@ def column_problems(
     Args:
         source: of the data.
         is_function: it is a function, not a location.
-        keys: the values of `features`, `label` and `weight` by key, those that are set.
+        keys: the values of `features`, `label`, `weight` and `stream` by key, those that are set.
     """
     if is_function:
         for key in keys:

@@ -9,8 +9,10 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.training.data import Split
 from orchestrator.training.rows import SplitRows
+from orchestrator.training.sources.stream import StreamedSplit, StreamReader
 
 
 def epoch_order(num_rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -28,6 +30,8 @@ def epoch_seeds(seed: int, epoch: int) -> npt.NDArray[np.unsignedinteger[Any]]:
 
 class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped here
     """Batches of training rows, gathered from the shared read-only arrays: no copy of the data per worker.
+
+    Streamed rows are read from their files; a `with` block ends that.
 
     Args:
         rows: the training rows.
@@ -51,11 +55,17 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped her
         self._seed = seed
         self._on_batch = on_batch
         self._form = form
+        split = rows.split if isinstance(rows, SplitRows) else rows
+        self._reader = StreamReader(split.stream) if isinstance(split, StreamedSplit) else None
+        self._error: OrchestratorError | None = None
         self.start_epoch(1)
 
     def start_epoch(self, epoch: int) -> None:
         """Set the order of epoch `epoch` (1-based)."""
-        self._order = epoch_order(self._rows.num_rows, self._seed, epoch)
+        if self._reader is not None:
+            self._reader.start(self._seed, epoch)
+        else:
+            self._order = epoch_order(self._rows.num_rows, self._seed, epoch)
 
     def __len__(self) -> int:
         return -(-self._rows.num_rows // self._batch_size)
@@ -63,8 +73,28 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped her
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         self._on_batch()
         start = index * self._batch_size
-        batch = self._rows.take(self._order[start : start + self._batch_size])
-        return fit_arguments(batch, self._form)
+        stop = start + self._batch_size
+        if self._reader is None:
+            return fit_arguments(self._rows.take(self._order[start:stop]), self._form)
+        try:
+            return fit_arguments(self._reader.rows(start, stop), self._form)
+        except OrchestratorError as error:
+            self._error = error
+            raise
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """End the reading. What went wrong in it is raised as it was: Keras may have put it into words of its own.
+
+        Raises:
+            OrchestratorError: rows could not be read.
+        """
+        if self._reader is not None:
+            self._reader.close()
+        if error is not None and self._error is not None and error is not self._error:
+            raise self._error from error
 
 
 def fit_arguments(split: Split, form: Callable[[Any], Any]) -> tuple[Any, ...]:

@@ -54,6 +54,7 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         InvalidJob, InvalidModel, InvalidData: what is wrong, where, and how to mend it.
     """
     check_asked_for_rows(job, dataset)
+    streamed = job.data.streaming is not None
     kinds: dict[str, str] = {}
     architectures: dict[int, Architecture] = {}
     alike = list(_distinct(members).values())
@@ -73,11 +74,11 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         if len(kinds) > 1:
             told = " and ".join(f"{kind} ({place})" for kind, place in kinds.items())
             raise InvalidModel(f"members tell different things, which cannot be averaged: {told}")
-        seen = _look_at(model, member, callbacks)
+        seen = _look_at(model, member, callbacks, streamed=streamed)
         architectures |= {each.index: seen for each in same}
     if job.train.engine != "solo":
         for same in alike[MOST_CHECKED:]:
-            seen = _look_at(_built(same[0], dataset), same[0], callbacks)
+            seen = _look_at(_built(same[0], dataset), same[0], callbacks, streamed=streamed)
             architectures |= {each.index: seen for each in same}
     check_asked_of_outputs(tells, job, dataset, len(members) if job.search is None else job.members.count)
     return Checked({output: told.task for output, told in tells.items()}, architectures)
@@ -128,11 +129,13 @@ def _built(member: MemberPlan, dataset: Dataset) -> keras.Model:
     return model
 
 
-def _look_at(model: keras.Model, member: MemberPlan, callbacks: Sequence[keras.callbacks.Callback]) -> Architecture:
+def _look_at(
+    model: keras.Model, member: MemberPlan, callbacks: Sequence[keras.callbacks.Callback], *, streamed: bool
+) -> Architecture:
     return Architecture(
         (signature(model) or f"like no other {id(model)}") + _shared_settings(member),
         layer_kinds(model),
-        why_not_fused(model, member.train, callbacks),
+        why_not_fused(model, member.train, callbacks, streamed=streamed),
         epochs=member.train.epochs,
         batch_size=member.train.batch_size,
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from orchestrator.models.preprocess_fit import Preprocessing, fit
 from orchestrator.planning.members import MemberPlan
+from orchestrator.spec.preprocess import Preprocess
 from orchestrator.training.rows import SplitRows
+from orchestrator.training.sources.stream import InputInOrder, StreamedSplit, StreamReader
 
 
 def prepare(member: MemberPlan, rows: SplitRows) -> Preprocessing | None:
@@ -15,7 +18,30 @@ def prepare(member: MemberPlan, rows: SplitRows) -> Preprocessing | None:
     Raises:
         InvalidJob, InvalidData: as `preprocess_fit.fit`.
     """
+    if isinstance(rows.split, StreamedSplit):
+        return _fit_stream(member.preprocess, rows.split)
     return fit(member.preprocess, rows.split.x, rows.numbers)
+
+
+_streamed: tuple[object, Preprocessing | None] = None, None
+"""What was learnt last from a stream, behind what it was learnt from: members one after another share it."""
+
+
+def _fit_stream(steps: Preprocess, split: StreamedSplit) -> Preprocessing | None:
+    """As `fit`, from rows that are read from their files: once for each figure that a step needs of all of them."""
+    global _streamed
+    if not steps:
+        return None
+    key = steps, split.stream.digests, split.stream.share, split.stream.seed
+    if _streamed[0] != key:
+        reader = StreamReader(split.stream)
+        try:
+            names = list(split.x) if isinstance(split.x, dict) else [""]
+            inputs: dict[str, Any] = {name: InputInOrder(reader, split.stream, split, name) for name in names}
+            _streamed = key, fit(steps, inputs if isinstance(split.x, dict) else inputs[""])
+        finally:
+            reader.close()
+    return _streamed[1]
 
 
 def prepare_all(members: Sequence[MemberPlan], rows: Sequence[SplitRows]) -> list[Preprocessing | None]:

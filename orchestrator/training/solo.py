@@ -65,6 +65,7 @@ def train_solo(
     Raises:
         Diverged: the loss became NaN or infinite.
         InvalidModel: the build function fails, the snapshot does not fit, or `ModelCheckpoint` kept no model.
+        InvalidData, StoreUnavailable: streamed rows have changed, or cannot be read.
     """
     own = member_rows(dataset, member)
     preprocessing = prepare(member, own.train)
@@ -101,23 +102,24 @@ def train_solo(
         state = take_states(stateful)
         keep(_snapshot(member, model, epoch, tuple(rows), logs, state, checkpoint.best_model))
 
-    model.fit(
-        feed,
-        epochs=train.epochs,
-        initial_epoch=done,
-        validation_data=None if own.validation is None else fit_arguments(own.validation.all(), form),
-        validation_batch_size=None if own.validation is None else choose_validation_batch(own.validation.num_rows),
-        shuffle=False,  # the feed has its own order
-        verbose=0,
-        callbacks=[
-            SeedEachEpoch(feed, member.seed),
-            StopOnDivergence(),
-            *stateful,
-            TellEpochs(tell),
-            Watch(check, on_batch),
-            KeepStates(stateful, start_from, keep_state),
-        ],
-    )
+    with feed:
+        model.fit(
+            feed,
+            epochs=train.epochs,
+            initial_epoch=done,
+            validation_data=None if own.validation is None else fit_arguments(own.validation.all(), form),
+            validation_batch_size=None if own.validation is None else choose_validation_batch(own.validation.num_rows),
+            shuffle=False,  # the feed has its own order
+            verbose=0,
+            callbacks=[
+                SeedEachEpoch(feed, member.seed),
+                StopOnDivergence(),
+                *stateful,
+                TellEpochs(tell),
+                Watch(check, on_batch),
+                KeepStates(stateful, start_from, keep_state),
+            ],
+        )
     path = save_best(model, train, checkpoint, folder)
     best_epoch = best_epoch_of(checkpoint, early_stopping) or len(rows)
     return Trained(model, path, tuple(rows), best_epoch, stopped_epoch(early_stopping), preprocessing)

@@ -53,7 +53,9 @@ def layer_kinds(model: keras.Model) -> frozenset[str]:
     return frozenset(_kind(layer) for layer in model._flatten_layers(include_self=False))
 
 
-def why_not_fused(model: keras.Model, train: TrainSpec, callbacks: Sequence[keras.callbacks.Callback]) -> str | None:
+def why_not_fused(
+    model: keras.Model, train: TrainSpec, callbacks: Sequence[keras.callbacks.Callback], *, streamed: bool = False
+) -> str | None:
     """Why a member cannot be trained in a pack, in words that go on from `solo: `; None: it can.
 
     Only what is impossible, or would give other results; what is merely slower is for the table of engines.
@@ -62,7 +64,10 @@ def why_not_fused(model: keras.Model, train: TrainSpec, callbacks: Sequence[kera
         model: built and compiled.
         train: the job's `train:` settings.
         callbacks: the job's further ones, as they were made: hooks may be set on an instance.
+        streamed: the training rows are read anew each epoch.
     """
+    if streamed:
+        return "its training rows are streamed (data.stream), and a pack needs them all at hand"
     return (
         _of_model(model)
         or _of_optimizer(model.optimizer)

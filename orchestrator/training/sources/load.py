@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,13 +13,14 @@ from orchestrator.errors import InvalidData
 from orchestrator.models.build import import_function
 from orchestrator.planning.seeds import split_seed
 from orchestrator.spec import Job
-from orchestrator.spec.sources import FilesSpec
+from orchestrator.spec.sources import FilesSpec, StreamSpec
 from orchestrator.training.data import Dataset, load_dataset, make_dataset
-from orchestrator.training.sources.columns import Layout, Rows, rows_of
+from orchestrator.training.sources.columns import Layout, Rows
 from orchestrator.training.sources.files import DataFile, S3Settings, find_files
 from orchestrator.training.sources.npz import read_npz
-from orchestrator.training.sources.scan import scan
-from orchestrator.training.sources.tables import Piece, forget_files, read_piece
+from orchestrator.training.sources.scan import Scanned, scan
+from orchestrator.training.sources.stream import StreamedSplit, open_stream, read_rows_of
+from orchestrator.training.sources.tables import Piece, forget_files
 
 
 def load_job_data(job: Job) -> Dataset:
@@ -41,15 +43,43 @@ def load_job_data(job: Job) -> Dataset:
         if files["train"][0].kind == "npz":
             return make_dataset(_arrays(files), where, validation_split=data.validation_split, seed=seed)
         scanned = scan(data, files)
+        if data.streaming is not None:
+            return _streamed(scanned, data.streaming, where, validation_split=data.validation_split, seed=seed)
         tables = {name: read_rows(pieces, scanned.layout) for name, pieces in scanned.pieces.items()}
     except MemoryError as error:
         raise InvalidData(
             "the rows do not fit into memory",
             where=where,
-            hint="name fewer columns in data.features, or a narrower dtype",
+            hint="read them anew each epoch: data.stream: true",
         ) from error
     dataset = make_dataset(_returned(tables), where, validation_split=data.validation_split, seed=seed)
     return replace(dataset, class_names=scanned.layout.class_names())
+
+
+def _streamed(scanned: Scanned, asked: StreamSpec, where: str, *, validation_split: float, seed: int) -> Dataset:
+    """Training rows that stay in their files; those of the other sets are in memory."""
+    pieces, layout = scanned.pieces, scanned.layout
+    tables = {name: read_rows(of_set, layout) for name, of_set in pieces.items() if name != "train"}
+    share = 0.0 if "validation" in tables else validation_split
+    window_bytes = int(asked.window_mb * 2**20)
+    stream, sample, drawn = open_stream(pieces["train"], layout, window_bytes, share=share, seed=seed)
+    if share and drawn is None:
+        raise InvalidData(
+            f"data.validation_split {share:g} of {stream.num_rows} rows leaves one part empty",
+            where=where,
+            hint="name a validation set in data.source, or change data.validation_split",
+        )
+    if drawn is not None:
+        tables["validation"] = drawn
+    returned = {"train": (sample.x, sample.y, *([] if sample.w is None else [sample.w])), **_returned(tables)}
+    dataset = make_dataset(returned, where, validation_split=0, seed=seed)
+    digest = hashlib.sha256(b"".join([*stream.digests, dataset.fingerprint.encode()]))
+    return replace(
+        dataset,
+        train=StreamedSplit(dataset.train, stream),
+        fingerprint=digest.hexdigest(),
+        class_names=layout.class_names(),
+    )
 
 
 def _files(job: Job) -> dict[str, Sequence[DataFile]]:
@@ -81,7 +111,7 @@ def read_rows(pieces: Sequence[Piece], layout: Layout) -> Rows:
     filled: Rows | None = None
     start = 0
     for piece in pieces:
-        rows = read_one(piece, layout)
+        rows = read_rows_of(piece, layout)
         if filled is None:
             filled = rows.with_arrays([np.empty((total, *a.shape[1:]), a.dtype) for a in rows.arrays()])
         put_rows(rows, filled, slice(start, start + piece.num_rows), piece)
@@ -89,13 +119,6 @@ def read_rows(pieces: Sequence[Piece], layout: Layout) -> Rows:
     if filled is None:
         raise InvalidData("there are no rows", hint="name files with rows in data.source")
     return filled
-
-
-def read_one(piece: Piece, layout: Layout) -> Rows:
-    """The rows of one piece. Raises as `read_piece` and `rows_of`."""
-    in_folders = {name for name, _ in piece.file.partitions}
-    own = [name for name in layout.columns() if name in piece.columns or name not in in_folders]
-    return rows_of(read_piece(piece, own), piece, layout)
 
 
 def put_rows(rows: Rows, into: Rows, where: Any, piece: Piece) -> None:

@@ -1,0 +1,360 @@
+"""Training rows that are read anew each epoch: in a seeded, shuffled order, in bounded memory.
+
+The order of an epoch is a function of the member's seed and the epoch alone, whatever was read before. Pieces of the
+files (row groups, runs of lines) are put in a new order and gathered into windows; within a window rows are shuffled.
+A window is in use while a thread reads the next: two windows and one piece are all that is in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orchestrator.errors import InvalidData, OrchestratorError
+from orchestrator.training.data import Split
+from orchestrator.training.sources.columns import Layout, Rows, rows_of
+from orchestrator.training.sources.tables import Piece, read_piece
+
+SAMPLE_ROWS = 1024
+"""Of the first training rows, which are kept for checks that need some."""
+
+_PIECES, _ROWS = 0, 1
+"""What a random stream is for, besides seed and epoch."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Training rows in files.
+
+    Attributes:
+        pieces: where they are.
+        layout: what becomes of which column.
+        digests: of each piece's arrays, as they were when the data was loaded.
+        row_bytes: of one row's arrays.
+        window_bytes: rows are shuffled among so many bytes of them.
+        share: of each piece's rows, those that are validation rows instead.
+        seed: of the draw of those.
+    """
+
+    pieces: tuple[Piece, ...]
+    layout: Layout
+    digests: tuple[bytes, ...]
+    row_bytes: int
+    window_bytes: int
+    share: float = 0.0
+    seed: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows in all."""
+        return sum(piece.num_rows for piece in self.pieces) - int(self._num_drawn.sum())
+
+    def rows_in(self, number: int) -> int:
+        """Training rows of a piece."""
+        return self.pieces[number].num_rows - int(self._num_drawn[number])
+
+    def drawn(self, number: int) -> npt.NDArray[np.bool_]:
+        """Which rows of a piece are validation rows: a function of the seed and the piece's number."""
+        chosen = np.zeros(self.pieces[number].num_rows, dtype=bool)
+        if self.share:
+            order = np.random.default_rng([self.seed, number]).permutation(len(chosen))
+            chosen[order[: self._num_drawn[number]]] = True
+        return chosen
+
+    @cached_property
+    def _num_drawn(self) -> npt.NDArray[np.int64]:
+        """Validation rows of each piece: so many that it and all before it have their share, however small it is."""
+        ends = np.cumsum([0, *(piece.num_rows for piece in self.pieces)])
+        until = np.floor(self.share * ends).astype(np.int64)
+        return until[1:] - until[:-1]
+
+    def windows(self, seed: int, epoch: int, *, shuffle: bool = True) -> tuple[tuple[int, ...], ...]:
+        """The numbers of the pieces of each window of an epoch (1-based), in order."""
+        count = len(self.pieces)
+        order = np.random.default_rng([seed, epoch, _PIECES]).permutation(count) if shuffle else np.arange(count)
+        windows: list[list[int]] = []
+        room = 0
+        for number in order.tolist():
+            size = self.rows_in(number) * self.row_bytes
+            if size > room or not windows:
+                windows.append([])
+                room = self.window_bytes
+            windows[-1].append(number)
+            room -= size
+        return tuple(map(tuple, windows))
+
+    def read(self, number: int) -> Rows:
+        """All rows of a piece.
+
+        Raises:
+            InvalidData: they are not those that the run began with.
+            AccessDenied, StoreUnavailable: the file cannot be reached.
+        """
+        rows = read_rows_of(self.pieces[number], self.layout)
+        if digest_of(rows) != self.digests[number]:
+            piece = self.pieces[number]
+            raise InvalidData(
+                f"the rows from {piece.first_row} on have changed since the run loaded its data",
+                where=piece.file.name,
+                hint="restore the file, or start a new run; files must not change while a run reads them",
+            )
+        return rows
+
+    def read_window(self, numbers: Sequence[int], order: npt.NDArray[np.int64]) -> Rows:
+        """The training rows of these pieces; the j-th of them, piece after piece, comes to the place `order[j]`."""
+        into: Rows | None = None
+        start = 0
+        for number in numbers:
+            rows = self.read(number)
+            if self.share:
+                rows = rows.take(~self.drawn(number))
+            into = into or rows.with_arrays([np.empty((len(order), *a.shape[1:]), a.dtype) for a in rows.arrays()])
+            places = order[start : start + self.rows_in(number)]
+            for array, place in zip(rows.arrays(), into.arrays(), strict=True):
+                place[places] = array
+            start += len(places)
+        if into is None:
+            raise OrchestratorError("a window of training rows is empty")
+        return into
+
+
+class StreamedSplit(Split):
+    """Training rows of which only a sample is in memory.
+
+    `x`, `y` and `w` hold the sample: the first rows, and for each label those with its smallest and its largest value.
+    What needs all rows must read the stream.
+    """
+
+    stream: Stream
+
+    def __init__(self, sample: Split, stream: Stream) -> None:
+        super().__init__(sample.x, sample.y, sample.w)
+        object.__setattr__(self, "stream", stream)
+
+    @property
+    def num_rows(self) -> int:
+        return self.stream.num_rows
+
+    def take(self, rows: npt.NDArray[np.integer[Any]] | slice) -> Split:
+        """Rows of the sample, from its beginning: for a look at what rows are like."""
+        if not isinstance(rows, slice) or rows.start not in (0, None):
+            raise OrchestratorError(
+                "streamed training rows were asked for by their numbers",
+                where="data.stream",
+                hint="this is an error of this package; without data.stream it does not happen",
+            )
+        return super().take(rows)
+
+
+class StreamReader:
+    """The rows of one epoch after another; positions ascend, and the next window is read ahead by a thread.
+
+    Args:
+        stream: the rows.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+        self._ahead: tuple[int, Future[Rows]] | None = None
+        self._number, self._rows = -1, Rows(None, None, None, None)
+        self._windows: tuple[tuple[int, ...], ...] = ()
+
+    def start(self, seed: int, epoch: int, *, shuffle: bool = True) -> None:
+        """Begin an epoch (1-based)."""
+        with self._lock:
+            self._drop()
+            self._seeds, self._shuffle = [seed, epoch, _ROWS], shuffle
+            self._windows = self._stream.windows(seed, epoch, shuffle=shuffle)
+            sizes = (sum(map(self._stream.rows_in, numbers)) for numbers in self._windows)
+            self._starts = np.fromiter(accumulate(sizes, initial=0), dtype=np.int64)
+
+    def rows(self, start: int, stop: int) -> Split:
+        """The rows at these positions of the epoch. What is behind a window's end is read when it is come to.
+
+        Raises:
+            InvalidData, AccessDenied, StoreUnavailable: as `Stream.read`.
+        """
+        with self._lock:
+            parts = []
+            stop = min(stop, int(self._starts[-1]))
+            while start < stop:
+                number = int(np.searchsorted(self._starts, start, side="right")) - 1
+                self._go_to(number)
+                first, end = self._starts[number], min(stop, int(self._starts[number + 1]))
+                parts.append(self._rows.take(slice(start - first, end - first)))
+                start = end
+        arrays = zip(*(part.arrays() for part in parts), strict=True)
+        joined = parts[0].with_arrays([each[0] if len(each) == 1 else np.concatenate(each) for each in arrays])
+        return Split(joined.x, joined.y, joined.w)
+
+    def close(self) -> None:
+        """End the thread; a piece that is being read is read to its end."""
+        with self._lock:
+            self._drop()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _drop(self) -> None:
+        if self._ahead is not None:
+            self._ahead[1].cancel()
+        self._ahead, self._number, self._rows = None, -1, Rows(None, None, None, None)
+
+    def _go_to(self, number: int) -> None:
+        if number == self._number:
+            return
+        ahead = self._ahead if self._ahead is not None and self._ahead[0] == number else None
+        if ahead is None:
+            self._drop()
+        rows = (ahead[1] if ahead is not None else self._thread.submit(self._read, number)).result()
+        self._number, self._rows, self._ahead = number, rows, None
+        if number + 1 < len(self._windows):
+            self._ahead = number + 1, self._thread.submit(self._read, number + 1)
+
+    def _read(self, number: int) -> Rows:
+        count = int(self._starts[number + 1] - self._starts[number])
+        order = np.random.default_rng([*self._seeds, number]).permutation(count) if self._shuffle else np.arange(count)
+        return self._stream.read_window(self._windows[number], order)
+
+
+class InputInOrder:
+    """One input of all training rows in the order of the files, as far as an array's slices are asked for.
+
+    Slices are best asked for in ascending order: what lies before the last one is read again.
+
+    Args:
+        reader: of the stream; closed by whoever opened it.
+        stream: the rows.
+        sample: rows of the same kind.
+        name: of the input; empty for the only one.
+    """
+
+    def __init__(self, reader: StreamReader, stream: Stream, sample: Split, name: str) -> None:
+        self._reader, self._name = reader, name
+        like = sample.x[name] if isinstance(sample.x, dict) else sample.x
+        self.dtype, self.shape = like.dtype, (stream.num_rows, *like.shape[1:])
+        self._num_rows = stream.num_rows
+        reader.start(0, 1, shuffle=False)
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def __getitem__(self, rows: slice) -> Any:
+        start, stop, _ = rows.indices(len(self))
+        x = self._reader.rows(start, stop).x
+        return x[self._name] if isinstance(x, dict) else x
+
+
+def read_rows_of(piece: Piece, layout: Layout) -> Rows:
+    """The rows of one piece. Raises as `read_piece` and `rows_of`."""
+    in_folders = {name for name, _ in piece.file.partitions}
+    own = [name for name in layout.columns() if name in piece.columns or name not in in_folders]
+    return rows_of(read_piece(piece, own), piece, layout)
+
+
+def digest_of(rows: Rows) -> bytes:
+    """Of the rows' bytes, types and shapes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in rows.arrays():
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.digest()
+
+
+def open_stream(
+    pieces: tuple[Piece, ...], layout: Layout, window_bytes: int, *, share: float, seed: int
+) -> tuple[Stream, Split, Rows | None]:
+    """Read all training rows once, piece by piece, to know and to check them.
+
+    Args:
+        pieces, layout: where the rows are, and what becomes of them.
+        window_bytes: see `Stream`.
+        share: of the rows that become validation rows, drawn with `seed`; 0: none do.
+        seed: of that draw.
+
+    Returns:
+        The stream, a sample of its rows, and the validation rows that were drawn, if any.
+
+    Raises:
+        InvalidData: a piece is larger than a window, or rows have different shapes; else as `Stream.read`.
+    """
+    draft = Stream(pieces, layout, (), 0, window_bytes, share, seed)
+    digests: list[bytes] = []
+    drawn: list[Rows] = []
+    sample = _Sample()
+    for number, piece in enumerate(pieces):
+        rows = read_rows_of(piece, layout)
+        digests.append(digest_of(rows))
+        _check_size(rows, piece, window_bytes)
+        mask = draft.drawn(number)
+        if mask.any():
+            drawn.append(rows.take(mask))
+        sample.look_at(rows.take(~mask), piece)
+    row_bytes = sum(int(array[:1].nbytes) for array in rows.arrays())
+    stream = Stream(pieces, layout, tuple(digests), row_bytes, window_bytes, share, seed)
+    return stream, sample.split(), _joined(drawn) if drawn else None
+
+
+def _check_size(rows: Rows, piece: Piece, window_bytes: int) -> None:
+    size = sum(array.nbytes for array in rows.arrays())
+    if size > window_bytes:
+        raise InvalidData(
+            f"the {piece.num_rows} rows from {piece.first_row} on take {size / 2**20:.1f} MiB as arrays, and a window "
+            f"holds {window_bytes / 2**20:.1f}",
+            where=piece.file.name,
+            hint="raise data.stream.window_mb, or write Parquet files with smaller row groups",
+        )
+
+
+class _Sample:
+    """The first rows, and those with the smallest and the largest of each label."""
+
+    def __init__(self) -> None:
+        self._head: list[Rows] = []
+        self._count = 0
+        self._extremes: dict[tuple[int, bool], tuple[float, Rows]] = {}
+        self._shapes: list[tuple[int, ...]] = []
+
+    def look_at(self, rows: Rows, piece: Piece) -> None:
+        shapes = [array.shape[1:] for array in rows.arrays()]
+        self._shapes = self._shapes or shapes
+        if shapes != self._shapes:
+            raise InvalidData(
+                f"rows from {piece.first_row} on have shapes {shapes}, those before them {self._shapes}",
+                where=piece.file.name,
+                hint="pad lists to one length",
+            )
+        labels = list(rows.y.values()) if isinstance(rows.y, dict) else [rows.y]
+        if not len(labels[0]):
+            return
+        if self._count < SAMPLE_ROWS:
+            self._head.append(rows.take(slice(SAMPLE_ROWS - self._count)))
+            self._count += len(labels[0])
+        for number, array in enumerate(labels):
+            flat = array.reshape(len(array), -1)
+            for largest, row, value in (
+                (False, int(flat.min(axis=1).argmin()), float(flat.min())),
+                (True, int(flat.max(axis=1).argmax()), float(flat.max())),
+            ):
+                before = self._extremes.get((number, largest))
+                if before is None or (value > before[0] if largest else value < before[0]):
+                    self._extremes[number, largest] = value, rows.take([row])
+
+    def split(self) -> Split:
+        if not self._head:
+            raise InvalidData("there are no training rows", where="data.source", hint="lower data.validation_split")
+        rows = _joined([*self._head, *(rows for _, rows in self._extremes.values())])
+        return Split(rows.x, rows.y, rows.w)
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    return parts[0].with_arrays([np.concatenate(each) for each in zip(*(p.arrays() for p in parts), strict=True)])
