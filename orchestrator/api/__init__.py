@@ -1,5 +1,6 @@
 """The wiring: real clock, store and cluster around the controller. The command line and notebooks use this alone."""
 
+from orchestrator.api.members import load_member
 from orchestrator.api.running import RunPlan, SystemClock, plan, run, submit, validate
 from orchestrator.api.stored import (
     compare,
@@ -19,6 +20,7 @@ __all__ = [
     "compare",
     "evaluate",
     "list_runs",
+    "load_member",
     "logs",
     "plan",
     "prune",

@@ -261,7 +261,7 @@ def run(
     try:
         store.list(request.layout.control)  # first contact, without the log's patience: a wrong address is told soon
         log = Log.open(store, request.layout.coord_log)
-        _keep_spec(store, planned, must_exist=log.last is not None, accept_code_change=accept_code_change)
+        keep_spec(store, planned, must_exist=log.last is not None, accept_code_change=accept_code_change)
         start = Start(
             store,
             request.layout,
@@ -379,7 +379,7 @@ def _place(session: Session, planned: RunPlan, progress: Progress) -> tuple[Plac
     return placement, placement
 
 
-def _keep_spec(store: Store, planned: RunPlan, *, must_exist: bool, accept_code_change: bool) -> None:
+def keep_spec(store: Store, planned: RunPlan, *, must_exist: bool, accept_code_change: bool) -> None:
     """Create the run's `spec.json`, or compare with the one that is there: a run id stands for one identity.
 
     A change of the job's own code may be accepted; the claim says with which code each coordinator came.

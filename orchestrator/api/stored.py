@@ -34,7 +34,7 @@ def status(run: str, *, storage: str = "runs", endpoint_url: str | None = None, 
     Raises:
         InvalidJob: there is no such run, or several jobs have one of that name; or the location cannot be one.
     """
-    store = _open_at(storage, endpoint_url, region)
+    store = open_at(storage, endpoint_url, region)
     return status_of(store, find_run(store, run, storage), now=time.time())
 
 
@@ -42,7 +42,7 @@ def list_runs(
     *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None
 ) -> tuple[RunStatus, ...]:
     """All runs in a storage location, by job and run key; without their members."""
-    return list_statuses(_open_at(storage, endpoint_url, region), now=time.time())
+    return list_statuses(open_at(storage, endpoint_url, region), now=time.time())
 
 
 def evaluate(
@@ -68,7 +68,7 @@ def evaluate(
         InvalidJob: there is no such run, it has not come so far, or an override is not of the `ensemble` part.
         DamagedStore: what is needed is gone.
     """
-    store = _open_at(storage, endpoint_url, region)
+    store = open_at(storage, endpoint_url, region)
     return evaluate_again(store, find_run(store, run, storage), overrides)
 
 
@@ -98,7 +98,7 @@ def report(
         InvalidJob: there is no such run, it has no result yet, the file cannot be written, or MLflow is not installed.
         StoreUnavailable: storage, or MLflow, is out of reach.
     """
-    store = _open_at(storage, endpoint_url, region)
+    store = open_at(storage, endpoint_url, region)
     layout = find_run(store, run, storage)
     body = report_again(store, layout, tensorboard=tensorboard, mlflow=mlflow)
     if out is not None:
@@ -128,7 +128,7 @@ def compare(
             cannot be written.
         DamagedStore: a run's log or result is damaged.
     """
-    store = _open_at(storage, endpoint_url, region)
+    store = open_at(storage, endpoint_url, region)
     found = compare_runs(store, [find_run(store, run, storage) for run in runs])
     if out is not None:
         from orchestrator.reporting.html.compare import render_comparison  # only who draws pays for it
@@ -150,7 +150,7 @@ def stop(run: str, *, storage: str = "runs", endpoint_url: str | None = None, re
     Raises:
         InvalidJob: there is no such run, or it has ended.
     """
-    store = _open_at(storage, endpoint_url, region)
+    store = open_at(storage, endpoint_url, region)
     layout = find_run(store, run, storage)
     last = Log.open(store, layout.coord_log).last
     if last is not None and last.kind in ENDED:
@@ -179,7 +179,7 @@ def prune(
         delete: False only looks.
         storage, endpoint_url, region: as for `status`.
     """
-    store = _open_at(storage, endpoint_url, region)
+    store = open_at(storage, endpoint_url, region)
     layouts = find_layouts(store) if run is None else [find_run(store, run, storage)]
     return prune_runs(store, layouts, delete=delete)
 
@@ -204,7 +204,7 @@ def logs(
     Raises:
         InvalidJob: there is no such run, member or attempt.
     """
-    store = _open_at(storage, endpoint_url, region)
+    store = open_at(storage, endpoint_url, region)
     found = find_attempts(store, find_run(store, run, storage), member=member, term=attempt)
     return ((each, read_log(store, each)) for each in found)
 
@@ -225,11 +225,11 @@ def sync(
         InvalidJob: there is no such run, or the folder cannot be one.
         StoreUnavailable: storage is out of reach, or the local disk is full.
     """
-    store = _open_at(storage, endpoint_url, region)
+    store = open_at(storage, endpoint_url, region)
     return sync_files(store, find_run(store, run, storage), Path(folder))
 
 
-def _open_at(storage: str, endpoint_url: str | None, region: str | None) -> Store:
+def open_at(storage: str, endpoint_url: str | None, region: str | None) -> Store:
     """The store that a user names outside a job; what a job may not name is refused here too, before any contact."""
     problems = {"storage": storage_problem(storage), "endpoint_url": endpoint_url and endpoint_problem(endpoint_url)}
     for where, problem in problems.items():

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import DamagedStore
@@ -27,7 +29,7 @@ SLACK_BYTES = 64 * 2**20
 
 
 def load_published(model: keras.Model, path: str, where: str) -> None:
-    """Load the weights of a `.keras` file, whose sha256 the caller has verified, into `model`.
+    """Load the weights of a `.keras` or `.weights.h5` file, whose sha256 the caller has verified, into `model`.
 
     Args:
         model: built by the job's build function for that member.
@@ -39,7 +41,8 @@ def load_published(model: keras.Model, path: str, where: str) -> None:
             longer builds what was published.
     """
     try:
-        check_archive(path, max_bytes=BYTES_PER_WEIGHT * _num_weights(model) + SLACK_BYTES)
+        check = check_archive if path.endswith(".keras") else check_weights
+        check(path, max_bytes=BYTES_PER_WEIGHT * _num_weights(model) + SLACK_BYTES)
     except Exception as error:  # zipfile and h5py raise many kinds on bytes that were made to break them
         raise DamagedStore(
             f"the published file is no model that Keras has saved: {error}",
@@ -47,7 +50,9 @@ def load_published(model: keras.Model, path: str, where: str) -> None:
             hint="something else was written in its place: find out who can write there, and train the member again",
         ) from error
     try:
-        model.load_weights(path)
+        with warnings.catch_warnings():  # the optimizer of a model that is not trained has nothing to take yet
+            warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+            model.load_weights(path)
     except MemoryError:  # of this worker, not of the file
         raise
     except Exception as error:
@@ -79,6 +84,17 @@ def check_archive(path: str, *, max_bytes: int) -> None:
         # From memory: h5py jumps about in a file, and each jump back in an archive reads it from its start.
         with h5py.File(io.BytesIO(archive.read(WEIGHTS_FILE)), "r") as weights:
             _check_weights(weights)
+
+
+def check_weights(path: str, *, max_bytes: int) -> None:
+    """Refuse a `.weights.h5` file that holds anything but arrays. Arguments and what is raised as `check_archive`."""
+    import h5py
+
+    size = Path(path).stat().st_size
+    if size > max_bytes:
+        raise ValueError(f"it has {size} bytes, where at most {max_bytes} can be right for this model")
+    with h5py.File(path, "r") as weights:
+        _check_weights(weights)
 
 
 def _check_weights(weights: Any) -> None:

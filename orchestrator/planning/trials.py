@@ -28,4 +28,5 @@ def plan_trial(job: Job, index: int, params: Params) -> MemberPlan:
         kwargs["dropout"] = job.members.dropout
     values = {name.removeprefix(PREFIX): value for name, value in params.items() if name.startswith(PREFIX)}
     seed = trial_seed(job.seed, index)
-    return MemberPlan(index, seed, job.model.builder, kwargs, train_of(job, index, values), values)
+    train = train_of(job, index, values)
+    return MemberPlan(index, seed, job.model.builder, kwargs, train, values, preprocess=job.data.preprocess)

@@ -110,13 +110,19 @@ def _differing(ours: Any, theirs: Any, path: tuple[str, ...], fitted: Sequence[s
 
 
 def stored_job(store: Store, layout: RunLayout) -> dict[str, Any]:
-    """The job as the run's `spec.json` has it, every key.
+    """The job as the run's `spec.json` has it, every key. Raises DamagedStore."""
+    return dict(stored_spec(store, layout)["job"])
+
+
+def stored_spec(store: Store, layout: RunLayout) -> dict[str, Any]:
+    """The run's `spec.json`, which holds its job.
 
     Raises:
         DamagedStore: it is gone, or is no such file.
     """
     try:
-        return dict(json.loads(Patience().retry(lambda: store.get(layout.spec)))["job"])
+        spec = json.loads(Patience().retry(lambda: store.get(layout.spec)))
+        return {**spec, "job": dict(spec["job"])}
     except (MissingObject, ValueError, KeyError, TypeError) as error:
         raise DamagedStore(
             f"the run's spec cannot be read: {error}",

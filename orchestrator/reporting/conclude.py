@@ -28,9 +28,10 @@ from orchestrator.reporting.result import (
     StoredFile,
     WeightsResult,
 )
-from orchestrator.reporting.selection import COPIES, COUNTED, chose_greedily, labels_of, outputs_of, rules_of, tasks_of
+from orchestrator.reporting.selection import COUNTED, chose_greedily, labels_of, outputs_of, rules_of, tasks_of
 from orchestrator.spec.varied import PREFIX
 from orchestrator.storage.layout import RunLayout
+from orchestrator.storage.members import copies_of
 
 Json = Any
 
@@ -175,7 +176,7 @@ def _member_result(
     at_best = final.get("at_best", {})
     files = {
         kind: StoredFile(key=layout.member_copy(index, name), sha256=final[kind]["sha256"], size=final[kind]["size"])
-        for kind, name in COPIES.items()
+        for kind, name in copies_of(final).items()
         if kind in final and member["status"] in COUNTED  # copies are made of the selected members alone
     }
     return MemberResult(

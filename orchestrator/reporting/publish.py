@@ -16,12 +16,13 @@ from orchestrator.reporting.experiment import read_experiment
 from orchestrator.reporting.mlflow import LIMIT_S, log_to_mlflow
 from orchestrator.reporting.report import write_report
 from orchestrator.reporting.result import Result, from_json, to_json
-from orchestrator.reporting.selection import COPIES, COUNTED, labels_ref
+from orchestrator.reporting.selection import COUNTED, labels_ref
 from orchestrator.reporting.tensorboard import write_event_files
 from orchestrator.spec import ReportSpec
 from orchestrator.storage.blobs import get_blob, put_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
+from orchestrator.storage.members import copies_of
 from orchestrator.storage.parallel import in_order
 from orchestrator.storage.records import BlobRef
 from orchestrator.storage.retry import Patience
@@ -179,7 +180,7 @@ def _copies(layout: RunLayout, selection: Mapping[str, Any]) -> Iterator[tuple[B
     for member in selection["members"]:
         if member["status"] not in COUNTED:
             continue
-        for kind, name in COPIES.items():
+        for kind, name in copies_of(member["final"]).items():
             ref = BlobRef.from_json(member["final"][kind], where=f"member {member['index']}, {kind}")
             yield ref, layout.member_copy(member["index"], name)
         for part, stored in member["predictions"].items():

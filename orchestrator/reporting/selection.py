@@ -35,9 +35,6 @@ Json = Any
 COUNTED = ("succeeded", "late")
 """Members of these statuses have a published model and make the ensemble."""
 
-COPIES = {"model": "best.keras", "history": "history.parquet"}
-"""The readable copies of each member: part of its `final` record → name of the file."""
-
 
 @dataclass(frozen=True)
 class MemberFacts:

@@ -51,7 +51,11 @@ class CheckpointSpec(Spec):
     save_best_only: bool = Field(
         default=True, description="Keep the best model; if false, the member's model is the one after `fit`."
     )
-    save_weights_only: bool = Field(default=False, description="Save weights without the architecture.")
+    save_weights_only: bool = Field(
+        default=False,
+        description="The member's file has its weights alone (`best.weights.h5`), for a model that your code builds; "
+        "else it is a whole model (`best.keras`).",
+    )
     mode: Mode = Field(default="auto", description="Whether smaller or larger is better; `auto` goes by the name.")
     save_freq: EpochOrCount = Field(default="epoch", description="`epoch`, or a number of batches.")
     initial_value_threshold: float | None = Field(

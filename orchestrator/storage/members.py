@@ -1,6 +1,9 @@
-"""Claiming a member's log: a published model is not claimed away, only a `void` record takes it back."""
+"""A member's log: a published model is not claimed away, only a `void` record takes it back."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from orchestrator.planning.recovery import MemberMemory, read_member
 from orchestrator.storage.log import Log
@@ -25,3 +28,13 @@ def claim_unpublished(log: Log, /, **body: JSON) -> MemberMemory:
         memory = read_member(log.records())
         if memory.final is not None or log.claim_if_unchanged(**body) is not None:
             return memory
+
+
+def model_file(final: Mapping[str, Any]) -> str:
+    """What the file of a member's model is called, from the body of its `final` record."""
+    return "best.weights.h5" if final.get("weights_only") else "best.keras"
+
+
+def copies_of(final: Mapping[str, Any]) -> dict[str, str]:
+    """The readable copies of a member's files: part of its `final` record → name of the file."""
+    return {"model": model_file(final), "history": "history.parquet"}

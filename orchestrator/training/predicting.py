@@ -10,25 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.errors import DamagedStore, OrchestratorError
-from orchestrator.models.build import build_member
-from orchestrator.models.first_batch import call_first_batch
-from orchestrator.models.load import load_published
 from orchestrator.models.predictor import Predictor
-from orchestrator.models.preprocess_fit import Preprocessing, from_json
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.outputs import part
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import read_member
 from orchestrator.spec import TrainSpec
-from orchestrator.storage.blobs import get_blob, get_blob_file, put_blob
+from orchestrator.storage.blobs import put_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
-from orchestrator.storage.records import JSON, BlobRef
+from orchestrator.storage.records import JSON
 from orchestrator.storage.tables import predictions_to_parquet
 from orchestrator.training.data import Dataset, Inputs
 from orchestrator.training.publish import cause_of, is_anothers_fault
-from orchestrator.training.scratch import scratch_folder
+from orchestrator.training.published import build_published, load_weights
 
 if TYPE_CHECKING:
     import keras
@@ -71,13 +67,11 @@ def predict_member(
         OrchestratorError: an error that belongs to no member, such as StoreUnavailable; also if nothing is published.
     """
     final = final or _final(store, layout, member.index)
-    reference = BlobRef.from_json(final["model"], where=f"member {member.index}")
     try:
         try:
             if model is None:
-                preprocessing = published_preprocessing(store, final, member.index)
-                model = build_member(member.builder, member.kwargs, member.seed, train, preprocessing)
-            _load(store, reference, model, dataset)
+                model = build_published(store, final, member, train)
+            load_weights(store, final, member.index, model, lambda: dataset.train.take(slice(0, 1)).x)
         except DamagedStore as error:
             return ev.ModelLost(worker, member.index, f"its published model cannot be used: {error}")
         blobs = _predict(store, layout, dataset, lambda x: predictor.predict(model, x, on_batch))
@@ -89,14 +83,6 @@ def predict_member(
     return ev.MemberPredicted(worker, member.index, blobs)
 
 
-def published_preprocessing(store: Store, final: Mapping[str, Any], index: int) -> Preprocessing | None:
-    """What a published model was trained with, not what would be fitted now. Raises DamagedStore."""
-    if "preprocess" not in final:
-        return None
-    reference = BlobRef.from_json(final["preprocess"], where=f"member {index}")
-    return from_json(get_blob(store, reference), reference.key)
-
-
 def _final(store: Store, layout: RunLayout, index: int) -> Mapping[str, Any]:
     """The body of the member's `final` record. It is the log's last unless something happened to the model since."""
     log = Log.open(store, layout.member_log(index))
@@ -105,15 +91,6 @@ def _final(store: Store, layout: RunLayout, index: int) -> Mapping[str, Any]:
     if body is None:
         raise OrchestratorError("there is no published model to predict with", where=f"member {index}")
     return body
-
-
-def _load(store: Store, reference: BlobRef, model: keras.Model, dataset: Dataset) -> None:
-    if not model.built:  # a Sequential without an Input has no weights before its first row
-        call_first_batch(model, dataset.train.take(slice(0, 1)).x, reference.key)
-    with scratch_folder() as folder:
-        path = str(folder / "best.keras")
-        get_blob_file(store, reference, path)
-        load_published(model, path, reference.key)
 
 
 def _predict(

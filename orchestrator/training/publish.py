@@ -70,6 +70,7 @@ def publish_final(
         stopped_epoch=trained.stopped_epoch,
         at_best=_finite(trained.history[trained.best_epoch - 1]),
         weights_sha256=weights_digest(trained.model),
+        **({"weights_only": True} if trained.path.suffix == ".h5" else {}),
         **_preprocess(store, layout, trained),
         engine=engine,
         worker=worker,

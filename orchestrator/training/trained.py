@@ -22,7 +22,7 @@ class Trained:
 
     Attributes:
         model: holds the best model's weights.
-        path: the best model as a `.keras` file in local scratch.
+        path: the best model in local scratch: a `.keras` file, or `.weights.h5` where the job keeps weights alone.
         history: one row per epoch: `epoch` (1-based) and what Keras reported.
         best_epoch: the epoch (1-based) whose weights the best model has.
         stopped_epoch: the epoch (1-based) at which training stopped early, or None.
@@ -47,7 +47,9 @@ def best_epoch_of(checkpoint: MemberCheckpoint, early_stopping: keras.callbacks.
 
 
 def save_best(model: keras.Model, train: TrainSpec, checkpoint: MemberCheckpoint, folder: Path) -> Path:
-    """One `.keras` file: what `ModelCheckpoint` kept if `save_best_only`, else the weights after fit.
+    """One file: what `ModelCheckpoint` kept if `save_best_only`, else the weights after fit.
+
+    A whole model as `.keras`, or with `save_weights_only` its weights as `.weights.h5`.
 
     It appears under its name when it is complete: a full disk leaves no half of it.
     """
@@ -62,8 +64,10 @@ def save_best(model: keras.Model, train: TrainSpec, checkpoint: MemberCheckpoint
             )
         model.set_weights(best.weights)
         assign(model.optimizer.variables, best.optimizer, where="the best model's optimizer")
-    unfinished, published = folder / "unfinished.keras", folder / "best.keras"
-    model.save(unfinished)
+    weights_only = train.checkpoint.save_weights_only
+    suffix = ".weights.h5" if weights_only else ".keras"
+    unfinished, published = folder / f"unfinished{suffix}", folder / f"best{suffix}"
+    (model.save_weights if weights_only else model.save)(unfinished)
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     return unfinished.replace(published)

@@ -229,6 +229,31 @@ def test_what_keras_itself_saved_is_loaded_after_the_same_rewriting(tmp_path: Pa
     np.testing.assert_array_equal(model.get_weights()[0], np.full((4, 3), 7))
 
 
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (external_link, f"/{KERNEL} is a link to somewhere else"),
+        (compressed, "is stored in chunks"),
+        (other_shape, "do not fit the model"),
+        (None, "bytes, where at most"),
+    ],
+)
+def test_weights_that_were_published_alone_are_looked_at_alike(tmp_path: Path, edit: Edit | None, words: str) -> None:
+    import h5py
+
+    path = tmp_path / "good.weights.h5"
+    build().save_weights(path)
+    if edit is None:
+        with path.open("ab") as file:
+            file.truncate(2 * SLACK_BYTES)
+    else:
+        with h5py.File(path, "r+") as file:
+            edit(file, tmp_path)
+    with pytest.raises(DamagedStore) as refused:
+        load_published(build(), str(path), "blobs/evil")
+    assert words in str(refused.value)
+
+
 def with_member(name: str, size: int = 1) -> Callable[[Path], None]:
     def add(path: Path) -> None:
         with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:

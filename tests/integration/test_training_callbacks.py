@@ -82,11 +82,8 @@ def test_the_best_model_is_that_of_the_best_epoch_and_not_the_last(project: Tiny
     assert loss_of_published(outcome) == pytest.approx(max(losses), abs=1e-5)
 
 
-@pytest.mark.parametrize("weights_only", [False, True])
-def test_the_published_file_opens_in_plain_keras_whatever_the_checkpoint_saves(
-    project: TinyProject, device: Device, weights_only: bool
-) -> None:
-    outcome = train(project, device, train={"checkpoint": {"save_weights_only": weights_only}})
+def test_the_published_file_opens_in_plain_keras(project: TinyProject, device: Device) -> None:
+    outcome = train(project, device)
     assert outcome.trained.path.name == "best.keras"
     assert loss_of_published(outcome) == pytest.approx(min(outcome.column("val_loss")), abs=1e-5)
 

@@ -92,6 +92,7 @@ def test_the_public_names_are_these() -> None:
         "evaluate",
         "list_runs",
         "load_job",
+        "load_member",
         "logs",
         "parse_job",
         "plan",

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import api
+from orchestrator.api.running import keep_spec
 from orchestrator.controller import Controller
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning import commands as cmd
@@ -89,6 +90,7 @@ def run_in_process(
     store = open_store(request.job.storage.url)
     log = Log.open(store, request.layout.coord_log)
     probe(store, request.layout.probe)
+    keep_spec(store, planned, must_exist=False, accept_code_change=False)
     setup = WorkerSetup(
         worker="",
         job=request.job,
