@@ -101,9 +101,9 @@ class DataSpec(Spec):
     short_form: ClassVar[str | None] = "source"
 
     source: Source = Field(
-        description='`module:function`, which returns `{"train": (x, y), "validation": …, "test": …}` or `(x, y)`; the '
-        "location of an .npz, .csv or .parquet file, or of a folder of them, local or `s3://`; or a location for each "
-        "of `train`, `validation` and `test`."
+        description='`module:function`, which returns `{"train": (x, y), "validation": …, "test": …}` or `(x, y)`, '
+        "or a `tf.data.Dataset` or `PyDataset` in the place of such a tuple; the location of an .npz, .csv or .parquet "
+        "file, or of a folder of them, local or `s3://`; or a location for each of `train`, `validation` and `test`."
     )
     features: Features | None = Field(
         default=None,

@@ -15,6 +15,7 @@ from orchestrator.errors import InvalidData
 from orchestrator.models.build import in_user_code
 from orchestrator.planning.events import DataLoaded
 from orchestrator.planning.outputs import ONLY
+from orchestrator.training.sources.batches import is_batched, take_over
 
 Array = npt.NDArray[Any]
 Inputs = Array | dict[str, Array]
@@ -115,7 +116,8 @@ def load_dataset(function: Callable[..., Any], where: str, *, validation_split: 
     Args:
         function: takes nothing, or `seed`; returns `(x, y)`, `(x, y, w)`, or a dictionary of such tuples under
             `train`, and if there are any `validation` and `test`. x is an array, or a dictionary by input name; y an
-            array, or a dictionary by output name; w may be one, too, where y is.
+            array, or a dictionary by output name; w may be one, too, where y is. In the place of a tuple a
+            `tf.data.Dataset` or `PyDataset` may stand, which is taken over into arrays (`sources.batches`).
         where: the reference of the function, for messages.
         validation_split: share of the training rows that becomes the validation set when there is none; stratified
             by class (of several outputs: by that of the first which tells classes), drawn with `seed`; 0 leaves the
@@ -208,6 +210,8 @@ def _splits_of(returned: Any, where: str) -> dict[str, Split]:
     for name, part in by_name.items():
         if part is None and name != "train":
             continue
+        if is_batched(part):
+            part = take_over(part, f"{where} {name}")
         if not isinstance(part, tuple | list) or len(part) not in (2, 3):
             raise InvalidData(
                 f"{name} is {_describe(part)}, not (x, y) or (x, y, sample weights)",

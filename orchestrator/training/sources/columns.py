@@ -84,10 +84,13 @@ class Layout:
         return tuple(dict.fromkeys(column for column in named if column is not None))
 
     def class_names(self) -> dict[str, tuple[str, ...]]:
-        """The texts of each output's labels, in the order of their codes; outputs with numbers are left out."""
-        return {
-            plan.name: self.categories[plan.columns[0]] for plan in self.outputs if plan.columns[0] in self.categories
-        }
+        """The texts of each output's labels, in the order of their codes; outputs with numbers are left out.
+
+        The name of an output without others tells nothing, and is left out.
+        """
+        texts = {plan.name: self.categories.get(plan.columns[0]) for plan in self.outputs}
+        named = texts if len(texts) > 1 else {"": next(iter(texts.values()))}
+        return {name: classes for name, classes in named.items() if classes is not None}
 
 
 @dataclass(frozen=True)
