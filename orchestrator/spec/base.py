@@ -71,13 +71,25 @@ def shape(value: object) -> str:
     return "<mapping>" if isinstance(value, Mapping | BaseModel) else "<something else>"
 
 
-SHAPES = ("<nothing>", "<true or false>", "<number>", "<text>", "<list>", "<mapping>", "<something else>")
+def shape_or_outputs(value: object) -> str:
+    """As `shape`, but a mapping that names no class is one by output name."""
+    found = shape(value)
+    by_output = found == "<mapping>" and isinstance(value, Mapping) and "class_name" not in value
+    return "<mapping by output>" if by_output else found
+
+
+SHAPES = (
+    *("<nothing>", "<true or false>", "<number>", "<text>", "<list>", "<mapping>", "<mapping by output>"),
+    "<something else>",
+)
 BY_SHAPE = Discriminator(shape)
+BY_SHAPE_OR_OUTPUTS = Discriminator(shape_or_outputs)
 IS_BOOL = Tag("<true or false>")
 IS_NUMBER = Tag("<number>")
 IS_TEXT = Tag("<text>")
 IS_LIST = Tag("<list>")
 IS_MAPPING = Tag("<mapping>")
+IS_BY_OUTPUT = Tag("<mapping by output>")
 
 
 def _checked_json(value: object) -> JsonValue:
@@ -162,5 +174,22 @@ class KerasObject(Spec):
     config: dict[str, Json] = Field(default={}, description="Arguments of its constructor.")
 
 
-NameOrObject = Annotated[Annotated[str, Field(min_length=1), IS_TEXT] | Annotated[KerasObject, IS_MAPPING], BY_SHAPE]
+_Name = Annotated[str, Field(min_length=1), IS_TEXT]
+
+NameOrObject = Annotated[_Name | Annotated[KerasObject, IS_MAPPING], BY_SHAPE]
 """A Keras object by its name, or by class name and arguments."""
+
+NamesOrObjects = Annotated[tuple[NameOrObject, ...], Field(strict=False)]
+"""A list of them."""
+
+PerOutput = Annotated[
+    _Name | Annotated[KerasObject, IS_MAPPING] | Annotated[dict[str, NameOrObject], Field(min_length=1), IS_BY_OUTPUT],
+    BY_SHAPE_OR_OUTPUTS,
+]
+"""One Keras object, or one for each output by name."""
+
+ListPerOutput = Annotated[
+    Annotated[NamesOrObjects, IS_LIST] | Annotated[dict[str, NamesOrObjects], Field(min_length=1), IS_MAPPING],
+    BY_SHAPE,
+]
+"""A list of Keras objects, or one for each output by name."""

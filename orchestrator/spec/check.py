@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from orchestrator.errors import InvalidJob
 from orchestrator.spec.base import KerasObject
-from orchestrator.spec.callbacks import callback_name
+from orchestrator.spec.callbacks import callback_name, references_of
 from orchestrator.spec.job import Job
-from orchestrator.spec.members import MemberOverride, is_reference
+from orchestrator.spec.members import MemberOverride
 from orchestrator.spec.references import FoundFunction, find_function
 from orchestrator.spec.varied import PREFIX
 
@@ -75,12 +75,13 @@ def exactness(job: Job, checked: CheckedJob) -> tuple[str, ...]:
 
 def _check_callbacks(job: Job, root: str) -> Iterator[tuple[str, FoundFunction]]:
     for number, callback in enumerate(job.train.callbacks):
-        ref = callback_name(callback)
-        if is_reference(ref):
-            place = f"train.callbacks.{number}"
-            found = find_function(ref, root, where=f"{place}: {ref}", kind="class")
-            _check_call(found, _config_keys(callback, place), place, _CONSTRUCTOR)
-            yield ref, found
+        name, place = callback_name(callback), f"train.callbacks.{number}"
+        for ref in references_of(callback):
+            is_class = ref == name
+            found = find_function(ref, root, where=f"{place}: {ref}", kind="class" if is_class else "function")
+            if is_class:
+                _check_call(found, _config_keys(callback, place), place, _CONSTRUCTOR)
+                yield ref, found
 
 
 def _config_keys(callback: str | KerasObject, place: str) -> dict[str, str]:

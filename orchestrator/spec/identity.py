@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InvalidJob
-from orchestrator.spec.callbacks import callback_name
 from orchestrator.spec.job import Job
 from orchestrator.spec.members import is_reference
 from orchestrator.spec.modules import FoundModule, absolute, imported_from, is_below, parse, trail
@@ -41,10 +40,8 @@ def code_digest(job: Job, root: str) -> CodeDigest:
         root: folder that comes first on the import path, normally the working directory.
     """
     root = absolute(root)
-    references = [job.model.builder, *([job.data.function] if job.data.function else [])]
-    references += [override.model.builder for override in job.members.overrides.values() if override.model]
-    references += [name for name in map(callback_name, job.train.callbacks) if is_reference(name)]
-    waiting = [ref.partition(":")[0] for ref in references]
+    texts = _texts(job.model_dump(mode="json", include=set(_PARTS)))
+    waiting = [text.partition(":")[0] for text in texts if is_reference(text)]
     seen: set[str] = set()
     files: set[str] = set()
     while waiting:
@@ -60,15 +57,16 @@ def code_digest(job: Job, root: str) -> CodeDigest:
 
 
 def identity(job: Job, code: str) -> dict[str, Any]:
-    """What a run id stands for: name, seed, model, data, members, train, search, ensemble (but its deadline) and code.
+    """What a run id stands for: name, seed, model, data, members, train, search, ensemble and code, with defaults.
 
-    Defaults are included.
+    The deadline and what is printed are left out.
 
     Args:
         job: the job.
         code: `digest` of its `CodeDigest`.
     """
     dumped = job.model_dump(mode="json", include=set(_PARTS))
+    del dumped["train"]["verbose"]
     del dumped["ensemble"]["deadline"]  # it says how long to wait, not what to train: a run may be given more time
     parts = {part: dumped[part] for part in _PARTS if dumped[part] is not None}  # no search: as before there was any
     return {**parts, "code": code}
@@ -119,6 +117,15 @@ def _imports(module: FoundModule) -> Iterator[str]:
             if source is not None:
                 yield source
                 yield from (f"{source}.{alias.name}" for alias in node.names if alias.name != "*")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in JSON values: wherever a job may name code of its own, it does so as `module:name`."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 def _digest(files: set[str], root: str) -> CodeDigest:

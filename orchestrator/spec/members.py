@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -95,6 +95,21 @@ Source = Annotated[
 ]
 
 
+class ValidationSplitSpec(Spec):
+    """Which of the training rows become the validation set. A plain number is the share."""
+
+    short_form: ClassVar[str | None] = "share"
+
+    share: float = Field(
+        default=0.2, ge=0, lt=1, description="Part of the training rows; 0 trains without a validation set."
+    )
+    take: Literal["stratified", "last"] = Field(
+        default="stratified",
+        description="`stratified`: drawn with the job's seed, as many of each class; `last`: the last rows, as Keras' "
+        "`validation_split` takes them.",
+    )
+
+
 class DataSpec(Spec):
     """Where the examples come from. A plain text is the source."""
 
@@ -121,12 +136,10 @@ class DataSpec(Spec):
         description="Read the training rows of each epoch anew instead of keeping them in memory: for tables that are "
         "too large for it. Their order is shuffled within windows; the other sets stay in memory.",
     )
-    validation_split: float = Field(
-        default=0.2,
-        ge=0,
-        lt=1,
-        description="Part of the training rows that becomes the validation set when the function returns none; "
-        "0 trains without one.",
+    validation_split: ValidationSplitSpec = Field(
+        default=ValidationSplitSpec(),
+        description="Part of the training rows that becomes the validation set when the data has none; 0 trains "
+        "without one.",
     )
     preprocess: Preprocess = Field(
         default=(),
@@ -145,6 +158,9 @@ class DataSpec(Spec):
         keys = {name: getattr(self, name) for name in ("features", "label", "weight", "stream")}
         asked = {name: value for name, value in keys.items() if value not in (None, False)}
         refuse(list(column_problems(self.source, is_function=self.function is not None, keys=asked)))
+        if self.stream is not False and self.validation_split.take == "last":
+            what = "cannot be told of streamed rows: leave it out, or name a validation set in data.source"
+            refuse([Problem(("validation_split", "take"), what)])
         given = self.class_names or ()
         lists = [((key,), names) for key, names in given.items()] if isinstance(given, dict) else [((), given)]
         refuse(

@@ -44,7 +44,13 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "union_tag_invalid": lambda ctx: f"must be {_alternatives(ctx['expected_tags'])}",
 }
 _WITHOUT_VALUE = {"missing", "string_too_short", "too_short", "string_unicode"}
-_ARTICLES = {"<number>": "a number", "<list>": "a list", "<mapping>": "a mapping", "<something else>": "something else"}
+_ARTICLES = {
+    "<number>": "a number",
+    "<list>": "a list",
+    "<mapping>": "a mapping",
+    "<mapping by output>": "a mapping by output",
+    "<something else>": "something else",
+}
 
 
 def invalid_job(error: ValidationError, document: Document) -> InvalidJob:

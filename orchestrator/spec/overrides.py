@@ -65,7 +65,7 @@ def _key(path: Path, name: str) -> str | int:
         return name
     if not (name.isascii() and name.isdecimal()) or len(name) > 9:
         where = _name((*path, name))
-        raise InvalidJob(f"below {'.'.join(map(str, path))} stands the index of a member, not {name!r}", where=where)
+        raise InvalidJob(f"below {'.'.join(map(str, path))} stand whole numbers from 0, not {name!r}", where=where)
     return int(name)
 
 

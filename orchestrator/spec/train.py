@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from orchestrator.spec.base import (
     BY_SHAPE,
     IS_BOOL,
+    IS_LIST,
+    IS_MAPPING,
     IS_NUMBER,
     IS_TEXT,
     OFF_BY_FALSE,
+    KerasObject,
+    ListPerOutput,
     Mode,
     NameOrObject,
+    NamesOrObjects,
+    PerOutput,
     Problem,
     Spec,
     Verbosity,
@@ -27,6 +34,24 @@ AutoOrCount = Annotated[Annotated[Literal["auto"], IS_TEXT] | Annotated[int, Fie
 AutoOrBool = Annotated[Annotated[Literal["auto"], IS_TEXT] | Annotated[bool, IS_BOOL], BY_SHAPE]
 Backend = Literal["tensorflow", "jax"]
 Engine = Literal["auto", "solo", "fused"]
+
+
+def _whole_keys(value: object) -> object:
+    """Numbers of classes as whole numbers: JSON, in which settings are kept, has text as keys alone."""
+    if not isinstance(value, Mapping):
+        return value
+    return {int(key) if isinstance(key, str) and key.isdecimal() else key: weight for key, weight in value.items()}
+
+
+ClassWeight = Annotated[
+    Annotated[Literal["balanced"], IS_TEXT]
+    | Annotated[dict[Annotated[int, Field(ge=0)], Annotated[float, Field(ge=0)]], Field(min_length=1), IS_MAPPING],
+    BY_SHAPE,
+    BeforeValidator(_whole_keys),
+]
+_Weights = Annotated[tuple[float, ...], Field(min_length=1, strict=False), IS_LIST]
+LossWeights = Annotated[_Weights | Annotated[dict[str, float], Field(min_length=1), IS_MAPPING], BY_SHAPE]
+MixedPrecision = Literal["mixed_float16", "mixed_bfloat16"]
 EpochOrCount = Annotated[Annotated[Literal["epoch"], IS_TEXT] | Annotated[int, Field(ge=1), IS_NUMBER], BY_SHAPE]
 
 
@@ -68,24 +93,54 @@ class TrainSpec(Spec):
 
     epochs: int = Field(default=10, ge=1, description="Largest number of epochs.")
     batch_size: int = Field(default=32, ge=1, description="Examples per gradient step.")
+    shuffle: bool = Field(
+        default=True,
+        description="A new order of the rows at each epoch, drawn from the member's seed; false: always as they are.",
+    )
+    verbose: int = Field(
+        default=0,
+        ge=0,
+        le=2,
+        description="What Keras prints, into the log of the member: 0 nothing, 1 a progress bar, 2 a line per epoch.",
+    )
+    class_weight: ClassWeight | None = Field(
+        default=None,
+        description="Weight of the training rows of each class, by its number, 1 where none is given; `balanced`: as "
+        "much for each class in all. It multiplies sample weights; validation goes without it, as in Keras.",
+    )
     early_stopping: Annotated[EarlyStoppingSpec | None, OFF_BY_FALSE] = Field(
         default=EarlyStoppingSpec(), description="Keras' EarlyStopping, one for each member; null or false: off."
     )
     checkpoint: CheckpointSpec = Field(
         default=CheckpointSpec(), description="Keras' ModelCheckpoint, one for each member."
     )
-    callbacks: Annotated[tuple[NameOrObject, ...], Field(strict=False)] = Field(
+    callbacks: NamesOrObjects = Field(
         default=(),
         description="Further callbacks, a fresh copy for each member: Keras' own by name (`ReduceLROnPlateau`, "
-        "`CSVLogger`, …) or yours as `module:Class`, with arguments as {class_name, config}. Relative paths lie in the "
-        "attempt's folder in storage; a class of yours whose constructor takes `folder` is given it.",
+        "`CSVLogger`, …) or yours as `module:Class`, with arguments as {class_name, config}; a function as argument is "
+        "`module:function`. Relative paths lie in the attempt's folder in storage; a class of yours whose constructor "
+        "takes `folder` is given it.",
     )
     optimizer: NameOrObject | None = Field(
         default=None, description="Optimizer, instead of the one the build function compiled with."
     )
-    loss: NameOrObject | None = Field(default=None, description="Loss, instead of the one compiled with.")
-    metrics: Annotated[tuple[NameOrObject, ...], Field(strict=False)] | None = Field(
-        default=None, description="Metrics, instead of those compiled with."
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="Learning rate, instead of the one that the optimizer has otherwise."
+    )
+    loss: PerOutput | None = Field(
+        default=None, description="Loss, or one for each output by its name, instead of what was compiled with."
+    )
+    loss_weights: LossWeights | None = Field(
+        default=None,
+        description="How much the loss of each output counts: by the output's name, or in the order of the outputs.",
+    )
+    metrics: ListPerOutput | None = Field(
+        default=None, description="Metrics, or some for each output by its name, instead of those compiled with."
+    )
+    mixed_precision: MixedPrecision | None = Field(
+        default=None,
+        description="Keras' dtype policy while models are built: compute in 16 bits, keep variables in 32. Have the "
+        'last layer say `dtype="float32"`.',
     )
     backend: Backend = Field(
         default="tensorflow", description="What Keras computes with. `jax` must be installed where the workers run."
@@ -122,6 +177,12 @@ class TrainSpec(Spec):
         if self.backend == "jax" and self.jit_compile is False:
             what = "is false, but `backend: jax` computes by compiling with XLA: leave it out"
             refuse([Problem(("jit_compile",), what)])
+        if self.learning_rate is not None and _has_rate(self.optimizer):
+            refuse([Problem(("learning_rate",), "stands beside `optimizer.config.learning_rate`: say it once")])
         found = [(number, wrong_callback(callback)) for number, callback in enumerate(self.callbacks)]
         refuse([Problem(("callbacks", number), what) for number, what in found if what is not None])
         return self
+
+
+def _has_rate(optimizer: str | KerasObject | None) -> bool:
+    return isinstance(optimizer, KerasObject) and "learning_rate" in optimizer.config

@@ -126,3 +126,19 @@ class TellEpochs(keras.callbacks.Callback):  # type: ignore[misc]  # keras is un
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         self._tell(epoch + 1, {name: float(value) for name, value in (logs or {}).items()})
+
+
+class PrintEpochs(keras.callbacks.ProgbarLogger):  # type: ignore[misc]  # keras is untyped here
+    """What Keras prints of an epoch, with the member's number: all members of a pack print to the same place."""
+
+    def __init__(self, member: int) -> None:
+        super().__init__()
+        self._member = member
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        self._reset_progbar()
+        self._maybe_init_progbar()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        print(f"Epoch {epoch + 1}/{self.epochs}, member {self._member}")  # noqa: T201  # what is asked for
+        super().on_epoch_end(epoch, logs)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.errors import InvalidData
-from orchestrator.models.build import in_user_code
+from orchestrator.models.user_code import in_user_code
 from orchestrator.planning.events import DataLoaded
 from orchestrator.planning.outputs import ONLY
 from orchestrator.training.sources.batches import is_batched, take_over
@@ -20,6 +21,8 @@ from orchestrator.training.sources.batches import is_batched, take_over
 Array = npt.NDArray[Any]
 Inputs = Array | dict[str, Array]
 Labels = Array | dict[str, Array]
+
+Take = Literal["stratified", "last"]
 
 _SPLITS = ("train", "validation", "test")
 _WEIGHTS = "sample weights"
@@ -110,7 +113,9 @@ class Dataset:
         return {name: _fingerprint({"rows": split}) for name, split in self.splits() if name != "train"}
 
 
-def load_dataset(function: Callable[..., Any], where: str, *, validation_split: float, seed: int) -> Dataset:
+def load_dataset(
+    function: Callable[..., Any], where: str, *, validation_split: float, seed: int, take: Take = "stratified"
+) -> Dataset:
     """Call the data function and make a checked `Dataset` of what it returns.
 
     Args:
@@ -119,10 +124,11 @@ def load_dataset(function: Callable[..., Any], where: str, *, validation_split: 
             array, or a dictionary by output name; w may be one, too, where y is. In the place of a tuple a
             `tf.data.Dataset` or `PyDataset` may stand, which is taken over into arrays (`sources.batches`).
         where: the reference of the function, for messages.
-        validation_split: share of the training rows that becomes the validation set when there is none; stratified
-            by class (of several outputs: by that of the first which tells classes), drawn with `seed`; 0 leaves the
+        validation_split: share of the training rows that becomes the validation set when there is none; 0 leaves the
             run without a validation set.
         seed: of the split, and handed to the function if it asks for one.
+        take: which rows these are: `stratified` by class (of several outputs: by that of the first which tells
+            classes) and drawn with `seed`, or the `last`.
 
     Raises:
         InvalidData: the function raises, or its arrays cannot be used.
@@ -135,10 +141,12 @@ def load_dataset(function: Callable[..., Any], where: str, *, validation_split: 
     except (Exception, SystemExit) as error:
         what = f"the data function raised {type(error).__name__}: {error}"
         raise InvalidData(what, where=in_user_code(error, where)) from error
-    return make_dataset(returned, where, validation_split=validation_split, seed=seed)
+    return make_dataset(returned, where, validation_split=validation_split, seed=seed, take=take)
 
 
-def make_dataset(returned: Any, where: str, *, validation_split: float, seed: int) -> Dataset:
+def make_dataset(
+    returned: Any, where: str, *, validation_split: float, seed: int, take: Take = "stratified"
+) -> Dataset:
     """A checked `Dataset` of what a data function returned, or of the same read from files.
 
     Args and errors as of `load_dataset`; `where` names the source in messages.
@@ -148,7 +156,7 @@ def make_dataset(returned: Any, where: str, *, validation_split: float, seed: in
         _check(split, f"{where} {name}")
     train, validation = splits["train"], splits.get("validation")
     if validation is None and validation_split > 0:
-        train, validation = split_rows(train, validation_split, seed, where)
+        train, validation = split_rows(train, validation_split, seed, where, take)
     for other in (validation, splits.get("test")):
         if other is not None:
             _check_alike(train, other, where)
@@ -156,23 +164,20 @@ def make_dataset(returned: Any, where: str, *, validation_split: float, seed: in
     return Dataset(train, validation, splits.get("test"), fingerprint)
 
 
-def split_rows(split: Split, share: float, seed: int, where: str) -> tuple[Split, Split]:
-    """Split rows into training and validation, each class in the same proportion (stratified).
+def split_rows(split: Split, share: float, seed: int, where: str, take: Take = "stratified") -> tuple[Split, Split]:
+    """Split rows into training and validation: each class in the same proportion (stratified), or the last rows.
 
     Row order within both parts is the original one. Of several outputs the first counts that tells classes. Labels that
     are no classes are split without strata: numbers that are not whole, and whole ones that are too many to give every
-    part its share of each.
+    part its share of each. The last rows are as many as `fit` takes with Keras' own `validation_split`.
 
     Raises:
         InvalidData: one of the two parts would be empty.
     """
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(split.num_rows)
-    strata = _strata(split, share)
-    chosen = np.zeros(split.num_rows, dtype=bool)
-    for stratum in np.unique(strata):
-        rows = order[strata[order] == stratum]
-        chosen[rows[: round(share * len(rows))]] = True
+    if take == "last":
+        chosen = np.arange(split.num_rows) >= math.floor(split.num_rows * (1.0 - share))
+    else:
+        chosen = _stratified(split, share, seed)
     if not chosen.any() or chosen.all():
         raise InvalidData(
             f"data.validation_split {share:g} of {split.num_rows} rows leaves one part empty",
@@ -180,6 +185,16 @@ def split_rows(split: Split, share: float, seed: int, where: str) -> tuple[Split
             hint="return a validation set from the data function, or change data.validation_split",
         )
     return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen))
+
+
+def _stratified(split: Split, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    order = np.random.default_rng(seed).permutation(split.num_rows)
+    strata = _strata(split, share)
+    chosen = np.zeros(split.num_rows, dtype=bool)
+    for stratum in np.unique(strata):
+        rows = order[strata[order] == stratum]
+        chosen[rows[: round(share * len(rows))]] = True
+    return chosen
 
 
 def _strata(split: Split, share: float) -> Array:

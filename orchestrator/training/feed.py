@@ -15,11 +15,14 @@ from orchestrator.training.rows import SplitRows
 from orchestrator.training.sources.stream import StreamedSplit, StreamReader
 
 
-def epoch_order(num_rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+def epoch_order(num_rows: int, seed: int, epoch: int, *, shuffle: bool = True) -> npt.NDArray[np.int64]:
     """Row numbers in the order of one epoch: a function of the member's seed and the epoch (1-based) alone.
 
-    So an epoch can be repeated on its own, whatever ran before it: what exact resume needs.
+    So an epoch can be repeated on its own, whatever ran before it: what exact resume needs. Without `shuffle` all
+    epochs have the rows as they are.
     """
+    if not shuffle:
+        return np.arange(num_rows)
     return np.random.default_rng([seed, epoch]).permutation(num_rows)
 
 
@@ -39,6 +42,8 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped her
         seed: of the member.
         on_batch: called for each batch that is handed out, as a sign of life.
         form: puts labels and sample weights into the structure that the model wants, see `models.outputs`.
+        weigh: gives a batch its final sample weights.
+        shuffle: a new order at each epoch; false: the rows as they are.
     """
 
     def __init__(
@@ -48,13 +53,18 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped her
         seed: int,
         on_batch: Callable[[], None],
         form: Callable[[Any], Any] = lambda labels: labels,
+        weigh: Callable[[Split], Split] = lambda batch: batch,
+        *,
+        shuffle: bool = True,
     ) -> None:
         super().__init__(workers=1, use_multiprocessing=False)
         self._rows = rows
+        self._shuffle = shuffle
         self._batch_size = batch_size
         self._seed = seed
         self._on_batch = on_batch
         self._form = form
+        self._weigh = weigh
         split = rows.split if isinstance(rows, SplitRows) else rows
         self._reader = StreamReader(split.stream) if isinstance(split, StreamedSplit) else None
         self._error: OrchestratorError | None = None
@@ -63,9 +73,9 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped her
     def start_epoch(self, epoch: int) -> None:
         """Set the order of epoch `epoch` (1-based)."""
         if self._reader is not None:
-            self._reader.start(self._seed, epoch)
+            self._reader.start(self._seed, epoch, shuffle=self._shuffle)
         else:
-            self._order = epoch_order(self._rows.num_rows, self._seed, epoch)
+            self._order = epoch_order(self._rows.num_rows, self._seed, epoch, shuffle=self._shuffle)
 
     def __len__(self) -> int:
         return -(-self._rows.num_rows // self._batch_size)
@@ -74,10 +84,9 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped her
         self._on_batch()
         start = index * self._batch_size
         stop = start + self._batch_size
-        if self._reader is None:
-            return fit_arguments(self._rows.take(self._order[start:stop]), self._form)
         try:
-            return fit_arguments(self._reader.rows(start, stop), self._form)
+            batch = self._reader.rows(start, stop) if self._reader else self._rows.take(self._order[start:stop])
+            return fit_arguments(self._weigh(batch), self._form)
         except OrchestratorError as error:
             self._error = error
             raise

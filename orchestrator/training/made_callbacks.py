@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import keras
 
 from orchestrator.errors import InvalidJob
-from orchestrator.models.build import import_function, in_user_code
+from orchestrator.models.user_code import import_function, in_user_code
 from orchestrator.spec import TrainSpec
+from orchestrator.spec.callbacks import FUNCTIONS
 from orchestrator.spec.members import is_reference
 from orchestrator.training.checkpoint import Best
 from orchestrator.training.variables import copies
 
 _PATHS: Mapping[str, str] = {"CSVLogger": "filename", "TensorBoard": "log_dir"}
 """Arguments that name a file or folder."""
+
+_NEEDS: Mapping[str, str] = {"RemoteMonitor": "requests", "TensorBoard": "tensorboard"}
+"""Packages without which a callback is made but does nothing, or fails when training has begun."""
 
 
 class BestKeeper:
@@ -90,6 +94,20 @@ def stopped_epoch(early_stopping: keras.callbacks.EarlyStopping | None) -> int |
     return int(early_stopping.stopped_epoch) + 1
 
 
+def in_order(
+    checkpoint: MemberCheckpoint,
+    early_stopping: keras.callbacks.EarlyStopping | None,
+    further: Sequence[keras.callbacks.Callback],
+) -> list[keras.callbacks.Callback]:
+    """A member's callbacks as they are called: the two, then the others.
+
+    But `SwapEMAWeights` first: what is kept as the best model is then what was validated, the averaged weights.
+    """
+    swaps = [callback for callback in further if isinstance(callback, keras.callbacks.SwapEMAWeights)]
+    others = [callback for callback in further if callback not in swaps]
+    return [*swaps, checkpoint, *([early_stopping] if early_stopping else []), *others]
+
+
 def make_callbacks(train: TrainSpec, files: Path, *, has_validation: bool) -> list[keras.callbacks.Callback]:
     """Fresh copies of the job's further callbacks, in their order.
 
@@ -105,15 +123,18 @@ def make_callbacks(train: TrainSpec, files: Path, *, has_validation: bool) -> li
     return [_make(f"train.callbacks.{i}", asked, files, has_validation) for i, asked in enumerate(train.callbacks)]
 
 
-def _make(key: str, asked: Any, files: Path, has_validation: bool) -> keras.callbacks.Callback:
+def _make(place: str, asked: Any, files: Path, has_validation: bool) -> keras.callbacks.Callback:
     name, config = (asked, {}) if isinstance(asked, str) else (asked.class_name, dict(asked.config))
-    where = f"{key}: {name}"
+    where = f"{place}: {name}"
     cls = _class(name, where)
     if name == "ReduceLROnPlateau":
         config.setdefault("monitor", "val_loss" if has_validation else "loss")
+    _check_installed(name, where)
     if name == "TensorBoard":
-        _check_tensorboard(where)
         config.setdefault("log_dir", "logs")
+    config |= {
+        argument: import_function(config[argument]) for argument in FUNCTIONS.get(name, ()) if argument in config
+    }
     if _PATHS.get(name) in config:
         config[_PATHS[name]] = _inside(files, config[_PATHS[name]], where=f"{where}, {_PATHS[name]}")
     try:
@@ -122,8 +143,8 @@ def _make(key: str, asked: Any, files: Path, has_validation: bool) -> keras.call
             config.setdefault("folder", str(files))
         return cls(**config)
     except Exception as error:
-        place = f"{where}, {in_user_code(error, name)}" if is_reference(name) else where
-        raise InvalidJob(f"it cannot be made: {type(error).__name__}: {error}", where=place) from error
+        told = f"{where}, {in_user_code(error, name)}" if is_reference(name) else where
+        raise InvalidJob(f"it cannot be made: {type(error).__name__}: {error}", where=told) from error
 
 
 def _class(name: str, where: str) -> type[keras.callbacks.Callback]:
@@ -133,12 +154,13 @@ def _class(name: str, where: str) -> type[keras.callbacks.Callback]:
     raise InvalidJob("this is no Keras callback", where=where, hint="derive your class from keras.callbacks.Callback")
 
 
-def _check_tensorboard(where: str) -> None:
-    if importlib.util.find_spec("tensorboard") is None:
+def _check_installed(name: str, where: str) -> None:
+    package = _NEEDS.get(name)
+    if package is not None and importlib.util.find_spec(package) is None:
         raise InvalidJob(
-            "Keras' TensorBoard needs the package tensorboard, which is not installed here",
+            f"Keras' {name} needs the package {package}, which is not installed here",
             where=where,
-            hint="install tensorboard where the workers run",
+            hint=f"install {package} where the workers run",
         )
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import keras
 
@@ -15,14 +11,14 @@ from orchestrator.ensemble.asked import check_rows
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import InvalidJob, InvalidModel
 from orchestrator.models.build import build_member
-from orchestrator.models.first_batch import call_first_batch, first_line, score_first_batch
+from orchestrator.models.first_batch import call_first_batch, score_first_batch
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.packs import Architecture
-from orchestrator.spec import Job, KerasObject, TrainSpec
-from orchestrator.training.callback_state import take_states
+from orchestrator.spec import Job
+from orchestrator.training.check_callbacks import check_callbacks
+from orchestrator.training.class_weight import check_class_weight
 from orchestrator.training.data import Dataset
 from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
-from orchestrator.training.made_callbacks import make_callbacks, make_checkpoint, make_early_stopping
 from orchestrator.training.output_checks import check_asked_of_outputs, check_outputs, describe
 from orchestrator.training.prepared import prepare
 from orchestrator.training.rows import member_rows
@@ -31,7 +27,7 @@ MOST_CHECKED = 16
 """How many different models the preflight runs a batch through. Of further ones it sees whether they can be stacked;
 what is wrong with their data, loss or metrics they show when their turn comes."""
 
-_RATE = "optimizer.config.learning_rate"
+_RATES = ("learning_rate", "optimizer.config.learning_rate")
 
 
 @dataclass(frozen=True)
@@ -66,10 +62,9 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         batch = dataset.train.take(slice(0, train.batch_size))
         raw = call_first_batch(model, batch.x, where)
         tells = check_outputs(model, raw, dataset, where)
+        check_class_weight(train.class_weight, tells, dataset.train)
         names = score_first_batch(model, batch.x, batch.y, raw, where)
-        _check_monitors(train, names, has_validation=dataset.validation is not None)
-        with TemporaryDirectory() as folder:
-            callbacks = _check_callbacks(train, model, Path(folder), has_validation=dataset.validation is not None)
+        callbacks = check_callbacks(train, model, names, has_validation=dataset.validation is not None)
         kinds.setdefault(describe(tells), where)
         if len(kinds) > 1:
             told = " and ".join(f"{kind} ({place})" for kind, place in kinds.items())
@@ -107,7 +102,7 @@ def _distinct(members: Sequence[MemberPlan]) -> Mapping[object, Sequence[MemberP
     groups: dict[object, list[MemberPlan]] = {}
     for member in members:
         others = repr(sorted((k, v) for k, v in member.kwargs.items() if k != "dropout"))
-        settings = repr(sorted((k, v) for k, v in member.train_values.items() if k != _RATE))
+        settings = repr(sorted((k, v) for k, v in member.train_values.items() if k not in _RATES))
         prepared_by = repr(member.fold) if member.preprocess else None  # other rows give other figures
         key = (member.builder, others, settings, bool(member.kwargs.get("dropout")), prepared_by)
         groups.setdefault(key, []).append(member)
@@ -146,63 +141,7 @@ def _shared_settings(member: MemberPlan) -> str:
 
     Those of optimizer, loss and metrics are in the model's signature; those of callbacks are each member's own.
     """
-    own = {"early_stopping", "checkpoint", "callbacks", "optimizer", "loss", "metrics"}
+    own = {"early_stopping", "checkpoint", "callbacks", "optimizer", "learning_rate", "loss", "loss_weights", "metrics"}
+    own |= {"mixed_precision", "verbose"}
     shared = sorted((key, value) for key, value in member.train_values.items() if key.partition(".")[0] not in own)
     return f" {shared}" if shared else ""
-
-
-def _check_monitors(train: TrainSpec, names: list[str], *, has_validation: bool) -> None:
-    known = names + ([f"val_{name}" for name in names] if has_validation else [])
-    for key, monitor in _monitors(train):
-        if monitor not in known:
-            raise InvalidJob(
-                f"there is nothing called {monitor!r} to monitor",
-                where=key,
-                hint=f"there are: {', '.join(known)}"
-                + ("" if has_validation else "; without a validation set there is nothing that begins with val_"),
-            )
-    checkpoint = train.checkpoint
-    at_batches = checkpoint.save_freq != "epoch" and checkpoint.save_best_only
-    if at_batches and (checkpoint.monitor or ("val_loss" if has_validation else "loss")).startswith("val_"):
-        raise InvalidJob(
-            "save_freq counts batches, but validation figures are known only at the end of an epoch",
-            where="train.checkpoint.save_freq",
-            hint="use save_freq: epoch, or a monitor of the training data such as loss",
-        )
-
-
-def _monitors(train: TrainSpec) -> Iterator[tuple[str, Any]]:
-    """What the job asks to watch, by the key that says so."""
-    for key, settings in (("early_stopping", train.early_stopping), ("checkpoint", train.checkpoint)):
-        if settings is not None and settings.monitor is not None:
-            yield f"train.{key}.monitor", settings.monitor
-    for number, asked in enumerate(train.callbacks):
-        if isinstance(asked, KerasObject) and asked.class_name == "ReduceLROnPlateau" and "monitor" in asked.config:
-            yield f"train.callbacks.{number}.config.monitor", asked.config["monitor"]
-
-
-def _check_callbacks(
-    train: TrainSpec, model: keras.Model, folder: Path, *, has_validation: bool
-) -> Sequence[keras.callbacks.Callback]:
-    """Make them all, let those that watch something say whether more of it is better, and take their first state."""
-    callbacks = make_callbacks(train, folder / "files", has_validation=has_validation)
-    take_states(callbacks)
-    watching = {f"train.callbacks.{number}": callback for number, callback in enumerate(callbacks)}
-    with _refused_by_keras("train.checkpoint"):
-        watching["train.checkpoint"] = make_checkpoint(train, folder, has_validation=has_validation)
-    with _refused_by_keras("train.early_stopping"):
-        watching["train.early_stopping"] = make_early_stopping(train, has_validation=has_validation)
-    for key, callback in watching.items():
-        if hasattr(callback, "_set_monitor_op"):
-            with _refused_by_keras(key):
-                callback.set_model(model)
-                callback._set_monitor_op()
-    return callbacks
-
-
-@contextmanager
-def _refused_by_keras(key: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise InvalidJob(f"Keras refuses these settings: {first_line(error)}", where=key) from error

@@ -17,10 +17,12 @@ from orchestrator.spec import TrainSpec
 from orchestrator.training.callback_state import take_states
 from orchestrator.training.callbacks import KeepStates, SeedEachEpoch, StopOnDivergence, TellEpochs, Watch
 from orchestrator.training.checkpoint import Best, CallbackState, Snapshot
+from orchestrator.training.class_weight import weigh_classes, weights_of_classes
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device
 from orchestrator.training.feed import Feed, choose_steps_per_execution, choose_validation_batch, fit_arguments
 from orchestrator.training.made_callbacks import (
+    in_order,
     make_callbacks,
     make_checkpoint,
     make_early_stopping,
@@ -71,7 +73,8 @@ def train_solo(
     preprocessing = prepare(member, own.train)
     model = build_member(member.builder, member.kwargs, member.seed, train, preprocessing)
     form = partial(in_models_form, model)
-    feed = Feed(own.train, train.batch_size, member.seed, on_batch, form)
+    weigh = partial(weigh_classes, weights=weights_of_classes(train.class_weight, own.train.split))
+    feed = Feed(own.train, train.batch_size, member.seed, on_batch, form, weigh, shuffle=train.shuffle)
     batch = own.train.take(slice(0, train.batch_size))
     run_first_batch(model, batch.x, batch.y, f"{member.builder} (member {member.index})")
     _tune(model, train, device, len(feed))
@@ -86,9 +89,7 @@ def train_solo(
         on_epoch(epoch, logs)
 
     stateful = [
-        checkpoint,
-        *([early_stopping] if early_stopping else []),
-        *make_callbacks(train, folder / "files", has_validation=has_validation),
+        *in_order(checkpoint, early_stopping, make_callbacks(train, folder / "files", has_validation=has_validation)),
         history,
     ]
     done = 0
@@ -110,7 +111,7 @@ def train_solo(
             validation_data=None if own.validation is None else fit_arguments(own.validation.all(), form),
             validation_batch_size=None if own.validation is None else choose_validation_batch(own.validation.num_rows),
             shuffle=False,  # the feed has its own order
-            verbose=0,
+            verbose=train.verbose,
             callbacks=[
                 SeedEachEpoch(feed, member.seed),
                 StopOnDivergence(),

@@ -40,7 +40,7 @@ class Warm:
     @classmethod
     def start(cls, task: Task, num_cpus: int, *, num_gpus: float = 0, **train: Any) -> Warm:
         """Make this process one. Nothing here needs Ray, or with the JAX backend TensorFlow."""
-        from orchestrator.models.build import import_function
+        from orchestrator.models.user_code import import_function
         from orchestrator.planning.plan import make_plan
         from orchestrator.spec import parse_job
         from orchestrator.training.data import load_dataset

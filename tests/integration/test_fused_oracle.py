@@ -112,11 +112,11 @@ def test_members_of_different_architectures_are_no_pack(tmp_path: Path, backend_
 
 MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "one order for all": lambda patch: patch.setattr(
-        train, "epoch_order", lambda num_rows, seed, epoch: epoch_order(num_rows, 70, epoch)
+        train, "epoch_order", lambda num_rows, seed, epoch, **_: epoch_order(num_rows, 70, epoch)
     ),
     "one dropout rate for all": lambda patch: patch.setattr(row, "find_places", places_with_rate(0.8)),
     "the same order in each epoch": lambda patch: patch.setattr(
-        train, "epoch_order", lambda num_rows, seed, epoch: epoch_order(num_rows, seed, 1)
+        train, "epoch_order", lambda num_rows, seed, epoch, **_: epoch_order(num_rows, seed, 1)
     ),
     "a stop that is not heeded": lambda patch: patch.setattr(row.Row, "stops", lambda self: False),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,15 @@ def test_every_row_goes_into_one_part_and_validation_gets_its_share(kind: str) -
 def test_each_class_is_in_both_parts_in_proportion(kind: str) -> None:
     _, validation = parts(LABELS[kind])
     assert np.bincount(CLASSES[validation]).tolist() == [10, 6, 4]
+
+
+def test_the_last_rows_are_those_that_keras_takes() -> None:
+    labels = np.arange(97) % 3
+    for share in (0.1, 0.2, 1 / 3, 0.29):
+        kept, taken = split_rows(Split(np.arange(97)[:, None], labels), share, 7, "test", "last")
+        first = math.floor(97 * (1.0 - share))  # keras/src/trainers/data_adapters/array_slicing.py
+        assert kept.x[:, 0].tolist() == list(range(first))
+        assert taken.x[:, 0].tolist() == list(range(first, 97))
 
 
 def test_a_share_that_leaves_one_part_empty_is_refused() -> None:

@@ -17,14 +17,20 @@ from orchestrator.models.preprocess_fit import Preprocessing
 from orchestrator.spec import TrainSpec
 from orchestrator.spec.varied import train_with
 from orchestrator.training.callback_state import restore_states, take_states
-from orchestrator.training.callbacks import StopOnDivergence, TellEpochs
+from orchestrator.training.callbacks import PrintEpochs, StopOnDivergence, TellEpochs
 from orchestrator.training.checkpoint import Array, Snapshot
 from orchestrator.training.feed import epoch_seeds
 from orchestrator.training.fused.seat import CannotFuse, Seat
 from orchestrator.training.fused.stand_in import StandIn
 from orchestrator.training.fused.state import PackState, find_places
 from orchestrator.training.fused.stateless import StatelessMember
-from orchestrator.training.made_callbacks import make_callbacks, make_checkpoint, make_early_stopping, stopped_epoch
+from orchestrator.training.made_callbacks import (
+    in_order,
+    make_callbacks,
+    make_checkpoint,
+    make_early_stopping,
+    stopped_epoch,
+)
 from orchestrator.training.trained import Trained, best_epoch_of, save_best
 from orchestrator.training.variables import copies, restore_variables, storable
 
@@ -70,12 +76,8 @@ class Row:
         self.model = _build(seat, train, x, self._preprocessing)
         self._checkpoint = make_checkpoint(train, seat.folder, has_validation=has_validation)
         self._early_stopping = make_early_stopping(train, has_validation=has_validation)
-        self._stateful = [
-            self._checkpoint,
-            *([self._early_stopping] if self._early_stopping else []),
-            *make_callbacks(train, seat.folder / "files", has_validation=has_validation),
-            keras.callbacks.History(),
-        ]
+        further = make_callbacks(train, seat.folder / "files", has_validation=has_validation)
+        self._stateful = [*in_order(self._checkpoint, self._early_stopping, further), keras.callbacks.History()]
         start = seat.start_from
         self._history: list[Mapping[str, float]] = list(start.history) if start else []
         self._checkpoint.best_model = start.best if start else None
@@ -104,10 +106,11 @@ class Row:
 
     def begin(self) -> None:
         """Callbacks begin; those of a member that goes on get their state back."""
+        printing = [PrintEpochs(self.seat.member.index)] if self._train.verbose else []
         self._hooks = keras.callbacks.CallbackList(
-            [StopOnDivergence(), *self._stateful, TellEpochs(self._tell)],
+            [StopOnDivergence(), *self._stateful, TellEpochs(self._tell), *printing],
             model=self._model,
-            verbose=0,
+            verbose=self._train.verbose,
             epochs=self._train.epochs,
             steps=self._num_steps,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from orchestrator.models.first_batch import first_line
 from orchestrator.models.preprocess_fit import Preprocessing
 from orchestrator.spec import TrainSpec
 from orchestrator.training.checkpoint import Snapshot
+from orchestrator.training.class_weight import weigh_classes, weights_of_classes
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device
 from orchestrator.training.feed import choose_validation_batch, epoch_order
@@ -167,6 +169,8 @@ class _Pack:
         if len(signatures) > 1 or None in signatures:
             who = ", ".join(str(row.seat.member.index) for row in built)
             raise CannotFuse(f"members {who} are of different architectures")
+        weights = weights_of_classes(train.class_weight, dataset.train)
+        dataset = replace(dataset, train=weigh_classes(dataset.train, weights))
         # The program's model is built as that of the first: one whose build function raises has to stand behind.
         first, *others = sorted(rows, key=lambda row: row.error is not None)
         members = [row.seat.member for row in (first, *others)]
@@ -221,8 +225,8 @@ class _Pack:
         order = self._no_order()
         for row, own in zip(self._rows, self._own, strict=True):
             if row.active:
-                shuffled = epoch_order(own.train.num_rows, row.seat.member.seed, epoch)
-                order[row.number, : len(shuffled)] = own.train.in_split(shuffled)
+                seen = epoch_order(own.train.num_rows, row.seat.member.seed, epoch, shuffle=self._train.shuffle)
+                order[row.number, : len(seen)] = own.train.in_split(seen)
         placed = self._program.put(order)
         self._state.send()
         metrics = self._fresh_metrics()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import InvalidData
-from orchestrator.models.build import import_function
+from orchestrator.models.user_code import import_function
 from orchestrator.planning.seeds import split_seed
 from orchestrator.spec import Job
 from orchestrator.spec.sources import FilesSpec, StreamSpec
@@ -32,19 +32,19 @@ def load_job_data(job: Job) -> Dataset:
         InvalidData, InvalidJob: what is wrong with the data, where, and how to mend it.
         AccessDenied, StoreUnavailable: a location cannot be reached.
     """
-    data, seed = job.data, split_seed(job.seed)
+    data, split, seed = job.data, job.data.validation_split, split_seed(job.seed)
     if data.function is not None:
         function = import_function(data.function)
-        return load_dataset(function, data.function, validation_split=data.validation_split, seed=seed)
+        return load_dataset(function, data.function, validation_split=split.share, take=split.take, seed=seed)
     forget_files()
     files = _files(job)
     where = next(iter(files.values()))[0].name
     try:
         if files["train"][0].kind == "npz":
-            return make_dataset(_arrays(files), where, validation_split=data.validation_split, seed=seed)
+            return make_dataset(_arrays(files), where, validation_split=split.share, take=split.take, seed=seed)
         scanned = scan(data, files)
         if data.streaming is not None:
-            return _streamed(scanned, data.streaming, where, validation_split=data.validation_split, seed=seed)
+            return _streamed(scanned, data.streaming, where, validation_split=split.share, seed=seed)
         tables = {name: read_rows(pieces, scanned.layout) for name, pieces in scanned.pieces.items()}
     except MemoryError as error:
         raise InvalidData(
@@ -52,7 +52,7 @@ def load_job_data(job: Job) -> Dataset:
             where=where,
             hint="read them anew each epoch: data.stream: true",
         ) from error
-    dataset = make_dataset(_returned(tables), where, validation_split=data.validation_split, seed=seed)
+    dataset = make_dataset(_returned(tables), where, validation_split=split.share, take=split.take, seed=seed)
     return replace(dataset, class_names=scanned.layout.class_names())
 
 

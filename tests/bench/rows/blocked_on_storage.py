@@ -142,7 +142,7 @@ def _is_in_storage(frame: FrameType | None) -> bool:
 def main(engine: str, endpoint_url: str, task_path: str, report_path: str) -> None:
     """The process that is measured: one worker's program, its training in this thread as in a worker."""
     from orchestrator import api
-    from orchestrator.models.build import import_function
+    from orchestrator.models.user_code import import_function
     from orchestrator.planning import commands as cmd
     from orchestrator.planning import events as ev
     from orchestrator.planning.packs import Pack

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from orchestrator.errors import InvalidJob
 from orchestrator.spec import Job, check_job, code_digest, parse_job
-from orchestrator.spec.callbacks import KERAS_CALLBACKS, wrong_callback
+from orchestrator.spec.callbacks import FUNCTIONS, KERAS_CALLBACKS, wrong_callback
 from orchestrator.spec.check import exactness
 
 MODULE = """
@@ -96,9 +97,30 @@ def test_every_callback_of_keras_is_allowed_or_refused_with_a_reason() -> None:
         assert (wrong_callback(name) or "").startswith(f"{name} "), f"{name} is neither allowed nor refused by name"
 
 
-@pytest.mark.parametrize("name", [*KERAS_CALLBACKS, "m:Forgets", "jobs.own:Callback"])
+@pytest.mark.parametrize("name", [*sorted({*KERAS_CALLBACKS} - {*FUNCTIONS}), "m:Forgets", "jobs.own:Callback"])
 def test_names_of_keras_and_references_are_taken(name: str) -> None:
     assert len(job(name, configured(name)).train.callbacks) == 2
+
+
+def test_functions_of_keras_callbacks_are_named_as_references() -> None:
+    """Their arguments are those that Keras' own classes have."""
+    for name, functions in FUNCTIONS.items():
+        assert len(job(configured(name, **dict.fromkeys(functions, "m:schedule"))).train.callbacks) == 1
+        found = set(_arguments_of(name))
+        assert set(functions) == found - {"verbose"}
+
+
+def _arguments_of(name: str) -> list[str]:
+    """Of a callback's constructor, read from Keras' source."""
+    keras = importlib.util.find_spec("keras")
+    assert keras is not None
+    assert keras.submodule_search_locations is not None
+    for path in Path(keras.submodule_search_locations[0], "src", "callbacks").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                init = next(part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__")
+                return [argument.arg for argument in init.args.args[1:]]
+    raise AssertionError(name)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +129,15 @@ def test_names_of_keras_and_references_are_taken(name: str) -> None:
         ("EarlyStopping", ["train.early_stopping"]),
         (configured("ModelCheckpoint"), ["train.checkpoint"]),
         ("BackupAndRestore", ["every member is checkpointed"]),
-        ("LearningRateScheduler", ["takes functions", "module:Class"]),
-        (configured("LambdaCallback"), ["takes functions", "module:Class"]),
+        ("LearningRateScheduler", ["needs a function as schedule", "module:function"]),
+        (configured("LearningRateScheduler", schedule=0.1), ["takes a function as schedule", "module:function"]),
+        (configured("LearningRateScheduler", schedule="m:f", patience=1), ["no argument patience"]),
+        (configured("LambdaCallback"), ["needs a function as on_epoch_begin"]),
+        (configured("LambdaCallback", on_epoch_end="m:f", on_epoch="m:f"), ["no argument on_epoch", "on_epoch_end"]),
+        ("ProgbarLogger", ["train.verbose"]),
         ("ReduceLROnPlatau", ["did you mean ReduceLROnPlateau?"]),
         ("csvlogger", ["did you mean CSVLogger?"]),
-        ("Nothing like it", ["there are CSVLogger, ReduceLROnPlateau"]),
+        ("Nothing like it", ["there are CSVLogger, LambdaCallback"]),
         ("m:", ["no callback of Keras"]),
     ],
 )
@@ -151,6 +177,7 @@ def test_own_classes_that_exist_and_take_their_arguments_pass(callback: Any, tmp
             "train.callbacks.0.config.dept",
             ["no parameter dept", "did you mean depth?"],
         ),
+        (configured("LearningRateScheduler", schedule="m:biuld"), "train.callbacks.0: m:biuld", ["no function biuld"]),
         (configured("m:Plain", rate=1, self=2), "train.callbacks.0.config.self", ["no parameter self"]),
     ],
 )
@@ -171,10 +198,18 @@ def test_the_modules_of_own_callbacks_belong_to_the_code(tmp_path: Path) -> None
 
     assert "other.py" not in code_digest(job("CSVLogger"), root).files
     assert "other.py" in code_digest(job("CSVLogger", configured("other:Mine")), root).files
+    for train in ({"loss": "other:loss"}, {"metrics": ["other:metric"]}):
+        assert "other.py" in code_digest(job(train=train), root).files
+    assert "other.py" in code_digest(job(configured("LambdaCallback", on_epoch_end="other:say")), root).files
+    assert "other.py" in code_digest(job(members={"vary": {"train.loss": ["mse", "other:loss"]}}), root).files
+    layer = {"class_name": "other:Layer", "config": {}}
+    assert "other.py" in code_digest(job(members={"vary": {"extra": [None, layer]}}), root).files
 
 
 def test_a_job_resumes_exactly_where_all_that_remembers_can_be_asked(tmp_path: Path) -> None:
-    assert reasons(tmp_path, *KERAS_CALLBACKS, "m:Keeps") == ()
+    with_functions = [configured(name, **{functions[0]: "m:build"}) for name, functions in FUNCTIONS.items()]
+    others = [name for name in KERAS_CALLBACKS if name not in FUNCTIONS]
+    assert reasons(tmp_path, *others, *with_functions, "m:Keeps") == ()
 
 
 @pytest.mark.parametrize("callback", ["m:Forgets", "m:Half", "m:Inherits", "m:Either", configured("m:Plain", rate=1)])

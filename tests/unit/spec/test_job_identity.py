@@ -80,6 +80,10 @@ def test_whatever_changes_the_numbers_counts(changes: dict[str, Any]) -> None:
     assert digest_of(job(**changes)) != digest_of(job())
 
 
+def test_what_is_printed_does_not_count() -> None:
+    assert digest_of(job(train={"verbose": 2})) == digest_of(job(train={"verbose": 0}))
+
+
 def test_other_code_is_another_run() -> None:
     assert digest_of(job(), "c0de") != digest_of(job(), "c0de2")
 

@@ -71,7 +71,7 @@ def test_short_forms_are_expanded_where_an_override_goes_below_them(tmp_path: Pa
     assert job.members.count == 5
     assert job.members.overrides[3].dropout == 0.2
     assert job.members.overrides[4].model == ModelSpec(builder="jobs.digits:other", kwargs={"units": 8})
-    assert (job.data.source, job.data.validation_split) == ("jobs.digits:load_data", 0)
+    assert (job.data.source, job.data.validation_split.share) == ("jobs.digits:load_data", 0)
     assert job.model == ModelSpec(builder="jobs.digits:build_model", kwargs={"units": 64})
     assert job.train.optimizer == KerasObject(class_name="adam", config={"learning_rate": 1e-3})
 
@@ -113,7 +113,7 @@ def test_the_document_itself_is_not_changed() -> None:
         ("epochs=5", ["did you mean train.epochs?"]),
         ("train.zzzzz=5", ["the keys there are epochs"]),
         ("seed.x=5", ["there is no key seed.x"]),
-        ("members.overrides.x.dropout=.1", ["index of a member, not 'x'"]),
+        ("members.overrides.x.dropout=.1", ["whole numbers from 0, not 'x'"]),
         ("members.overrides.9.dropout=.1", ["there is no member 9"]),
         ("members.overrides.1.dropuot=.1", ["did you mean members.overrides.1.dropout?"]),
         ("train.metrics.1=mse", ["is a list of 1, without an entry 1", "give the whole list"]),

@@ -1,0 +1,122 @@
+"""What of `compile` the job replaces: optimizer, learning rate, loss and its weights, metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import InvalidJob, InvalidModel
+from orchestrator.models.objects import with_modules
+from orchestrator.models.user_code import import_function
+from orchestrator.spec import KerasObject, TrainSpec
+from orchestrator.spec.members import is_reference
+
+if TYPE_CHECKING:
+    import keras
+
+_REPLACED = ("optimizer", "loss", "loss_weights", "metrics")
+
+
+def compile_as_asked(model: keras.Model, train: TrainSpec, builder: str) -> None:
+    """Let the model's own compile stand, but for what the job gives.
+
+    Raises:
+        InvalidModel: it is not compiled, and the job gives no optimizer or no loss.
+        InvalidJob: Keras does not know what the job names, or the model has no such output.
+    """
+    asked = _asked(train)
+    _check_outputs(model, asked)
+    own = model._compile_config.config if model.compiled else {}  # what the user's compile() was given
+    settings = {name: own.get(name) if asked[name] is None else asked[name] for name in _REPLACED}
+    missing = [name for name in ("optimizer", "loss") if settings[name] is None]
+    if missing or (not model.compiled and (train.optimizer is None or train.loss is None)):
+        raise InvalidModel(
+            f"the model is not compiled and the job gives no {' and no '.join(missing or ['loss'])}",
+            where=builder,
+            hint="call model.compile(...) in the build function, or set train.optimizer and train.loss",
+        )
+    if any(value is not None for value in asked.values()):
+        model.compile(**{**own, **settings})
+    if train.learning_rate is not None:
+        _set_rate(model.optimizer, train.learning_rate)
+
+
+def _asked(train: TrainSpec) -> dict[str, Any]:
+    import keras
+
+    weights = train.loss_weights
+    return {
+        "optimizer": _named(keras.optimizers, train.optimizer, "train.optimizer"),
+        "loss": _per_output(lambda value, key: _named(keras.losses, value, key), train.loss, "train.loss"),
+        "loss_weights": list(weights) if isinstance(weights, tuple) else weights,
+        "metrics": _per_output(_metrics, train.metrics, "train.metrics"),
+    }
+
+
+def _per_output(make: Callable[[Any, str], Any], value: Any, key: str) -> Any:
+    if isinstance(value, Mapping):
+        return {output: make(part, f"{key}.{output}") for output, part in value.items()}
+    return make(value, key)
+
+
+def _metrics(values: Iterable[str | KerasObject] | None, key: str) -> list[Any] | None:
+    return None if values is None else [_metric(value, f"{key}.{number}") for number, value in enumerate(values)]
+
+
+def _metric(value: str | KerasObject, key: str) -> Any:
+    """A metric of Keras by name stays a name: Keras picks the variant (`accuracy`) that suits labels and outputs."""
+    import keras
+
+    return value if isinstance(value, str) and not is_reference(value) else _named(keras.metrics, value, key)
+
+
+def _named(kind: Any, value: str | KerasObject | None, key: str) -> Any:
+    """The object that a job names: one of Keras' module `kind`, or a class or function of the job's own."""
+    if value is None:
+        return None
+    name, config = (value, {}) if isinstance(value, str) else (value.class_name, dict(value.config))
+    if is_reference(name):
+        return _own(name, config, key)
+    found = getattr(kind, name, None)
+    try:
+        if isinstance(found, type):  # `get` does not know them all: Lamb
+            return found.from_config(with_modules(config))
+        return kind.get(name if isinstance(value, str) else {"class_name": name, "config": with_modules(config)})
+    except Exception as error:
+        raise InvalidJob(f"Keras knows no {name!r} with such arguments: {error}", where=key) from error
+
+
+def _own(reference: str, config: dict[str, Any], key: str) -> Any:
+    found = import_function(reference)
+    if not isinstance(found, type) and not config:
+        return found
+    try:
+        return found(**config)
+    except Exception as error:
+        raise InvalidJob(f"it cannot be made: {type(error).__name__}: {error}", where=f"{key}: {reference}") from error
+
+
+def _check_outputs(model: keras.Model, asked: Mapping[str, Any]) -> None:
+    outputs = getattr(model, "_outputs_struct", None)
+    known = {*getattr(model, "output_names", ()), *(outputs if isinstance(outputs, Mapping) else ())}
+    for name in ("loss", "loss_weights", "metrics"):
+        named = asked[name] if isinstance(asked[name], Mapping) else {}
+        unknown = [output for output in named if output not in known]
+        if known and unknown:
+            raise InvalidJob(
+                f"the model has no output {unknown[0]!r}",
+                where=f"train.{name}",
+                hint=f"there are: {', '.join(sorted(known))}",
+            )
+
+
+def _set_rate(optimizer: keras.optimizers.Optimizer, rate: float) -> None:
+    try:
+        optimizer.learning_rate = rate
+    except (TypeError, AttributeError) as error:  # a schedule; or several optimizers, each with a rate of its own
+        raise InvalidJob(
+            f"the optimizer {optimizer.name} takes no single learning rate",
+            where="train.learning_rate",
+            hint="its rate is given by a schedule, or by several optimizers: leave train.learning_rate out, or set "
+            "train.optimizer",
+        ) from error
