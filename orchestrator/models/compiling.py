@@ -77,7 +77,7 @@ def _named(kind: Any, value: str | KerasObject | None, key: str) -> Any:
     name, config = (value, {}) if isinstance(value, str) else (value.class_name, dict(value.config))
     if is_reference(name):
         return _own(name, config, key)
-    found = getattr(kind, name, None)
+    found: Any = getattr(kind, name, None)
     try:
         if isinstance(found, type):  # `get` does not know them all: Lamb
             return found.from_config(with_modules(config))
