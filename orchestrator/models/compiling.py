@@ -77,10 +77,10 @@ def _named(kind: Any, value: str | KerasObject | None, key: str) -> Any:
     name, config = (value, {}) if isinstance(value, str) else (value.class_name, dict(value.config))
     if is_reference(name):
         return _own(name, config, key)
-    found: Any = getattr(kind, name, None)
+    make = getattr(getattr(kind, name, None), "from_config", None)
     try:
-        if isinstance(found, type):  # `get` does not know them all: Lamb
-            return found.from_config(with_modules(config))
+        if make is not None:  # a class: `get` does not know them all, such as Lamb
+            return make(with_modules(config))
         return kind.get(name if isinstance(value, str) else {"class_name": name, "config": with_modules(config)})
     except Exception as error:
         raise InvalidJob(f"Keras knows no {name!r} with such arguments: {error}", where=key) from error
