@@ -25,10 +25,10 @@ MAX_COLUMNS = 32
 def take_examples(split: Split, seed: int) -> Examples | None:
     """Rows of a split as they can be shown; None where no input can be.
 
-    Of several inputs the first that looks like pictures is taken, else the first that looks like a table. Pictures are
-    [N, H, W], [N, H, W, 1], or with 3 or 4 channels, of which the first three are red, green and blue; every n-th pixel
-    is kept, and the range of all that is kept becomes 0 … 255. A table is [N] or [N, D] with up to 32 columns; a flat
-    picture is not guessed.
+    Of several inputs the first that looks like pictures is taken, else those that look like tables, side by side. Pictures
+    are [N, H, W], [N, H, W, 1], or with 3 or 4 channels, of which the first three are red, green and blue; every n-th
+    pixel is kept, and the range of all that is kept becomes 0 … 255. A table is [N] or [N, D]; all together have up to 32
+    columns, and one that would be too wide is left out. A flat picture is not guessed.
 
     Args:
         split: whose inputs.
@@ -40,14 +40,19 @@ def take_examples(split: Split, seed: int) -> Examples | None:
         if pixels is not None:
             rows = _draw(len(pixels), MAX_BYTES // int(np.prod(pixels.shape[1:])), seed)
             return Examples(rows, (name,), images=_to_uint8(pixels[rows]))
+    tables: list[Array] = []
+    names: list[str] = []
     for name, array in inputs.items():
-        if array.ndim == 1 or (array.ndim == 2 and 1 <= array.shape[1] <= MAX_COLUMNS):
-            rows = _draw(len(array), MAX_ROWS, seed)
-            with np.errstate(over="ignore"):  # what float32 cannot hold is shown as infinite
-                values = array[rows].reshape(len(rows), -1).astype(np.float32)
-            names = (name,) if array.ndim == 1 else tuple(f"{name}[{column}]" for column in range(values.shape[1]))
-            return Examples(rows, names, values=values)
-    return None
+        columns = [name] if array.ndim == 1 else [f"{name}[{column}]" for column in range(array.shape[1])]
+        if array.ndim <= 2 and 1 <= len(columns) <= MAX_COLUMNS - len(names):
+            tables.append(array.reshape(len(array), -1))
+            names += columns
+    if not tables:
+        return None
+    rows = _draw(split.num_rows, MAX_ROWS, seed)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is shown as infinite
+        values = np.hstack([table[rows].astype(np.float32) for table in tables])
+    return Examples(rows, tuple(names), values=values)
 
 
 def _pixels(array: Array) -> Array | None:

@@ -111,7 +111,11 @@ def _check_output(name: str, model: keras.Model, raw: Array, losses: Losses, dat
     outputs = as_predictions(raw, squash, name)
     _check_logits(_activation(name, model), raw, squash, place)
     labels = {split: rows.labels[name] for split, rows in dataset.splits()}
-    told = Told(_task(labels["train"], outputs.shape[1], loss_name(losses)), outputs.shape[1])
+    try:
+        task = _task(labels["train"], outputs.shape[1], loss_name(losses))
+    except InvalidData as error:
+        raise InvalidData(error.what, where=f"labels of {name}" if name else error.where, hint=error.hint) from None
+    told = Told(task, outputs.shape[1])
     _check_labels(told, labels, place)  # before the loss, which says less of a wrong label
     _check_values(told.task, outputs, place)
     return told

@@ -107,12 +107,13 @@ def test_columns_are_named_after_their_input() -> None:
     assert names == [("age",), ("body[0]", "body[1]"), ("x[0]", "x[1]"), ("face",)]
 
 
-def test_of_several_inputs_the_first_picture_wins_then_the_first_table() -> None:
+def test_of_several_inputs_the_first_picture_wins_then_narrow_tables_stand_side_by_side() -> None:
     wide, table, other, picture, second = noise(4, 99), noise(4, 3), noise(4), noise(4, 9, 9), noise(4, 12, 12)
     assert images({"w": wide, "t": table, "p": picture, "s": second}).shape == (4, 9, 9)
-    tables = take({"w": wide, "t": table, "o": other})
+    tables = take({"w": wide, "t": table, "too much": noise(4, 30), "o": other})
     assert tables is not None
-    np.testing.assert_array_equal(tables.values, table)
+    assert tables.names == ("t[0]", "t[1]", "t[2]", "o")
+    np.testing.assert_array_equal(tables.values, np.hstack([table, other[:, None]]))
     assert take({"w": wide}) is None
 
 
