@@ -25,10 +25,10 @@ MAX_COLUMNS = 32
 def take_examples(split: Split, seed: int) -> Examples | None:
     """Rows of a split as they can be shown; None where no input can be.
 
-    Of several inputs the first that looks like pictures is taken, else those that look like tables, side by side. Pictures
-    are [N, H, W], [N, H, W, 1], or with 3 or 4 channels, of which the first three are red, green and blue; every n-th
-    pixel is kept, and the range of all that is kept becomes 0 … 255. A table is [N] or [N, D]; all together have up to 32
-    columns, and one that would be too wide is left out. A flat picture is not guessed.
+    Of several inputs the first that looks like pictures is taken, else those that look like tables, side by side.
+    Pictures are [N, H, W], [N, H, W, 1], or with 3 or 4 channels, of which the first three are red, green and blue;
+    every n-th pixel is kept, and the range of all that is kept becomes 0 … 255. A table is [N] or [N, D]; all together
+    have up to 32 columns, and one that would be too wide is left out. A flat picture is not guessed.
 
     Args:
         split: whose inputs.
