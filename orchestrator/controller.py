@@ -28,7 +28,7 @@ from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.policies import StopRule
 from orchestrator.planning.ports import Clock, Cluster, Sampler, Store
-from orchestrator.planning.recovery import MemberMemory, RunMemory, read_member, read_run
+from orchestrator.planning.recovery import MemberMemory, RunMemory, goes_on, read_member, read_run
 from orchestrator.planning.schedule import Settings, State, begin, step
 from orchestrator.planning.schedule_state import SearchRules
 from orchestrator.planning.search import read_generations
@@ -182,7 +182,12 @@ class Controller:
             plan=self._plan,
             search=None
             if job.search is None
-            else SearchRules(job.search.generation, job.search.num_trials, job.members.count),
+            else SearchRules(
+                job.search.generation,
+                job.search.num_trials,
+                job.members.count,
+                () if self._study is None else self._study.pruned(),
+            ),
             crew=self._crew,
             solo_crew=self._solo_crew,
             packing=PackingRules(
@@ -328,16 +333,28 @@ class Controller:
         if first is not None:
             self._log.append("generation", **first, at=self._clock.epoch())
         self._plan = self._study.plan
+        self._reopen()
 
     def _ask_trials(self, predictions: Mapping[int, References]) -> ev.TrialsAsked:
         if self._study is None:
             raise OrchestratorError("trials were asked for without a search", where=self._request.run_id)
-        asked, reason = self._study.go_on(predictions, self._trial_scores)
-        if asked is not None:
-            self._log.append("generation", **asked, at=self._clock.epoch())
+        asked = self._study.go_on(predictions, self._trial_scores)
+        if asked.body is not None:
+            self._log.append(asked.kind, **asked.body, at=self._clock.epoch())
             self._plan = self._study.plan
             self._progress.planned(len(self._plan.members), self._crew.num_workers, self._request.run_id)
-        return ev.TrialsAsked(self._plan, reason)
+        return ev.TrialsAsked(self._plan, asked.reason, self._reopen(), self._study.pruned())
+
+    def _reopen(self) -> tuple[int, ...]:
+        """Take back the models of trials that are to train on from their checkpoints; returns whose."""
+        rung = None if self._study is None else self._study.on_rung()
+        if rung is None:
+            return ()
+        trials = dict(zip(rung.trials, in_order(self._read_member, rung.trials), strict=True))
+        again = tuple(trial for trial, memory in trials.items() if goes_on(memory, rung.epochs))
+        for trial in again:
+            self._void(cmd.Void(trial, f"the search trains it on, to {rung.epochs} epochs"))
+        return again
 
     def _make_trial_scores(self, passed: ev.PreflightPassed) -> TrialScores | None:
         search = self._request.job.search

@@ -239,10 +239,15 @@ class PrefixScored:
 
 @dataclass(frozen=True)
 class TrialsAsked:
-    """The answer to `AskTrials`: the plan with the trials that come next, if there are any, and why these."""
+    """The answer to `AskTrials`: the plan with the trials that come next, if there are any, and why these.
+
+    `again` are trials that go on to more epochs, `pruned` those that were left behind so far: they are no members.
+    """
 
     plan: Plan
     reason: str
+    again: tuple[int, ...] = ()
+    pruned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

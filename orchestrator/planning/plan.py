@@ -23,18 +23,16 @@ class Plan:
     members: tuple[MemberPlan, ...]
     job: Job | None = None
 
-    def with_trials(self, params: Sequence[Params]) -> Plan:
-        """The plan with one more trial for each of these values."""
-        if self.job is None or not params:
-            return self
-        first = len(self.members)
-        new = (plan_trial(self.job, first + number, each) for number, each in enumerate(params))
-        return replace(self, members=(*self.members, *new))
-
     def with_generations(self, generations: Iterable[Generation]) -> Plan:
-        """The plan with the trials of all generations; those that it has already stay as they are."""
-        params = [each for generation in generations for each in generation.params]
-        return self.with_trials(params[len(self.members) :])
+        """The plan with the trials of these generations as its members, each on the rung where its generation is."""
+        if self.job is None:
+            return self
+        members: list[MemberPlan] = []
+        for generation in generations:
+            epochs = generation.rungs[-1].epochs if generation.rungs else None
+            for params in generation.params:
+                members.append(plan_trial(self.job, len(members), params, epochs))
+        return replace(self, members=tuple(members))
 
 
 def make_plan(job: Job, takes_dropout: Mapping[str, bool | None], first: Sequence[Params] = ()) -> Plan:
@@ -50,4 +48,4 @@ def make_plan(job: Job, takes_dropout: Mapping[str, bool | None], first: Sequenc
     """
     if job.search is None:
         return Plan(plan_members(job, takes_dropout))
-    return Plan((), job).with_trials(first)
+    return Plan((), job).with_generations([Generation(tuple(first))])

@@ -29,7 +29,7 @@ class RunMemory:
     Attributes:
         opened: body of the `opened` record, or None.
         packed: body of the newest `packed` record, or None.
-        generations: bodies of the `generation` records: what a search has tried, see `planning.search`.
+        generations: bodies of the `generation` and `rung` records: what a search has tried, see `planning.search`.
         enough: how many members make the ensemble, as it was decided; None: it was not.
         scores: what that rests on; see `policies.decide_enough`.
         ended: attempts that ended, by member and cause, since the last `failed` or `stopped` (which renew budgets).
@@ -75,7 +75,7 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
                 opened = opened or body
             case "packed":
                 packed = body
-            case "generation":
+            case "generation" | "rung":
                 generations.append(body)
             case "enough":
                 enough = body
@@ -144,3 +144,14 @@ def read_member(records: Iterable[RecordLike]) -> MemberMemory:
                 message = str(record.body.get("message", "diverged"))
                 memory = replace(memory, final=None, final_seq=None, diverged=message)
     return memory
+
+
+def goes_on(memory: MemberMemory, epochs: int) -> bool:
+    """Whether a published trial is to train on to so many epochs: not one that has stopped early, or was cut short."""
+    final = memory.final
+    return (
+        final is not None
+        and final["epochs"] < epochs
+        and final.get("stopped_epoch") is None
+        and not final.get("late", False)
+    )

@@ -374,9 +374,10 @@ def _finish(state: State, commands: list[Command]) -> Stepped:
     wanted = {i: member for i, member in state.members.items() if state.enough is None or i < state.enough}
     good = tuple(index for index, member in wanted.items() if member.status == "done")
     num_good, num_wanted = len(good), len(wanted)
-    if state.settings.search is not None:
-        num_wanted = state.settings.search.num_kept
-        num_good = min(num_good, num_wanted)
+    search = state.settings.search
+    if search is not None:
+        num_wanted = search.num_kept
+        num_good = min(num_wanted, len(set(good) - set(search.pruned)))
     decision = decide_quorum(num_good, num_wanted, state.settings.quorum)
     if decision.enough:
         return replace(state, over=True), [*commands, Select(good, decision.reason)]

@@ -25,11 +25,19 @@ WorkerTask = Literal["starting", "idle", "preflight", "training", "publishing", 
 
 @dataclass(frozen=True)
 class SearchRules:
-    """What the schedule knows of a search: how many trials the first generation has, all have, and are to be kept."""
+    """What the schedule knows of a search.
+
+    Attributes:
+        num_first: trials of the first generation.
+        num_trials: of all.
+        num_kept: trials that are to become members.
+        pruned: trials that cannot.
+    """
 
     num_first: int
     num_trials: int
     num_kept: int
+    pruned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

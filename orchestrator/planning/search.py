@@ -8,7 +8,7 @@ nor on who finishes first, and whoever resumes a run asks again for the same one
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.spec import SearchSpec
@@ -18,16 +18,26 @@ Params = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Rung:
+    """The trials of a generation that go on to so many epochs; the others are pruned."""
+
+    trials: tuple[int, ...]
+    epochs: int
+
+
+@dataclass(frozen=True)
 class Generation:
     """Trials that were asked for together.
 
     Attributes:
         params: of each trial.
         scores: what the sampler was told of each; None for a trial without a score. Empty: nothing yet.
+        rungs: beyond the first, on which all trials are.
     """
 
     params: tuple[Params, ...]
     scores: tuple[float | None, ...] = ()
+    rungs: tuple[Rung, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,22 @@ def decide_generation(search: SearchSpec, generations: Sequence[Generation]) -> 
     return GenerationDecision(size, f"generation {len(generations)}: trials {first} of {search.num_trials}")
 
 
+def decide_rung(scores: Mapping[int, float | None], reduction_factor: int, *, greater_is_better: bool) -> KeptDecision:
+    """The trials that go on to the next rung: the best part of those that are compared, one at least.
+
+    Successive halving (Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
+    optimization"), with all trials of a rung compared at once, so that nothing depends on who is there first.
+
+    Args:
+        scores: of the trials on this rung; None for one that has failed, which takes no place from the others.
+        reduction_factor: of so many trials one goes on.
+        greater_is_better: of the scores.
+    """
+    count = max(1, len(scores) // reduction_factor)
+    kept = decide_kept(scores, count, greater_is_better=greater_is_better).trials
+    return KeptDecision(kept, f"{len(kept)} of {len(scores)} trials go on")
+
+
 def decide_kept(scores: Mapping[int, float | None], count: int, *, greater_is_better: bool) -> KeptDecision:
     """The best trials; of equal ones those of the lower index.
 
@@ -81,8 +107,32 @@ def generation_to_json(params: Sequence[Params], told: Sequence[float | None]) -
     return {"params": [dict(each) for each in params], "told": list(told)}
 
 
+def rung_to_json(rung: Rung) -> dict[str, Any]:
+    """Body of a `rung` record."""
+    return {"trials": list(rung.trials), "epochs": rung.epochs}
+
+
 def read_generations(bodies: Iterable[Mapping[str, Any]]) -> tuple[Generation, ...]:
-    """The generations that `generation` records tell, in order; the last one is told no scores yet."""
-    bodies = list(bodies)
-    told = [*(tuple(body["told"]) for body in bodies[1:]), ()]
-    return tuple(Generation(tuple(body["params"]), scores) for body, scores in zip(bodies, told, strict=False))
+    """The generations that `generation` and `rung` records tell, in order; the last one is told no scores yet."""
+    generations: list[Generation] = []
+    for body in bodies:
+        if "epochs" in body:
+            rung = Rung(tuple(body["trials"]), int(body["epochs"]))
+            generations[-1] = replace(generations[-1], rungs=(*generations[-1].rungs, rung))
+            continue
+        if generations:
+            generations[-1] = replace(generations[-1], scores=tuple(body["told"]))
+        generations.append(Generation(tuple(body["params"])))
+    return tuple(generations)
+
+
+def pruned_trials(generations: Iterable[Generation]) -> tuple[int, ...]:
+    """Trials, by index, that were left behind on a rung."""
+    pruned: list[int] = []
+    first = 0
+    for generation in generations:
+        trials = range(first, first + len(generation.params))
+        first += len(generation.params)
+        if generation.rungs:
+            pruned += [trial for trial in trials if trial not in generation.rungs[-1].trials]
+    return tuple(pruned)

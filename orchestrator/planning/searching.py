@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from orchestrator.planning import events as ev
 from orchestrator.planning.commands import AskTrials, Note
-from orchestrator.planning.packing import pack_members
-from orchestrator.planning.schedule_state import MemberState, State, Stepped
+from orchestrator.planning.packing import pack_members, use_packs
+from orchestrator.planning.schedule_state import MemberState, State, Stepped, set_member
 
 
 def ask_for_trials(state: State) -> Stepped | None:
@@ -25,15 +25,18 @@ def ask_for_trials(state: State) -> Stepped | None:
 def take_trials(state: State, event: ev.TrialsAsked) -> Stepped:
     """Take the trials of a generation in, or that there are none any more."""
     new = tuple(member.index for member in event.plan.members if member.index not in state.members)
+    rules = state.settings.search and replace(state.settings.search, pruned=event.pruned)
+    for index in event.again:
+        state = set_member(state, index, status="waiting", epoch=0, trained_by=None, late=False, predictions={})
     state = replace(
         state,
-        settings=replace(state.settings, plan=event.plan),
+        settings=replace(state.settings, plan=event.plan, search=rules),
         members={**state.members, **{index: MemberState() for index in new}},
         unseen=new,
         asking=False,
-        searched=not new,
+        searched=not new and not event.again,
     )
-    return state, [Note(f"search: {event.reason}")]
+    return use_packs(state, state.packs), [Note(f"search: {event.reason}")]
 
 
 def unseen_trials(state: State) -> tuple[int, ...]:

@@ -33,7 +33,8 @@ def keep_trials(
         reason = f"{len(found)} of {len(trials)} trials by greedy selection of the best ensemble, at most {count}"
         kept = KeptDecision(tuple(found), reason)
     else:
-        scores = dict(enumerate(told["scores"]))
+        usable = {trial["index"] for trial in scored_trials(selection)}
+        scores = {trial: score if trial in usable else None for trial, score in enumerate(told["scores"])}
         better = METRICS[told["metric"]].greater_is_better
         kept = decide_kept(scores, count, greater_is_better=better)
     return {
@@ -61,9 +62,10 @@ def trained_of(selection: Mapping[str, Json]) -> list[Entry]:
 
 
 def scored_trials(selection: Mapping[str, Json]) -> list[Entry]:
-    """Those of `trials_of` that have a score, and therefore a model."""
-    scores = selection["search"]["scores"]
-    return [trial for trial in trials_of(selection) if scores[trial["index"]] is not None]
+    """Those of `trials_of` that have a score, and therefore a model, and were not pruned."""
+    search = selection["search"]
+    usable = {trial for trial, score in enumerate(search["scores"]) if score is not None} - set(search["pruned"])
+    return [trial for trial in trials_of(selection) if trial["index"] in usable]
 
 
 def greedy_weights(selection: Mapping[str, Json]) -> Sequence[float] | None:
@@ -77,7 +79,7 @@ def is_short(selection: Mapping[str, Json]) -> bool:
     search = selection.get("search")
     if search is None:
         return False
-    return sum(score is not None for score in search["scores"]) < int(search["count"])
+    return len(scored_trials(selection)) < int(search["count"])
 
 
 def search_result(selection: Mapping[str, Json]) -> SearchResult | None:
@@ -100,7 +102,7 @@ def search_result(selection: Mapping[str, Json]) -> SearchResult | None:
                 generation=generations[trial["index"]],
                 seed=trial["seed"],
                 hyperparameters=search["params"][trial["index"]],
-                status=trial["status"],
+                status="pruned" if trial["index"] in search["pruned"] else trial["status"],
                 score=search["scores"][trial["index"]],
                 kept=trial["index"] in kept,
                 epochs=(trial["final"] or {}).get("epochs"),

@@ -284,7 +284,7 @@ class TrialResult(_Frozen):
     generation: int
     seed: int
     hyperparameters: Mapping[str, JsonValue]
-    status: MemberStatus
+    status: MemberStatus | Literal["pruned"]
     score: float | None
     kept: bool
     epochs: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.ensemble.metrics import METRICS
@@ -12,7 +13,16 @@ from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import IdentityChanged, InvalidModel, OrchestratorError
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.ports import Sampler
-from orchestrator.planning.search import Generation, Params, decide_generation, generation_to_json
+from orchestrator.planning.search import (
+    Generation,
+    Params,
+    Rung,
+    decide_generation,
+    decide_rung,
+    generation_to_json,
+    pruned_trials,
+    rung_to_json,
+)
 from orchestrator.search.samplers import importance
 from orchestrator.spec import Job, SearchSpec
 from orchestrator.storage.records import BlobRef
@@ -56,6 +66,16 @@ class TrialScores:
         return score if math.isfinite(score) else None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What comes next: the record to append, None where the search is over; why; and trials that train on."""
+
+    kind: str
+    body: Mapping[str, Any] | None
+    reason: str
+    again: tuple[int, ...] = ()
+
+
 class Study:
     """All generations of a search so far. Decides through `planning.search`, asks a sampler, and writes nothing.
 
@@ -86,24 +106,35 @@ class Study:
         """Body of the first `generation` record; None: there is one."""
         return None if self._generations else self._ask(decide_generation(self._search, []).num_trials, ())
 
-    def go_on(
-        self, predictions: Mapping[int, References], score: TrialScores | None
-    ) -> tuple[dict[str, Any] | None, str]:
-        """What comes after the generations so far.
+    def go_on(self, predictions: Mapping[int, References], score: TrialScores | None) -> Asked:
+        """What comes after the generations so far: the next rung of the last one, another one, or nothing.
 
         Args:
             predictions: of each trial that has a model.
             score: what they score; None where there are none.
-
-        Returns:
-            Body of the next `generation` record, None when the search is over, and why.
         """
+        told = self._scores_of_last(predictions, score)
+        rung = self._next_rung(told)
+        if rung is not None:
+            last = self._generations[-1]
+            self._generations[-1] = replace(last, rungs=(*last.rungs, rung))
+            self.plan = self.plan.with_generations(self._generations)
+            reason = f"{_counted(rung.trials)} of generation {len(self._generations) - 1} to {rung.epochs} epochs"
+            return Asked("rung", rung_to_json(rung), reason, rung.trials)
         decision = decide_generation(self._search, self._generations)
         if decision.num_trials == 0:
-            return None, decision.reason
-        told = self._scores_of_last(predictions, score)
+            return Asked("generation", None, decision.reason)
         self._sampler.tell([self._loss(each) for each in told])
-        return self._ask(decision.num_trials, told), decision.reason
+        return Asked("generation", self._ask(decision.num_trials, told), decision.reason)
+
+    def on_rung(self) -> Rung | None:
+        """Where the last generation is; None: on the first rung."""
+        rungs = self._generations[-1].rungs if self._generations else ()
+        return rungs[-1] if rungs else None
+
+    def pruned(self) -> tuple[int, ...]:
+        """Trials that were left behind on a rung."""
+        return pruned_trials(self._generations)
 
     def facts(self, predictions: Mapping[int, References], score: TrialScores) -> dict[str, Any]:
         """What the selection fixes of the search: how it went, and what each trial scored. Arguments as `go_on`."""
@@ -118,16 +149,34 @@ class Study:
             "generations": [len(generation.params) for generation in self._generations],
             "params": [dict(each) for each in params],
             "scores": scores,
+            "pruned": list(self.pruned()),
             "importance": importance(self._search, scored, self._job.seed),
         }
 
     def _ask(self, count: int, told: Sequence[float | None]) -> dict[str, Any]:
         params = tuple(self._sampler.ask(count))
         if self._generations:
-            self._generations[-1] = Generation(self._generations[-1].params, tuple(told))
+            self._generations[-1] = replace(self._generations[-1], scores=tuple(told))
         self._generations.append(Generation(params))
-        self.plan = self.plan.with_trials(params)
+        self.plan = self.plan.with_generations(self._generations)
         return generation_to_json(params, told)
+
+    def _next_rung(self, told: Sequence[float | None]) -> Rung | None:
+        """Where the best trials of the last generation go on to; None: it is through, or all have failed."""
+        pruning, last = self._search.pruning, self._generations[-1]
+        rungs = self._search.rungs(self._job.train.epochs)
+        place = len(last.rungs) + 1
+        if pruning is None or place >= len(rungs):
+            return None
+        first = sum(len(generation.params) for generation in self._generations[:-1])
+        here = last.rungs[-1].trials if last.rungs else range(first, first + len(last.params))
+        metric = self._search.metric
+        kept = decide_rung(
+            {trial: told[trial - first] for trial in here},
+            pruning.reduction_factor,
+            greater_is_better=metric is not None and METRICS[metric].greater_is_better,
+        ).trials
+        return Rung(kept, rungs[place]) if kept else None
 
     def _scores_of_last(
         self, predictions: Mapping[int, References], score: TrialScores | None
@@ -141,6 +190,10 @@ class Study:
     def _loss(self, score: float | None) -> float | None:
         metric = self._search.metric
         return -score if score is not None and metric is not None and METRICS[metric].greater_is_better else score
+
+
+def _counted(trials: Sequence[int]) -> str:
+    return f"trials {', '.join(map(str, trials))} go on" if len(trials) > 1 else f"trial {trials[0]} goes on"
 
 
 def _asks_otherwise(number: int, recorded: Sequence[Params], asked: Sequence[Params]) -> OrchestratorError:

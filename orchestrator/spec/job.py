@@ -51,7 +51,7 @@ class Job(Spec):
         if "dropout" in self.model.kwargs and (self.members.dropout is not None or "dropout" in self.members.vary):
             problems.append(Problem(("model", "kwargs", "dropout"), "stands beside the members' dropout: say it once"))
         if self.search is not None:
-            problems += wrong_beside_search(self.search, self.model, self.members, self.ensemble)
+            problems += wrong_beside_search(self.search, self.model, self.members, self.train, self.ensemble)
         refuse([*problems, *self._wrong_train_values()])
         return self
 

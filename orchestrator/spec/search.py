@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from orchestrator.spec.base import Problem, Range, Spec, refuse
 from orchestrator.spec.members import MAX_MEMBERS, Axis, MembersSpec, ModelSpec, rate_problems
 from orchestrator.spec.settings import EnsembleSpec
+from orchestrator.spec.train import TrainSpec
 
 SamplerName = Literal["grid", "random", "tpe", "genetic"]
 TrialMetric = Literal["accuracy", "nll", "brier", "auc", "top_k", "rmse", "mae", "r2"]
@@ -19,6 +20,18 @@ LEARNING: tuple[SamplerName, ...] = ("tpe", "genetic")
 
 MOST_PARALLEL = 8
 """The largest generation by default: a pack on a CPU has no more members."""
+
+
+class PruningSpec(Spec):
+    """Successive halving within each generation: all its trials train a few epochs, the best part of them goes on from
+    its checkpoints to more epochs, and so on until `train.epochs`."""
+
+    min_epochs: int = Field(ge=1, description="Epochs that all trials train; below `train.epochs`.")
+    reduction_factor: int = Field(
+        default=3,
+        ge=2,
+        description="Of so many trials one goes on, at least one of a generation, to so many times as many epochs.",
+    )
 
 
 class SearchSpec(Spec):
@@ -52,6 +65,10 @@ class SearchSpec(Spec):
         description="Score of a trial on the validation set; it has to fit the task. By default nll, for regression "
         "rmse.",
     )
+    pruning: PruningSpec | None = Field(
+        default=None,
+        description="Give bad trials up early. Those that are given up keep their score, and are never members.",
+    )
     keep: Literal["best", "greedy"] = Field(
         default="best",
         description="Which trials become members, `members.count` of them: those that score `best`, or those that "
@@ -74,6 +91,27 @@ class SearchSpec(Spec):
         if not self.learns:
             return self.num_trials
         return self.parallel or min(MOST_PARALLEL, max(2, math.ceil(self.trials / 4)))
+
+    def rungs(self, epochs: int) -> tuple[int, ...]:
+        """After how many epochs trials are compared, the last of them at `epochs`, of `train`; that one without
+        pruning."""
+        if self.pruning is None:
+            return (epochs,)
+        rungs, rung = [], self.pruning.min_epochs
+        while rung < epochs:
+            rungs.append(rung)
+            rung *= self.pruning.reduction_factor
+        return (*rungs, epochs)
+
+    def num_unpruned(self, epochs: int) -> int:
+        """How many trials reach the last rung, if none fails."""
+        if self.pruning is None:
+            return self.num_trials
+        whole, rest = divmod(self.num_trials, self.generation)
+        sizes = [self.generation] * whole + [rest] * (rest > 0)
+        for _ in self.rungs(epochs)[1:]:
+            sizes = [max(1, size // self.pruning.reduction_factor) for size in sizes]
+        return sum(sizes)
 
     @model_validator(mode="after")
     def _check(self) -> SearchSpec:
@@ -114,7 +152,7 @@ def _generation_problems(search: SearchSpec) -> list[Problem]:
 
 
 def wrong_beside_search(
-    search: SearchSpec, model: ModelSpec, members: MembersSpec, ensemble: EnsembleSpec
+    search: SearchSpec, model: ModelSpec, members: MembersSpec, train: TrainSpec, ensemble: EnsembleSpec
 ) -> list[Problem]:
     """What contradicts a search in other parts of the job: it decides which networks there are, and how they differ."""
     problems = []
@@ -129,6 +167,8 @@ def wrong_beside_search(
         once = {("members", "dropout"): members.dropout, ("model", "kwargs", "dropout"): model.kwargs.get("dropout")}
         said = [path for path, value in once.items() if value is not None]
         problems += [Problem(path, "stands beside `search.space.dropout`: say it once") for path in said]
+    if search.pruning is not None:
+        problems += _pruning_problems(search, search.pruning, members, train)
     if members.count > search.num_trials:
         what = f"must be at most the number of trials ({search.num_trials}), not {members.count}"
         problems.append(Problem(("members", "count"), what))
@@ -142,3 +182,22 @@ def wrong_beside_search(
         what = f"come out of the selection itself with `search.keep: greedy`, not by {ensemble.weights}: leave them out"
         problems.append(Problem(("ensemble", "weights"), what))
     return problems
+
+
+def _pruning_problems(
+    search: SearchSpec, pruning: PruningSpec, members: MembersSpec, train: TrainSpec
+) -> list[Problem]:
+    if "train.epochs" in search.space:
+        what = "stands beside `search.pruning`, which decides how long a trial trains: leave one out"
+        return [Problem(("search", "space", "train.epochs"), what)]
+    if pruning.min_epochs >= train.epochs:
+        what = f"must be below train.epochs ({train.epochs}), or nothing is pruned, not {pruning.min_epochs}"
+        return [Problem(("search", "pruning", "min_epochs"), what)]
+    left = search.num_unpruned(train.epochs)
+    if members.count > left:
+        what = (
+            f"must be at most the number of trials that pruning leaves ({left} of {search.num_trials}, in generations "
+            f"of {search.generation}), not {members.count}: allow more trials, larger generations or later pruning"
+        )
+        return [Problem(("members", "count"), what)]
+    return []

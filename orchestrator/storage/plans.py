@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.plan import Plan
+from orchestrator.planning.recovery import read_run
 from orchestrator.planning.search import read_generations
 from orchestrator.storage.log import Log
 
@@ -29,7 +30,16 @@ class KnownPlan:
     def __getitem__(self, index: int) -> MemberPlan:
         with self._lock:
             if index >= len(self._plan.members):
-                records = self._open_log().records()
-                told = read_generations(record.body for record in records if record.kind == "generation")
-                self._plan = self._plan.with_generations(told)
+                self._read()
             return self._plan.members[index]
+
+    def refresh(self) -> None:
+        """Look up how far trials are to be trained, which changes while they wait, where the search prunes them."""
+        search = None if self._plan.job is None else self._plan.job.search
+        if search is not None and search.pruning is not None:
+            with self._lock:
+                self._read()
+
+    def _read(self) -> None:
+        bodies = read_run(self._open_log().records()).generations
+        self._plan = self._plan.with_generations(read_generations(bodies))

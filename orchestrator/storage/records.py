@@ -26,6 +26,7 @@ KINDS = frozenset(
         "enough",
         "ended",
         "generation",
+        "rung",
         "void",
         "selection",
         "done",

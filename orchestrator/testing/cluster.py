@@ -44,7 +44,7 @@ class FakeCluster:
         predict_faults: what goes wrong in predicting, by (member, how often this cluster was asked for it, from 1).
         drains: after which (member, epoch) its worker's node is announced to be taken away, and in how many seconds it
             is (None: never). Once each.
-        epochs: how many each member trains.
+        epochs: how many each member trains, at most as many as its own settings say.
         epoch_s: seconds of one epoch, give or take half of it.
         checkpoint_every: epochs from one checkpoint to the next.
         rows: rows by split; without `validation` there is no validation set.

@@ -118,6 +118,7 @@ class FakeProgram:
 
     def handle(self, command: cmd.WorkerCommand) -> Iterator[Step]:
         """Carry out one command. Raises Silence when nothing more will be heard of the worker."""
+        self._members.refresh()
         try:
             match command:
                 case cmd.Preflight():
@@ -178,12 +179,13 @@ class FakeProgram:
         training = self.training[worker] = Training(worker, member, log, done, done)
         epoch_s = script.epoch_s * random.Random(f"{script.seed}/{index}/{term}").uniform(0.5, 1.5)
         fault = script.faults.get((index, term))
-        strikes_at = script.fault_epochs.get((index, term), script.epochs)
+        epochs = min(script.epochs, member.train.epochs)
+        strikes_at = script.fault_epochs.get((index, term), epochs)
         strikes = fault is not None and fault != "unheard"
-        while training.epoch < script.epochs:
+        while training.epoch < epochs:
             yield epoch_s
             training.epoch += 1
-            yield ev.EpochEnded(worker, index, training.epoch, script.epochs, _history(training.epoch)[-1])
+            yield ev.EpochEnded(worker, index, training.epoch, epochs, _history(training.epoch)[-1])
             if strikes and training.epoch >= strikes_at:
                 strikes = False
                 yield from self._strike(training, term)

@@ -78,6 +78,8 @@ class Program:
         """
         name = self._setup.worker
         try:
+            if isinstance(command, cmd.TrainPack | cmd.PublishLate):
+                self._members.refresh()
             match command:
                 case cmd.Preflight():
                     self._preflight(dataset)

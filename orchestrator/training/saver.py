@@ -88,6 +88,8 @@ class Saver:
         folder: local scratch.
         versions: of the packages that shape the numbers.
         emit: takes `Checkpointed`, `Saved` and what `settle` gives, from that thread.
+        pause_at: an epoch at which training ends for now, to go on from there when the models are published: it is
+            saved before they are. None: there is none.
         on_closed: called by that thread as the last thing.
         monotonic, epoch: the clocks; what they say decides about intervals and is shown, never about safety.
         patience: how long to go on trying to upload one file.
@@ -104,6 +106,7 @@ class Saver:
         versions: Mapping[str, str],
         emit: Callable[[ev.Event], None],
         *,
+        pause_at: int | None = None,
         on_closed: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
         epoch: Callable[[], float] = time.time,
@@ -115,6 +118,8 @@ class Saver:
         self._on_closed, self._monotonic, self._epoch, self._patience = on_closed, monotonic, epoch, patience
         self._changed = threading.Condition()
         self._newest: Sequence[Snapshot] = ()
+        self._pause_at = pause_at
+        self._paused: Sequence[Snapshot] = ()
         self._endings: list[_Ending] = []
         self._through: set[int] = set()
         self._due = self._asked = self._stop = self._closing = self._uploading = False
@@ -131,6 +136,8 @@ class Saver:
         """Take over a finished epoch of the pack; it is uploaded when it is due, or when somebody asks for it."""
         with self._changed:
             self._newest = snapshots
+            if _epoch_of(snapshots) == self._pause_at:
+                self._paused = [snapshot for snapshot in snapshots if snapshot.member not in self._through]
             self._decide()
 
     def settle(self, member: int, ending: Callable[[], ev.Event]) -> None:
@@ -246,8 +253,18 @@ class Saver:
     def _settle_all(self) -> None:
         """Publish the ends that were handed over, several at once: each waits for storage, and for no other."""
         while endings := tuple(self._endings):
+            self._save_pause()
             with ThreadPoolExecutor(min(len(endings), ENDINGS_AT_ONCE), "endings") as pool:
                 list(pool.map(self._settle, endings))
+
+    def _save_pause(self) -> None:
+        with self._changed:
+            paused, self._paused = self._paused, ()
+        if paused and _epoch_of(paused) > self._saved_epoch and self._error is None:
+            try:
+                self._save(paused)
+            except Exception as error:
+                self._error = self._error or error
 
     def _settle(self, ending: _Ending) -> None:
         try:

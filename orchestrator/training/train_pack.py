@@ -79,6 +79,8 @@ class PackTrainer:
         self._savers: list[Saver] = []
         self._current: Saver | None = None
         self._at_work = self._stop_asked = False
+        search = setup.job.search
+        self._prunes = search is not None and search.pruning is not None
         self._at_hand: OrderedDict[int, tuple[Mapping[str, Any], Any]] = OrderedDict()
 
     def take(self, member: int) -> tuple[Mapping[str, Any] | None, Any]:
@@ -152,6 +154,7 @@ class PackTrainer:
                     folder,
                     ours,
                     self._emit,
+                    pause_at=self._pause_at(claimed[0].member),
                     on_closed=stack.pop_all().close,
                 )
                 self._savers.append(saver)
@@ -163,6 +166,11 @@ class PackTrainer:
         if training.given_up is not None:
             saver.close()  # or its last records would meet the claims of the packs that follow
             self._emit(training.given_up)
+
+    def _pause_at(self, member: MemberPlan) -> int | None:
+        """The epoch of a rung from which a search may have its trials go on."""
+        epochs = member.train.epochs
+        return epochs if self._prunes and epochs < self._setup.job.train.epochs else None
 
     def _train_until_the_end(self, training: _Training) -> None:
         with self._lock:
@@ -289,7 +297,8 @@ class PackTrainer:
                 )
             except OWN_ERRORS as error:
                 return self.failed(log, index, error)
-            self._at_hand[index] = final, trained.model
+            if not self._prunes:  # a trial that has gone on elsewhere has another model by then
+                self._at_hand[index] = final, trained.model
             while len(self._at_hand) > AT_HAND:  # whom another worker predicts is never taken
                 self._at_hand.popitem(last=False)
             return ev.MemberTrained(name, index)

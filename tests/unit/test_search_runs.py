@@ -16,6 +16,7 @@ from orchestrator.planning import commands as cmd
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.ports import Sampler, Store
+from orchestrator.planning.recovery import read_member
 from orchestrator.reporting.again import evaluate_again
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result
@@ -57,6 +58,16 @@ class FragileStore(MemoryStore):
         return created
 
 
+class CountsEpochs(SilentProgress):
+    """Counts what is trained."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def epoch(self, member: int, epoch: int, epochs: int, logs: Mapping[str, float]) -> None:
+        self.site.num_epochs += 1
+
+
 @dataclass
 class Site:
     """A store in which coordinators of a search follow one another."""
@@ -65,6 +76,7 @@ class Site:
     parts: Mapping[str, Any] = field(default_factory=dict)
     store: Store = field(default_factory=FragileStore)
     clock: FakeClock = field(default_factory=FakeClock)
+    num_epochs: int = 0
 
     def job(self) -> Job:
         base = {"name": "digits", "model": "m:f", "data": "m:d", "members": 3, "report": {"html": False}}
@@ -85,7 +97,7 @@ class Site:
             log=log,
             cluster=self.cluster,
             clock=self.clock,
-            progress=SilentProgress(),
+            progress=CountsEpochs(self),
             crew=Crew(num_workers),
             sampler=sampler or make_sampler(job.search, job.seed),
         )
@@ -309,3 +321,76 @@ def test_trials_are_retried_as_members_are(straight: tuple[Site, Result], fault:
     assert site.cluster.fired
     assert site.asked() == straight[0].asked()
     assert selected(site) == selected(straight[0])
+
+
+PRUNED = {"space": SEARCH["space"], "trials": 18, "parallel": 9, "pruning": {"min_epochs": 1}}
+EIGHT_EPOCHS = {"members": 2, "train": {"epochs": 8}}
+
+
+@pytest.fixture(scope="module")
+def halved() -> tuple[Site, Result]:
+    """A search with successive halving that nothing interrupts."""
+    site = Site(PRUNED, EIGHT_EPOCHS)
+    return site, site.start(epochs=8)
+
+
+def epochs_of(site: Site, trial: int) -> int:
+    final = read_member(site.log(LAYOUT.member_log(trial)).records()).final
+    assert final is not None
+    return int(final["epochs"])
+
+
+def test_the_best_of_each_rung_go_on_from_their_checkpoints(halved: tuple[Site, Result]) -> None:
+    site, result = halved
+    rungs = [(len(body["trials"]), body["epochs"]) for body in site.bodies("rung")]
+    assert rungs == [(3, 3), (1, 8), (3, 3), (1, 8)]
+    assert result.search is not None
+    last = [body["trials"] for body in site.bodies("rung") if body["epochs"] == 8]
+    assert [member.index for member in result.members] == sorted(trial for trials in last for trial in trials)
+    pruned = {trial.index for trial in result.search.trials if trial.status == "pruned"}
+    assert len(pruned) == 16
+    assert all(result.search.trials[trial].score is not None for trial in pruned)
+    assert sorted(epochs_of(site, trial) for trial in range(18)) == [1] * 12 + [3] * 4 + [8] * 2
+    assert site.num_epochs == 18 + 6 * 2 + 2 * 5, "no epoch is trained twice"
+
+
+@pytest.mark.parametrize("dies_at", range(1, 12))
+@pytest.mark.parametrize("too_late", [False, True])
+def test_a_halved_search_killed_at_any_record_goes_on_with_the_same_rungs(
+    halved: tuple[Site, Result], dies_at: int, too_late: bool
+) -> None:
+    site = Site(PRUNED, EIGHT_EPOCHS)
+    assert isinstance(site.store, FragileStore)
+    site.store.dies_at, site.store.too_late = dies_at, too_late
+    with pytest.raises(Killed):
+        site.start(epochs=8)
+    site.store.dies_at = None
+    result = site.start(num_workers=1, epochs=8, seed=3)
+    assert site.asked() == halved[0].asked()
+    assert [body["trials"] for body in site.bodies("rung")] == [body["trials"] for body in halved[0].bodies("rung")]
+    assert selected(site) == selected(halved[0])
+    assert result.search == halved[1].search
+
+
+def test_a_coordinator_that_dies_between_a_rung_and_its_models_taken_back_has_them_taken_back_later(
+    halved: tuple[Site, Result],
+) -> None:
+    site = Site(PRUNED, EIGHT_EPOCHS)
+    assert isinstance(site.store, FragileStore)
+    site.store.dies_at, site.store.too_late = 4, True
+    with pytest.raises(Killed):
+        site.start(epochs=8)
+    assert site.log(LAYOUT.coord_log).records()[-1].kind == "rung"
+    going_on = site.bodies("rung")[0]["trials"]
+    assert {epochs_of(site, trial) for trial in going_on} == {1}
+    site.store.dies_at = None
+    site.start(epochs=8)
+    assert min(epochs_of(site, trial) for trial in going_on) == 3
+
+
+def test_failed_trials_take_no_place_on_a_rung_and_too_few_miss_the_quorum() -> None:
+    parts = {"members": 2, "train": {"epochs": 3}}
+    site = Site({**PRUNED, "sampler": "random", "parallel": None, "trials": 6}, parts)
+    with pytest.raises(QuorumMissed, match="only 1 of 2 members"):
+        site.start(epochs=3, faults={(trial, 1): "diverge" for trial in range(5)})
+    assert site.bodies("rung")[0]["trials"] == [5]

@@ -32,10 +32,12 @@ def search_section(data: ReportData) -> Section | None:
     if search is None:
         return None
     scored = [trial for trial in search.trials if trial.score is not None]
+    num_pruned = sum(trial.status == "pruned" for trial in search.trials)
     facts = (
         ("sampler", _SAMPLERS.get(search.sampler, search.sampler)),
         ("trials", f"{len(search.trials)} of {search.planned}, {len(scored)} of them with a usable model"),
         ("generations", str(1 + max((trial.generation for trial in search.trials), default=-1))),
+        *((("pruned", f"{num_pruned} trials, at the score that they had then"),) if num_pruned else ()),
         ("compared by", f"{search.metric} on the validation set"),
         ("members", search.because),
     )

@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 
 from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.recovery import MemberMemory, goes_on
 from orchestrator.planning.search import (
     Generation,
+    Rung,
     decide_generation,
     decide_kept,
+    decide_rung,
     generation_to_json,
+    pruned_trials,
     read_generations,
+    rung_to_json,
 )
 from orchestrator.planning.seeds import member_seed, trial_seed
 from orchestrator.spec import Job, SearchSpec, parse_job
@@ -109,8 +114,59 @@ def test_a_plan_grows_by_the_recorded_generations_and_keeps_what_it_has() -> Non
     grown = made.with_generations([Generation(tuple(params[:2])), Generation(tuple(params[2:]))])
     assert [member.kwargs["units"] for member in grown.members] == [16, 32, 64]
     assert grown.members[:2] == made.members
-    assert grown.with_generations([Generation(tuple(params))]) == grown
+    assert grown.with_generations([Generation(tuple(params))]) == grown, "how they were grouped says nothing"
+
+
+@pytest.mark.parametrize(
+    ("scores", "going_on"),
+    [
+        ({4: 0.5, 5: 0.3, 6: 0.4, 7: 0.1, 8: 0.2, 9: 0.6}, (7, 8)),
+        ({4: 0.5, 5: 0.3}, (5,)),
+        ({4: None, 5: None, 6: 0.9, 7: 0.8, 8: 0.7, 9: None}, (7, 8)),
+        ({4: None, 5: None}, ()),
+    ],
+)
+def test_the_best_third_of_a_rung_goes_on_and_one_at_least(
+    scores: dict[int, float | None], going_on: tuple[int, ...]
+) -> None:
+    assert decide_rung(scores, 3, greater_is_better=False).trials == going_on
+
+
+def test_rungs_come_back_from_their_records_and_tell_who_was_left_behind() -> None:
+    bodies = [
+        generation_to_json([{"units": 16}] * 4, ()),
+        rung_to_json(Rung((1, 2), 3)),
+        rung_to_json(Rung((2,), 9)),
+        generation_to_json([{"units": 64}] * 2, [0.5, 0.4, 0.3, 0.6]),
+        rung_to_json(Rung((5,), 3)),
+    ]
+    generations = read_generations(bodies)
+    assert generations[0].rungs == (Rung((1, 2), 3), Rung((2,), 9))
+    assert generations[0].scores == (0.5, 0.4, 0.3, 0.6)
+    assert pruned_trials(generations) == (0, 1, 3, 4)
+
+
+def test_a_generation_trains_as_long_as_its_rung_says() -> None:
+    pruned = job(
+        {"space": {"units": [16, 32]}, "sampler": "random", "trials": 6, "pruning": {"min_epochs": 2}},
+        train={"epochs": 9},
+        members=1,
+    )
+    params = ({"units": 16}, {"units": 32})
+    plan = make_plan(pruned, {}, params)
+    assert [member.train.epochs for member in plan.members] == [2, 2]
+    later = plan.with_generations([Generation(params, (), (Rung((1,), 6),)), Generation(params)])
+    assert [member.train.epochs for member in later.members] == [6, 6, 2, 2]
+
+
+def test_a_published_trial_goes_on_unless_it_has_stopped_or_was_cut_short() -> None:
+    final = {"epochs": 2, "stopped_epoch": None, "late": False}
+    assert goes_on(MemberMemory(final=final), 6)
+    assert not goes_on(MemberMemory(final=final), 2)
+    assert not goes_on(MemberMemory(final={**final, "stopped_epoch": 2}), 6)
+    assert not goes_on(MemberMemory(final={**final, "late": True}), 6)
+    assert not goes_on(MemberMemory(), 6)
 
 
 def test_a_plan_without_a_search_never_grows() -> None:
-    assert Plan(()).with_trials([{"units": 16}]) == Plan(())
+    assert Plan(()).with_generations([Generation(({"units": 16},))]) == Plan(())

@@ -47,6 +47,9 @@ def test_a_space_alone_is_a_search() -> None:
         ({"space": SPACE}, {"ensemble": {"stop_when": {}}}, "adds members in the order of their index"),
         ({"space": SPACE}, {"ensemble": {"weights": [1, 2, 3]}}, "known only after the search"),
         ({"space": SPACE, "keep": "greedy"}, {"ensemble": {"weights": "nll"}}, "come out of the selection itself"),
+        ({"space": SPACE, "pruning": {"min_epochs": 10}}, {}, "must be below train.epochs (10), or nothing is pruned"),
+        ({"space": {"train.epochs": [1, 2]}, "pruning": {"min_epochs": 1}}, {}, "decides how long a trial trains"),
+        ({"space": SPACE, "trials": 9, "parallel": 8, "pruning": {"min_epochs": 1}}, {}, "that pruning leaves (2 of 9"),
         ({"space": {"train.engine": ["solo", "fused"]}}, {}, "is the same for all members of a run"),
         ({"space": {"train.batch_sise": [1, 2]}}, {}, "batch_sise"),
         ({"space": {"fit.batch_size": [1, 2]}}, {}, "names neither a keyword of the build function nor a setting"),
@@ -61,3 +64,11 @@ def test_what_contradicts_a_search_is_refused(search: Any, parts: dict[str, Any]
 def test_a_search_is_a_part_of_what_a_run_stands_for_and_none_changes_no_id() -> None:
     assert "search" not in identity(job(), "c" * 64)
     assert identity(job({"space": SPACE}), "c" * 64) != identity(job({"space": SPACE, "trials": 29}), "c" * 64)
+
+
+def test_rungs_grow_by_the_reduction_factor_up_to_the_last_epoch() -> None:
+    search = job({"space": SPACE, "trials": 12, "parallel": 6, "pruning": {"min_epochs": 2}}, members=1).search
+    assert search is not None
+    assert search.rungs(20) == (2, 6, 18, 20)
+    assert search.rungs(18) == (2, 6, 18)
+    assert search.num_unpruned(6) == 4, "of two generations of six, two each"
