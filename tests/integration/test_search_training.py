@@ -1,4 +1,4 @@
-"""A search trained by Keras: trials share packs, and one that is stopped between goes on to the same members."""
+"""A search trained by Keras: trials share packs, are pruned, and go on to the same bits when the run was stopped."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import Interrupted, OrchestratorError
+from orchestrator.planning.recovery import read_member
 from orchestrator.reporting.progress import SilentProgress
-from orchestrator.reporting.result import Result
 from orchestrator.spec import Job, load_job
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
@@ -41,42 +41,44 @@ class StopsAfterPredicting(SilentProgress):
 def searching(project: TinyProject, store: str, **search: Any) -> Job:
     return project.job(
         store=store,
-        members=2,
-        search={"space": SPACE, "trials": 4, "parallel": 2, **search},
-        train={"epochs": 2, "engine": "fused", "optimizer": "Adam"},
+        members=1,
+        search={"space": SPACE, "sampler": "random", "trials": 4, **search},
+        train={"epochs": 3, "engine": "fused", "optimizer": "Adam"},
         report={"html": False},
     )
 
 
-def digests(result: Result) -> list[tuple[int, str | None]]:
-    return [(member.index, member.weights_sha256) for member in result.members]
+def digests(job: Job) -> dict[int, str]:
+    """Of the weights that each trial has in the end."""
+    store = open_store(job.storage.url)
+    logs = {key.rpartition("/")[0] for key in store.list("") if "/members/" in key and "/log/" in key}
+    finals = {int(log.split("/")[-2]): read_member(Log.open(store, log).records()).final for log in logs}
+    return {trial: final["weights_sha256"] for trial, final in finals.items() if final is not None}
 
 
-def test_trials_share_packs_and_a_stopped_search_ends_with_the_same_bits(
+def test_a_halved_search_ends_with_the_bits_of_straight_training_also_when_it_is_stopped(
     project: TinyProject, tensorflow_device: Device
 ) -> None:
-    straight = run_in_process(searching(project, "straight"), project.folder)
-    assert straight.search is not None
-    assert {member.engine for member in straight.members} == {"fused"}
-    rates = [trial.hyperparameters[RATE] for trial in straight.search.trials]
-    assert len(set(map(str, rates))) == 4, "each trial of a pack has a learning rate of its own"
-    assert all(member.hyperparameters[RATE] == rates[member.index] for member in straight.members)
-    told = [trial.score for trial in straight.search.trials]
-    assert sorted(told, key=lambda score: score or 0.0)[:2] == sorted(
-        m.validation.nll for m in straight.members if m.validation is not None and m.validation.nll is not None
-    )
+    straight = searching(project, "straight")
+    whole = run_in_process(straight, project.folder)
+    assert whole.search is not None
+    assert {member.engine for member in whole.members} == {"fused"}, "each has a learning rate of its own in the pack"
+    assert len({str(trial.hyperparameters[RATE]) for trial in whole.search.trials}) == 4
 
-    progress = StopsAfterPredicting(3)
-    job = searching(project, "stopped")
+    halving = {"pruning": {"min_epochs": 1, "reduction_factor": 2}}
+    halved = run_in_process(searching(project, "halved", **halving), project.folder)
+    assert halved.search is not None
+    [best] = [member.index for member in halved.members]
+    assert sorted(trial.epochs or 0 for trial in halved.search.trials) == [1, 1, 2, 3]
+    assert sum(trial.status == "pruned" for trial in halved.search.trials) == 3
+    assert halved.members[0].weights_sha256 == digests(straight)[best]
+
+    job, progress = searching(project, "stopped", **halving), StopsAfterPredicting(5)
     with pytest.raises(Interrupted):
         run_in_process(job, project.folder, progress=progress, interruption=lambda: progress.error)
     resumed = run_in_process(job, project.folder)
-    assert digests(resumed) == digests(straight)
-    assert resumed.search == straight.search
-    [coord] = [key for key in open_store(job.storage.url).list("") if key.endswith("coord/log/00000000.json")]
-    kinds = [record.kind for record in Log.open(open_store(job.storage.url), coord.rpartition("/")[0]).records()]
-    assert kinds.count("claim") == 2
-    assert kinds.count("generation") == 2
+    assert resumed.search == halved.search
+    assert resumed.members[0].weights_sha256 == halved.members[0].weights_sha256
 
 
 def test_the_example_job_makes_a_weighted_ensemble_of_its_trials(
