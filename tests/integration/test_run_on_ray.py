@@ -13,7 +13,7 @@ from orchestrator import api
 from orchestrator.errors import IdentityChanged, Interrupted, InvalidData, InvalidModel
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result, to_json
-from orchestrator.spec import Job
+from orchestrator.spec import Job, load_job
 from orchestrator.storage.tables import history_from_parquet, predictions_from_parquet
 from orchestrator.training.device import Device
 from tests.support.in_process import load, run_in_process
@@ -242,3 +242,16 @@ def test_a_run_stopped_on_request_says_so_and_stands_for_its_job_still(project: 
     assert (found.status, found.exit_code, found.terms) == ("stopped", 143, 1)
     with pytest.raises(IdentityChanged, match=r"train\.epochs: 100000 → 2"):
         api.run(project.job(members=1, train={"early_stopping": None}), run_id="nightly 7", root=str(project.folder))
+
+
+def test_a_job_whose_rows_are_in_csv_files_needs_no_data_function_and_names_its_classes(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    job = load_job(str(root / "jobs" / "iris.yaml"), ["members.count=2", "train.epochs=20", f"storage.url={tmp_path}"])
+
+    ended = api.run(job, root=str(root))
+
+    assert ended.test is not None
+    assert ended.test.ensemble.accuracy >= 0.9
+    assert (ended.test.ensemble.n, ended.validation.ensemble.n) == (30, 24)
+    page = next(tmp_path.rglob("report.html")).read_text(encoding="utf-8")
+    assert all(name in page for name in ("setosa", "versicolor", "virginica"))
