@@ -29,6 +29,9 @@ from orchestrator.reporting.verdict import (
 SHOWN = ("accuracy", "nll", "rmse", "mae")
 """Metrics of the table in the terminal; a page and the plain values have them all."""
 
+HEADLINES = ("accuracy", "rmse")
+"""Those of the table where there are several outputs."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -201,9 +204,10 @@ def scored_on(comparison: Comparison) -> Iterator[str]:
 
 def _runs_table(comparison: Comparison) -> RenderableType:
     results = comparison.results
+    shown = SHOWN if len(comparison.outputs) == 1 else HEADLINES
     columns = [
         (output, split, metric)
-        for output, split, metric in product(comparison.outputs, SPLITS, SHOWN)
+        for output, split, metric in product(comparison.outputs, SPLITS, shown)
         if any(getattr(delivered(result, split, output), metric, None) is not None for result in results.values())
     ]
     table = plain_table()

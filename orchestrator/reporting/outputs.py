@@ -22,8 +22,12 @@ class OutputMember(MemberResult):
 
 
 class OutputResult(Result):
-    """The result of one output. All that is not by output is that of the run."""
+    """The result of one output. All that is not by output is that of the run.
 
+    `decides` names the output that decides: by it the best member was chosen.
+    """
+
+    decides: str = ONLY
     task: str
     temperature: float | None
     validation: SplitScores | None
@@ -59,7 +63,8 @@ def of_output(result: Result, output: str) -> OutputResult:
         _member(member, {name: own(getattr(member, name)) for name in _SCORES}) for member in result.members
     )
     # Every value has been checked where the result was made or read.
-    return OutputResult.model_construct(**{**fields, "outputs": (output,), "members": members})
+    named = {"outputs": (output,), "decides": result.outputs[0]}
+    return OutputResult.model_construct(**{**fields, **named, "members": members})
 
 
 def _member(member: MemberResult, scores: Mapping[str, Any]) -> OutputMember:

@@ -41,7 +41,7 @@ def result_table(result: Result) -> RenderableType:
         parts += [Text(f"{first.output}, the output that decides:"), ""]
     parts += [_members_table(first), ""]
     for own in others:
-        parts += [Text(f"{own.output}:"), "", _figures_table(own), ""]
+        parts += [Text(f"{own.output} (the best member is that for {own.decides}):"), "", _figures_table(own), ""]
     return Group(*parts, *(Text(line) for line in _footer(result)))
 
 
@@ -151,12 +151,14 @@ def _member_style(member: MemberResult) -> str:
 
 
 def _footer(result: Result) -> Iterable[str]:
-    for own in by_output(result).values():
+    outputs = by_output(result).values()
+    scored = [own for own in outputs if own.validation is not None or own.test is not None]
+    if result.validation is None:
+        yield "There is no validation set, so there is no validation accuracy; loss is the training loss."
+    if scored:
+        yield from _verdicts(scored)
+    for own in outputs:
         yield from _of_output(own)
-    if result.search is not None:
-        search = result.search
-        yield f"search: {len(search.trials)} trials by {search.sampler}, compared by {search.metric} on validation"
-        yield f"members are {search.because}"
     if result.missing:
         missing = ", ".join(map(str, result.missing))
         yield f"missing from the ensemble: {missing} ({len(result.missing)} of {len(result.members)} members)"
@@ -173,13 +175,21 @@ def _footer(result: Result) -> Iterable[str]:
     yield from result.notes
 
 
+def _verdicts(outputs: Sequence[OutputResult]) -> Iterable[str]:
+    """Was it worth it, and what flatters the figures; what the lines below say anyway is left to them."""
+    # Imported here: whoever reads a plan or a status needs no verdict, and it needs the selection's parts.
+    from orchestrator.reporting.verdict import was_it_worth_it, what_flatters
+
+    for own in outputs:
+        verdict = was_it_worth_it(own)
+        yield f"Was the ensemble worth it{for_output(own.output)}? {verdict.title} {verdict.sentence}"
+    yield from dict.fromkeys(line for own in outputs for line in what_flatters(own))
+    yield ""
+
+
 def _of_output(result: OutputResult) -> Iterable[str]:
-    """What is to be said of one output; a line that is not of its verdict begins with its name."""
+    """What the figures of an output are of, and what was fitted for them."""
     name = f"{result.output}: " if result.output else ""
-    if result.validation is None:
-        yield f"{name}There is no validation set, so there is no validation accuracy; loss is the training loss."
-    if result.validation is not None or result.test is not None:
-        yield from _verdict(result)
     for split in (result.validation, result.test):
         if split is not None:
             yield from (f"{name}{line}" for line in _scored_on(result, split))
@@ -191,17 +201,6 @@ def _of_output(result: OutputResult) -> Iterable[str]:
         yield name + ("weights given by the job" if given else f"{what} fitted on {weights.fitted_on}{how}")
     if result.temperature is not None:
         yield f"{name}calibrated: what is delivered is scaled by a temperature of {result.temperature:.4g}"
-
-
-def _verdict(result: OutputResult) -> Iterable[str]:
-    """Was it worth it, and what flatters the figures; what the lines below say anyway is left to them."""
-    # Imported here: whoever reads a plan or a status needs no verdict, and it needs the selection's parts.
-    from orchestrator.reporting.verdict import was_it_worth_it, what_flatters
-
-    verdict = was_it_worth_it(result)
-    yield f"Was the ensemble worth it{for_output(result.output)}? {verdict.title} {verdict.sentence}"
-    yield from what_flatters(result)
-    yield ""
 
 
 def _figures(result: OutputResult) -> Iterable[tuple[str, str]]:

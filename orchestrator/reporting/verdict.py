@@ -103,7 +103,7 @@ def was_it_worth_it(result: OutputResult) -> Verdict:
     best = "" if split.best_member is None else f" (member {split.best_member.member})"
     sentence = (
         f"On {delivered.scored_on}, {_named(result, result.delivered)} has {_scored(delivered, headline)}: "
-        f"{_compared(main)} {SPOKEN['best_member']}{best}"
+        f"{_compared(main)} {spoken(result, 'best_member')}{best}"
     )
     mean = next((gain for gain in gains if gain.over == "members_mean" and gain.metric == headline), None)
     sentence += f", and {_compared(mean)} {SPOKEN['members_mean']}." if mean else "."
@@ -185,6 +185,8 @@ def _compared(gain: Gain) -> str:
 
 def spoken(result: OutputResult, name: FigureName) -> str:
     """A figure's name in a sentence."""
+    if name == "best_member" and result.output != result.decides:
+        return f"the single member that is best for {result.decides}"
     return "the stacked ensemble" if name == "weighted" and result.combine == "stacking" else SPOKEN[name]
 
 
