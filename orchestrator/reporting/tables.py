@@ -159,6 +159,10 @@ def _footer(result: Result) -> Iterable[str]:
         yield from _verdicts(scored)
     for own in outputs:
         yield from _of_output(own)
+    if result.search is not None:
+        search = result.search
+        yield f"search: {len(search.trials)} trials by {search.sampler}, compared by {search.metric} on validation"
+        yield f"members are {search.because}"
     if result.missing:
         missing = ", ".join(map(str, result.missing))
         yield f"missing from the ensemble: {missing} ({len(result.missing)} of {len(result.members)} members)"
