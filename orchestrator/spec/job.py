@@ -25,7 +25,9 @@ class Job(Spec):
     )
     seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Root of all randomness: members' seeds and the split.")
     model: ModelSpec = Field(description="The build function, or just its `module:function`.")
-    data: DataSpec = Field(description="The data function, or just its `module:function`.")
+    data: DataSpec = Field(
+        description="Where rows come from, or just a data function's `module:function` or a location."
+    )
     members: MembersSpec = Field(default=MembersSpec(), description="The members, or just how many.")
     train: TrainSpec = Field(default=TrainSpec(), description="How each member is trained.")
     search: SearchSpec | None = Field(

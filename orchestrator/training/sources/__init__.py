@@ -7,6 +7,7 @@
     columns   from a piece's columns to inputs, labels, weights and groups, and what is wrong with them
     scan      the look at all pieces before the first is used: kinds, categories, numbers of rows
     stream    training rows that are read anew each epoch, in a shuffled order and bounded memory
+    opening   the first reading of such rows
     batches   tf.data and PyDataset, taken over into arrays
 
 None of them imports Keras or TensorFlow, and pyarrow is imported where a file is first read.

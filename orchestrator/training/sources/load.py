@@ -18,8 +18,9 @@ from orchestrator.training.data import Dataset, load_dataset, make_dataset
 from orchestrator.training.sources.columns import Layout, Rows
 from orchestrator.training.sources.files import DataFile, S3Settings, find_files
 from orchestrator.training.sources.npz import read_npz
+from orchestrator.training.sources.opening import open_stream
 from orchestrator.training.sources.scan import Scanned, scan
-from orchestrator.training.sources.stream import StreamedSplit, open_stream, read_rows_of
+from orchestrator.training.sources.stream import StreamedSplit, read_rows_of
 from orchestrator.training.sources.tables import Piece, forget_files
 
 
