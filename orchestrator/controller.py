@@ -343,7 +343,8 @@ class Controller:
             self._log.append(asked.kind, **asked.body, at=self._clock.epoch())
             self._plan = self._study.plan
             self._progress.planned(len(self._plan.members), self._crew.num_workers, self._request.run_id)
-        return ev.TrialsAsked(self._plan, asked.reason, self._reopen(), self._study.pruned())
+        again = self._reopen() if asked.kind == "rung" else ()
+        return ev.TrialsAsked(self._plan, asked.reason, asked.body is None, again, self._study.pruned())
 
     def _reopen(self) -> tuple[int, ...]:
         """Take back the models of trials that are to train on from their checkpoints; returns whose."""

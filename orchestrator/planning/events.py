@@ -241,11 +241,16 @@ class PrefixScored:
 class TrialsAsked:
     """The answer to `AskTrials`: the plan with the trials that come next, if there are any, and why these.
 
-    `again` are trials that go on to more epochs, `pruned` those that were left behind so far: they are no members.
+    Attributes:
+        plan, reason: see above.
+        over: nothing comes any more.
+        again: trials that go on to more epochs.
+        pruned: trials that were left behind so far: they are no members.
     """
 
     plan: Plan
     reason: str
+    over: bool = False
     again: tuple[int, ...] = ()
     pruned: tuple[int, ...] = ()
 

@@ -34,7 +34,7 @@ def take_trials(state: State, event: ev.TrialsAsked) -> Stepped:
         members={**state.members, **{index: MemberState() for index in new}},
         unseen=new,
         asking=False,
-        searched=not new and not event.again,
+        searched=event.over,
     )
     return use_packs(state, state.packs), [Note(f"search: {event.reason}")]
 

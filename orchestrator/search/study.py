@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.ensemble.metrics import METRICS
 from orchestrator.ensemble.prefix import watched
@@ -68,12 +68,11 @@ class TrialScores:
 
 @dataclass(frozen=True)
 class Asked:
-    """What comes next: the record to append, None where the search is over; why; and trials that train on."""
+    """What comes next: kind and body of the record to append, None where the search is over; and why."""
 
-    kind: str
+    kind: Literal["generation", "rung"]
     body: Mapping[str, Any] | None
     reason: str
-    again: tuple[int, ...] = ()
 
 
 class Study:
@@ -120,7 +119,7 @@ class Study:
             self._generations[-1] = replace(last, rungs=(*last.rungs, rung))
             self.plan = self.plan.with_generations(self._generations)
             reason = f"{_counted(rung.trials)} of generation {len(self._generations) - 1} to {rung.epochs} epochs"
-            return Asked("rung", rung_to_json(rung), reason, rung.trials)
+            return Asked("rung", rung_to_json(rung), reason)
         decision = decide_generation(self._search, self._generations)
         if decision.num_trials == 0:
             return Asked("generation", None, decision.reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,19 @@ SPACE = {"dropout": {"min": 0.1, "max": 0.5}, RATE: {"min": 0.001, "max": 0.03, 
 
 
 class StopsAfterPredicting(SilentProgress):
-    """Asks the run to end once so many trials are predicted."""
+    """Asks the run to end once so many trials are predicted (None: never), and counts what is trained."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int | None = None) -> None:
         self.left = count
         self.error: OrchestratorError | None = None
+        self.num_epochs = 0
+
+    def epoch(self, member: int, epoch: int, epochs: int, logs: Mapping[str, float]) -> None:
+        self.num_epochs += 1
 
     def member(self, member: int, status: str, message: str | None = None) -> None:
-        self.left -= status == "succeeded"
+        if self.left is not None and status == "succeeded":
+            self.left -= 1
         if self.left == 0:
             self.error = Interrupted("stopped by the test")
 
@@ -66,7 +72,9 @@ def test_a_halved_search_ends_with_the_bits_of_straight_training_also_when_it_is
     assert len({str(trial.hyperparameters[RATE]) for trial in whole.search.trials}) == 4
 
     halving = {"pruning": {"min_epochs": 1, "reduction_factor": 2}}
-    halved = run_in_process(searching(project, "halved", **halving), project.folder)
+    counted = StopsAfterPredicting()
+    halved = run_in_process(searching(project, "halved", **halving), project.folder, progress=counted)
+    assert counted.num_epochs == 4 + 2 + 1, "they go on from where they were, not from the beginning"
     assert halved.search is not None
     [best] = [member.index for member in halved.members]
     assert sorted(trial.epochs or 0 for trial in halved.search.trials) == [1, 1, 2, 3]

@@ -15,7 +15,7 @@ from orchestrator.spec import load_job
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.log import Log
 
-HEAVY = ("tensorflow", "keras", "ray", "sklearn", "pyarrow", "s3fs", "matplotlib", "user_code")
+HEAVY = ("tensorflow", "keras", "ray", "sklearn", "pyarrow", "s3fs", "matplotlib", "optuna", "user_code")
 
 USER_CODE = """\
 def load_data():

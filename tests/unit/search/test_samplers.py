@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from orchestrator.errors import InvalidJob
 from orchestrator.planning.search import Params
 from orchestrator.search.samplers import importance, make_sampler
 from orchestrator.spec import SearchSpec
@@ -52,7 +54,7 @@ def test_the_order_in_which_a_job_names_its_space_changes_nothing(sampler: str) 
     assert generations(written[0], lambda params: params["units"]) == generations(written[1], lambda p: p["units"])
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_tpe_finds_a_better_optimum_than_its_first_generation(seed: int) -> None:
     found = generations(spec(sampler="tpe", trials=60, parallel=10), seed=seed)
     best = [min(loss for _, loss in generation if loss is not None) for generation in found]
@@ -60,7 +62,7 @@ def test_tpe_finds_a_better_optimum_than_its_first_generation(seed: int) -> None
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "genetic"])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_the_last_generation_is_better_than_the_first(sampler: str, seed: int) -> None:
     found = generations(spec(sampler=sampler, trials=60, parallel=10), seed=seed)
     first, *_, last = [sum(loss or 0.0 for _, loss in generation) / len(generation) for generation in found]
@@ -104,8 +106,8 @@ def test_values_are_of_the_kind_that_the_space_names_and_lie_within_it() -> None
 
 
 def test_importance_tells_what_the_score_depends_on() -> None:
-    search = spec(space={**PLANE, "pick": ["a", "b"]}, sampler="random", trials=40)
-    trials = [(params, float(params["x"])) for params in make_sampler(search, 0).ask(40)]
+    search = spec(space={**PLANE, "pick": ["a", "b"]}, sampler="random", trials=20)
+    trials = [(params, float(params["x"])) for params in make_sampler(search, 0).ask(20)]
     shares = importance(search, trials, 0)
     assert shares == importance(search, trials, 0)
     assert next(iter(shares)) == "x"
@@ -116,3 +118,10 @@ def test_importance_tells_what_the_score_depends_on() -> None:
 @pytest.mark.parametrize("trials", [[], [({"x": 0.0, "y": 0.0}, 1.0)] * 3, [({"x": 0.0, "y": 0.5}, 1.0)] * 9])
 def test_nothing_is_told_of_importance_where_nothing_can_be(trials: list[tuple[Params, float]]) -> None:
     assert importance(spec(), trials, 0) == {}
+
+
+def test_without_optuna_only_a_grid_can_be_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(InvalidJob, match=r"pip install 'orchestrator\[search\]'; `sampler: grid` does without"):
+        make_sampler(spec(), 0)
+    assert make_sampler(spec(space={"units": [16, 32]}, sampler="grid"), 0).ask(1) == [{"units": 16}]
