@@ -19,12 +19,13 @@ class KnownPlan:
 
     Args:
         plan: what the worker was given when it began.
-        open_log: opens the coordinator's log; called when a member is asked for that the plan does not have.
+        open_log: opens the coordinator's log; called once, when a member is asked for that the plan does not have.
     """
 
     def __init__(self, plan: Plan, open_log: Callable[[], Log]) -> None:
         self._plan = plan
         self._open_log = open_log
+        self._log: Log | None = None
         self._lock = threading.Lock()
 
     def __getitem__(self, index: int) -> MemberPlan:
@@ -41,5 +42,8 @@ class KnownPlan:
                 self._read()
 
     def _read(self) -> None:
-        bodies = read_run(self._open_log().records()).generations
+        if self._log is None:
+            self._log = self._open_log()
+        self._log.refresh()
+        bodies = read_run(self._log.records()).generations
         self._plan = self._plan.with_generations(read_generations(bodies))

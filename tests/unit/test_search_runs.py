@@ -324,6 +324,14 @@ def test_trials_are_retried_as_members_are(straight: tuple[Site, Result], fault:
     assert selected(site) == selected(straight[0])
 
 
+def test_the_report_tells_who_was_pruned() -> None:
+    site = Site(PRUNED, {**EIGHT_EPOCHS, "report": {"html": True}})
+    site.start(epochs=8)
+    section = parse(site.store.get(LAYOUT.report)).section("search").text
+    assert "16 trials, at the score that they had then" in section
+    assert "pruned: its score then" in section
+
+
 PRUNED = {"space": SEARCH["space"], "trials": 18, "parallel": 9, "pruning": {"min_epochs": 1}}
 EIGHT_EPOCHS = {"members": 2, "train": {"epochs": 8}}
 

@@ -68,8 +68,8 @@ def _history_chart(search: SearchResult, scored: list[TrialResult]) -> Chart:
     def paint(axes: Axes) -> None:
         for border in borders:
             axes.axvline(border, color=COLORS["line"], linewidth=1)
-        for kept, color, size in ((False, "c2", 4), (True, "c1", 6)):
-            chosen = [(place, score) for place, score, t in zip(places, scores, scored, strict=True) if t.kept == kept]
+        for kind, color, size in (("pruned", "muted", 3), ("trial", "c2", 4), ("member", "c1", 6)):
+            chosen = [(x, y) for x, y, trial in zip(places, scores, scored, strict=True) if _kind(trial) == kind]
             axes.plot([x for x, _ in chosen], [y for _, y in chosen], "o", color=COLORS[color], markersize=size)
         axes.step(places, best, where="post", color=COLORS["c3"])
         if min(scores) > 0 and max(scores) > _WIDE_RANGE * min(scores):  # or a few bad trials would flatten all others
@@ -81,9 +81,19 @@ def _history_chart(search: SearchResult, scored: list[TrialResult]) -> Chart:
 
     direction = "highest" if greater else "lowest"
     alt = f"{search.metric} of {len(scored)} trials in their order; the {direction} is {best[-1]:.4g}"
-    keys = (Key("kept as member", "c1", "dot"), Key("other trial", "c2", "dot"), Key("best so far", "c3"))
+    keys: tuple[Key, ...] = (
+        Key("kept as member", "c1", "dot"),
+        Key("other trial", "c2", "dot"),
+        Key("best so far", "c3"),
+    )
+    if any(_kind(trial) == "pruned" for trial in scored):
+        keys = (*keys, Key("pruned: its score then", "muted", "dot"))
     caption = "The score of each trial in the order of asking; lines part the generations."
     return Chart(draw("search-history", alt, paint, width=WIDE), caption, keys, half=False)
+
+
+def _kind(trial: TrialResult) -> str:
+    return "member" if trial.kept else "pruned" if trial.status == "pruned" else "trial"
 
 
 def _importance_chart(search: SearchResult) -> Chart:
