@@ -57,7 +57,8 @@ def evaluate(
 
     Args:
         run: its run id or run key.
-        overrides: `ensemble.…=value` texts: the same members, combined and judged in another way. Nothing is written.
+        overrides: `ensemble.…=value` texts: the same members, combined and judged in another way; `search.keep=…`:
+            other trials of a search as members. Nothing is written.
         storage, endpoint_url, region: as for `status`.
 
     Returns:
@@ -65,7 +66,7 @@ def evaluate(
         `test.ensemble.nll`; none: it is the same); None with overrides, or where there is none stored.
 
     Raises:
-        InvalidJob: there is no such run, it has not come so far, or an override is not of the `ensemble` part.
+        InvalidJob: there is no such run, it has not come so far, or an override would need other members.
         DamagedStore: what is needed is gone.
     """
     store = open_at(storage, endpoint_url, region)

@@ -76,7 +76,11 @@ def evaluate(
     run: Run,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ensemble.KEY=VALUE]...", help="Another way to combine, such as ensemble.weights=nll."),
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Another way to combine, such as ensemble.weights=nll, or to choose among the trials of a search: "
+            "search.keep=greedy.",
+        ),
     ] = None,
     storage: Storage = "runs",
     endpoint_url: Endpoint = None,
