@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from orchestrator.spec.base import (
     BY_SHAPE,
+    IS_BOOL,
     IS_LIST,
     IS_MAPPING,
     IS_NUMBER,
@@ -95,6 +96,11 @@ Source = Annotated[
 ]
 
 
+OneHotLabels = Annotated[
+    Annotated[bool, IS_BOOL] | Annotated[tuple[str, ...], Field(min_length=1, strict=False), IS_LIST], BY_SHAPE
+]
+
+
 class ValidationSplitSpec(Spec):
     """Which of the training rows become the validation set. A plain number is the share."""
 
@@ -147,6 +153,11 @@ class DataSpec(Spec):
         "`normalize_images`; with arguments as `{min_max: {feature_range: [-1, 1]}}`), or a mapping from input name to "
         "such a list. Fitted on each member's training rows alone, and saved in its model, which takes raw rows.",
     )
+    one_hot_labels: OneHotLabels = Field(
+        default=False,
+        description="Labels that are class numbers become one-hot rows, as `categorical_crossentropy` takes them; for "
+        "models of several outputs a list of those whose labels do.",
+    )
     class_names: ClassNames | None = Field(
         default=None,
         description="Names of the classes for the report, in the order of the labels 0, 1, …; for models of several "
@@ -161,6 +172,9 @@ class DataSpec(Spec):
         if self.stream is not False and self.validation_split.take == "last":
             what = "cannot be told of streamed rows: leave it out, or name a validation set in data.source"
             refuse([Problem(("validation_split", "take"), what)])
+        if self.stream is not False and self.one_hot_labels is not False:
+            what = "cannot be made of streamed rows: leave it out, and use sparse_categorical_crossentropy"
+            refuse([Problem(("one_hot_labels",), what)])
         given = self.class_names or ()
         lists = [((key,), names) for key, names in given.items()] if isinstance(given, dict) else [((), given)]
         refuse(

@@ -137,9 +137,11 @@ def evaluated_by_keras(zoo: TinyProject, job: Job, result: Result, member: Membe
     return float(model.evaluate(split.x, split.y, verbose=0, return_dict=True)["accuracy"])
 
 
-@pytest.mark.parametrize("kind", ["logits", "binary", "one_hot", "two_inputs"])
+@pytest.mark.parametrize("kind", ["logits", "binary", "one_hot", "one_hot by the job", "two_inputs"])
 def test_reported_accuracy_is_that_of_evaluate(zoo: TinyProject, kind: str) -> None:
-    data = f"{zoo.name}:load_{kind}" if kind != "logits" else f"{zoo.name}:load_data"
+    kind, by_job = kind.split()[0], kind.endswith("by the job")
+    source = f"{zoo.name}:load_{kind}" if kind != "logits" and not by_job else f"{zoo.name}:load_data"
+    data = {"source": source, "one_hot_labels": by_job}
     job = zoo.job(model=f"{zoo.name}:build_{kind}", data=data, members=2)
     result = run_in_process(job, zoo.folder)
     for member in result.members:

@@ -15,6 +15,7 @@ from orchestrator.planning.seeds import split_seed
 from orchestrator.spec import Job
 from orchestrator.spec.sources import FilesSpec, StreamSpec
 from orchestrator.training.data import Dataset, load_dataset, make_dataset
+from orchestrator.training.labels import one_hot_labels
 from orchestrator.training.sources.columns import Layout, Rows
 from orchestrator.training.sources.files import DataFile, S3Settings, find_files
 from orchestrator.training.sources.npz import read_npz
@@ -25,7 +26,7 @@ from orchestrator.training.sources.tables import Piece, forget_files
 
 
 def load_job_data(job: Job) -> Dataset:
-    """Call the data function, or read the files, that a job names.
+    """Call the data function, or read the files, that a job names; labels as it asks for them.
 
     The job's own modules must be importable, and its files readable, where this is called.
 
@@ -33,6 +34,10 @@ def load_job_data(job: Job) -> Dataset:
         InvalidData, InvalidJob: what is wrong with the data, where, and how to mend it.
         AccessDenied, StoreUnavailable: a location cannot be reached.
     """
+    return one_hot_labels(_load(job), job.data.one_hot_labels)
+
+
+def _load(job: Job) -> Dataset:
     data, split, seed = job.data, job.data.validation_split, split_seed(job.seed)
     if data.function is not None:
         function = import_function(data.function)
