@@ -17,13 +17,15 @@ import pytest
 from orchestrator.errors import InvalidData, InvalidModel
 from orchestrator.models.build import build_member
 from orchestrator.models.preprocess import put_in_front
-from orchestrator.models.preprocess_fit import Preprocessing, apply, fit
+from orchestrator.models.preprocess_fit import Preprocessing, apply, fit, to_json
+from orchestrator.planning.folds import FoldPlan
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec import TrainSpec, parse_job
 from orchestrator.training.data import Dataset, Split
 from orchestrator.training.device import Device
-from orchestrator.training.prepared import prepare
-from orchestrator.training.rows import SplitRows
+from orchestrator.training.fused.seat import CannotFuse
+from orchestrator.training.prepared import prepare, prepare_all
+from orchestrator.training.rows import SplitRows, member_rows
 from orchestrator.training.solo import train_solo
 from tests.support.fused_cases import (
     BATCH,
@@ -102,6 +104,36 @@ def test_training_on_raw_rows_is_training_on_prepared_ones(engine: str, tmp_path
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
         assert curve(trained, name) == pytest.approx(curve(by_hand, name), abs=1e-4)
     assert curve(by_hand)[-1] < 0.6
+
+
+def fold(number: int) -> FoldPlan:
+    return FoldPlan(configuration=0, repeat=0, fold=number, num_folds=5, seed=1)
+
+
+def test_each_member_is_fitted_to_the_rows_that_it_learns_from() -> None:
+    dataset = raw_dataset()
+    members = [prepared_member(0, fold=fold(0)), prepared_member(1, fold=fold(1)), prepared_member(2, fold=fold(0))]
+
+    one, other, same = prepare_all(members, [member_rows(dataset, each).train for each in members])
+
+    assert same is one
+    assert one is not None
+    assert other is not None
+    assert to_json(one) != to_json(other)
+    held_out = member_rows(dataset, members[0]).held_out
+    assert held_out is not None
+    dataset.train.x[held_out.numbers] = 1e9  # type: ignore[index]  # an array
+    again = prepare(members[0], member_rows(dataset, members[0]).train)
+    assert again is not None
+    assert to_json(again) == to_json(one)
+
+
+def test_members_that_prepare_rows_differently_are_no_pack(tmp_path: Path, device: Device) -> None:
+    """Figures of preprocessing are part of the program: one member's must not be another's."""
+    members = [prepared_member(0, fold=fold(0)), prepared_member(1, fold=fold(1))]
+
+    with pytest.raises(CannotFuse, match="different architectures"):
+        pack(members, spec(epochs=1), raw_dataset(), tmp_path, device)
 
 
 def test_a_killed_pack_on_raw_rows_ends_with_the_same_bits(tmp_path: Path, device: Device) -> None:
