@@ -15,4 +15,4 @@ def job(**changes: Any) -> Job:
 
 
 def plan(num_members: int) -> Plan:
-    return make_plan(job(members=num_members), {BUILDER: True})
+    return make_plan(job(members=num_members, train={"epochs": 10_000}), {BUILDER: True})  # scripts say fewer
