@@ -37,7 +37,7 @@ def assert_same_curves(one: Any, other: Any) -> None:
 
 
 # Packs of three, and the MLP last: its program is compiled by then for all tests below, and compiling takes the time.
-@pytest.mark.parametrize("model", ["batch normalization", "two inputs, weights", "two outputs", "mlp"])
+@pytest.mark.parametrize("model", ["batch normalization", "two inputs, two outputs, weights", "mlp"])
 def test_a_member_learns_alike_by_fit_in_a_pack_of_one_and_in_a_pack_of_several(
     model: str, tmp_path: Path, backend_device: Device
 ) -> None:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def trained(name: str, folder: Path, *changes: str) -> Result:
-    job = load_job(ROOT / "jobs" / f"{name}.yaml", ["members.count=2", f"storage.url={folder}", *changes])
+    job = load_job(ROOT / "jobs" / f"{name}.yaml", [f"storage.url={folder}", *changes])
     return run_in_process(job, ROOT)
 
 
@@ -41,7 +41,7 @@ def read(result: Result, folder: Path, output: str) -> tuple[np.ndarray, np.ndar
 
 
 def test_penguins_are_told_by_species_and_mass(tmp_path: Path) -> None:
-    result = trained("penguins", tmp_path, "train.epochs=20")
+    result = trained("penguins", tmp_path, "members.count=2", "train.epochs=20")
     assert result.status == "succeeded"
     told = scores(result)
     assert list(told) == ["species", "mass"]
@@ -68,7 +68,7 @@ def test_tickets_are_told_by_department_urgency_and_days(tmp_path: Path, monkeyp
 
     original = tickets.load_data
     monkeypatch.setattr(tickets, "load_data", load_data)
-    result = trained("tickets", tmp_path, "train.epochs=4")
+    result = trained("tickets", tmp_path, "members.count=1", "train.epochs=4")
     assert result.status == "succeeded"
     told = scores(result)
     assert list(told) == ["department", "urgent", "days"]

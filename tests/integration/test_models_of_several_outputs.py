@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,10 +11,18 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InvalidModel
+from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import call_first_batch, run_first_batch
+from orchestrator.models.load import load_published
 from orchestrator.models.outputs import in_models_form, loss_name, losses_by_name, outputs_by_name, predictions
 from orchestrator.models.predictor import Predictor
+from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.outputs import ONLY
+from orchestrator.spec import TrainSpec
+from orchestrator.training.data import load_dataset
+from orchestrator.training.device import Device
+from orchestrator.training.fused.architecture import why_not_fused
+from orchestrator.training.solo import train_solo
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -131,6 +140,58 @@ def test_sample_weights_by_output_weigh_that_output_alone(build: Callable[[], ke
     assert found["species_loss"] == 0
     assert found["loss"] == pytest.approx(found["mass_loss"])
     assert found["mass_loss"] > 0
+
+
+class TwoInputs(Subclassed):
+    """Without an `Input`: its weights exist from its first row on."""
+
+    def call(self, x: Any) -> Any:
+        return super().call(keras.ops.concatenate([x["left"], x["right"]], axis=1))
+
+
+def build_two_inputs() -> keras.Model:
+    model = TwoInputs()
+    model.compile("sgd", dict(LOSSES), metrics={"species": ["accuracy"]})
+    return model
+
+
+@pytest.mark.slow
+def test_a_subclassed_model_of_two_inputs_is_trained_published_and_predicts_as_it_was_left(
+    tmp_path: Path, device: Device
+) -> None:
+    x = {"left": ROWS[:, :1], "right": ROWS[:, 1:]}
+    dataset = load_dataset(lambda: (x, LABELS), "here", validation_split=0.2, seed=0)
+    member = MemberPlan(0, 1, f"{__name__}:build_two_inputs", {})
+    train = TrainSpec(epochs=2, batch_size=8)
+    trained = train_solo(member, train, dataset, tmp_path, device, lambda epoch, logs: None, lambda: None)
+    assert {"species_accuracy", "val_mass_loss"} <= set(trained.history[-1])
+    again = build_member(member.builder, {}, 99, train)
+    call_first_batch(again, x, "here")
+    load_published(again, str(trained.path), "here")
+    told, expected = Predictor().predict(again, x), Predictor().predict(trained.model, x)
+    assert [values.tobytes() for values in told.values()] == [values.tobytes() for values in expected.values()]
+    assert why_not_fused(trained.model, train, ()) is not None
+
+
+def build_list() -> keras.Model:
+    model = with_list()
+    model.compile("sgd", dict(LOSSES))
+    return model
+
+
+@pytest.mark.slow
+def test_the_validation_loss_of_an_output_is_a_mean_over_rows(tmp_path: Path, device: Device) -> None:
+    """Keras' is one over batches on TensorFlow, whatever their sizes: 1,500 rows as 1,024 and 476 would show it."""
+    rng = np.random.default_rng(0)
+    x, mass = rng.normal(size=(1516, 4)).astype("float32"), rng.normal(size=1516) + np.linspace(0, 5, 1516)
+    labels = {"species": np.arange(1516) % 3, "mass": mass}
+    splits = {"train": slice(0, 16), "validation": slice(16, None)}
+    parts = {split: (x[rows], {name: y[rows] for name, y in labels.items()}) for split, rows in splits.items()}
+    dataset = load_dataset(lambda: parts, "here", validation_split=0, seed=0)
+    member = MemberPlan(0, 1, f"{__name__}:build_list", {})
+    trained = train_solo(member, TrainSpec(epochs=1), dataset, tmp_path, device, lambda epoch, logs: None, lambda: None)
+    predicted = Predictor().predict(trained.model, x[16:])["mass"][:, 0]
+    assert trained.history[-1]["val_mass_loss"] == pytest.approx(np.mean((predicted - mass[16:]) ** 2), rel=1e-4)
 
 
 @pytest.mark.parametrize("build", BUILDS)

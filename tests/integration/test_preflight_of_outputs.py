@@ -93,6 +93,8 @@ def test_figures_of_single_outputs_can_be_monitored_and_all_that_can_be_are_list
     check(LABELS, job={"train": {"early_stopping": stopping}})
     with pytest.raises(InvalidJob, match="val_mass_loss, val_species_accuracy, val_species_loss"):
         check(LABELS, job={"train": {"early_stopping": {**stopping, "monitor": "val_accuracy"}}})
+    with pytest.raises(InvalidJob, match="mode"):
+        check(LABELS, job={"train": {"early_stopping": {"monitor": "val_species_accuracy"}}})
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ MODELS: Mapping[str, tuple[str, Callable[..., Any]]] = {
     "mlp": (f"{__name__}:build_mlp", rows),
     "batch normalization": (f"{__name__}:build_batchnorm", rows),
     "two inputs, weights": (f"{__name__}:build_two_inputs", weighted_pairs),
-    "two outputs": (f"{__name__}:build_two_outputs", two_outputs),
+    "two inputs, two outputs, weights": (f"{__name__}:build_two_outputs", two_outputs),
     "convolution": (f"{__name__}:build_conv", rows),
 }
 
