@@ -123,7 +123,8 @@ class DataSpec(Spec):
 
     source: Source = Field(
         description='`module:function`, which returns `{"train": (x, y), "validation": …, "test": …}` or `(x, y)`, '
-        "or a `tf.data.Dataset` or `PyDataset` in the place of such a tuple; the location of an .npz, .csv or .parquet "
+        "x and y arrays or dictionaries of arrays by the names of inputs and outputs; or a `tf.data.Dataset` or "
+        "`PyDataset` in the place of such a tuple; the location of an .npz, .csv or .parquet "
         "file, or of a folder of them, local or `s3://`; or a location for each of `train`, `validation` and `test`."
     )
     features: Features | None = Field(

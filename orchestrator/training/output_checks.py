@@ -125,7 +125,10 @@ def _activation(name: str, model: keras.Model) -> Any:
     """Of the layer that makes an output; None where that cannot be told."""
     if name == ONLY:
         return getattr(model.layers[-1], "activation", None)
-    return next((getattr(layer, "activation", None) for layer in model.layers if layer.name == name), None)
+    graph = getattr(model, "_outputs_struct", None)
+    if graph is None:
+        return None
+    return getattr(outputs_by_name(model, graph)[name]._keras_history.operation, "activation", None)
 
 
 def _check_logits(activation: Any, raw: Array, squash: Squash | None, where: str) -> None:

@@ -19,7 +19,7 @@ from orchestrator.training.check_callbacks import check_callbacks
 from orchestrator.training.class_weight import check_class_weight
 from orchestrator.training.data import Dataset
 from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
-from orchestrator.training.output_checks import check_asked_of_outputs, check_outputs, describe
+from orchestrator.training.output_checks import Tells, check_asked_of_outputs, check_outputs, describe
 from orchestrator.training.prepared import prepare
 from orchestrator.training.rows import member_rows
 
@@ -51,6 +51,7 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
     """
     check_asked_for_rows(job, dataset)
     streamed = job.data.streaming is not None
+    tells: Tells = {}  # of the first member, whose order of outputs is that of the run
     kinds: dict[str, str] = {}
     architectures: dict[int, Architecture] = {}
     alike = list(_distinct(members).values())
@@ -61,14 +62,15 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         where = f"{member.builder} (member {member.index})"
         batch = dataset.train.take(slice(0, train.batch_size))
         raw = call_first_batch(model, batch.x, where)
-        tells = check_outputs(model, raw, dataset, where)
-        check_class_weight(train.class_weight, tells, dataset.train)
+        told = check_outputs(model, raw, dataset, where)
+        tells = tells or told
+        check_class_weight(train.class_weight, told, dataset.train)
         names = score_first_batch(model, batch.x, batch.y, raw, where)
         callbacks = check_callbacks(train, model, names, has_validation=dataset.validation is not None)
-        kinds.setdefault(describe(tells), where)
+        kinds.setdefault(describe(told), where)
         if len(kinds) > 1:
-            told = " and ".join(f"{kind} ({place})" for kind, place in kinds.items())
-            raise InvalidModel(f"members tell different things, which cannot be averaged: {told}")
+            different = " and ".join(f"{kind} ({place})" for kind, place in kinds.items())
+            raise InvalidModel(f"members tell different things, which cannot be averaged: {different}")
         seen = _look_at(model, member, callbacks, streamed=streamed)
         architectures |= {each.index: seen for each in same}
     if job.train.engine != "solo":

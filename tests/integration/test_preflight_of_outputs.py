@@ -38,6 +38,15 @@ def build_two(
     return model
 
 
+def build_dictionary() -> keras.Model:
+    """The layers have other names than the outputs."""
+    entry = keras.Input((4,))
+    outputs = {"species": keras.layers.Dense(3, "softmax")(entry), "mass": keras.layers.Dense(1, "sigmoid")(entry)}
+    model = keras.Model(entry, outputs)
+    model.compile("sgd", {**LOSSES, "mass": keras.losses.BinaryCrossentropy(from_logits=True)})
+    return model
+
+
 def build_one() -> keras.Model:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax", name="species")])
     model.compile("sgd", "sparse_categorical_crossentropy")
@@ -74,6 +83,13 @@ def test_each_output_has_the_task_of_its_own_labels_and_loss() -> None:
         ({**LABELS, "mass": X}, "build_two", {}, InvalidData, ["cannot be scored with the loss mse", "labels of mass"]),
         (LABELS, "build_two", {"activation": "linear"}, InvalidModel, ["no probabilities", "output species"]),
         (LABELS, "build_two", {"logits": True}, InvalidModel, ["probabilities already", "output species"]),
+        (
+            {**LABELS, "mass": SPECIES > 0},
+            "build_dictionary",
+            {},
+            InvalidModel,
+            ["probabilities already", "output mass"],
+        ),
         ({"species": SPECIES, ".mass": MASS}, "build_two", {"second": ".mass"}, InvalidModel, ["'.mass'", "stored"]),
     ],
 )
@@ -95,6 +111,23 @@ def test_figures_of_single_outputs_can_be_monitored_and_all_that_can_be_are_list
         check(LABELS, job={"train": {"early_stopping": {**stopping, "monitor": "val_accuracy"}}})
     with pytest.raises(InvalidJob, match="mode"):
         check(LABELS, job={"train": {"early_stopping": {"monitor": "val_species_accuracy"}}})
+
+
+def build_turned() -> keras.Model:
+    model = build_two()
+    model = keras.Model(model.input, model.outputs[::-1])
+    model.compile("sgd", dict(LOSSES))
+    return model
+
+
+def test_the_order_of_outputs_is_that_of_the_first_member() -> None:
+    members = [MemberPlan(i, 1, f"{HERE}:{name}", {}) for i, name in enumerate(("build_two", "build_turned"))]
+    job = parse_job({"name": "birds", "model": f"{HERE}:build_two", "data": f"{HERE}:none", "members": 2})
+    dataset = load_dataset(lambda: (X, LABELS), "birds", validation_split=0.2, seed=0)
+    assert [list(check_before_training(job, each, dataset).tasks) for each in (members, members[::-1])] == [
+        ["species", "mass"],
+        ["mass", "species"],
+    ]
 
 
 @pytest.mark.parametrize(
