@@ -51,6 +51,12 @@ def test_members_of_other_architectures_are_never_mixed_up() -> None:
     check_architectures()
 
 
+def test_every_output_is_predicted_under_its_own_name() -> None:
+    from tests.support.predictions import check_outputs
+
+    check_outputs()
+
+
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed: pip install -e '.[jax]'")
 def test_the_same_holds_on_the_jax_backend() -> None:
     done = subprocess.run(

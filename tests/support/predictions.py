@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -49,6 +50,15 @@ def logits(k: int) -> keras.Model:
     """The second and later members' losses differ in what they make of the outputs."""
     model = keras.Sequential([keras.Input((16,)), layers.Dropout(k / 10), layers.Dense(3)])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=k > 1))
+    return model
+
+
+def two_outputs(k: int, *, by_name: bool) -> keras.Model:
+    """Not in the order of the alphabet, in which JAX gives a dictionary back."""
+    entry = keras.Input((16,))
+    heads = {"size": layers.Dense(2, name="size")(entry), "kind": layers.Dense(3, "softmax", name="kind")(entry)}
+    model = keras.Model(entry, heads if by_name else list(heads.values()))
+    model.compile("sgd", {"size": "mse", "kind": "sparse_categorical_crossentropy"})
     return model
 
 
@@ -108,8 +118,23 @@ def check_architectures() -> None:
     assert len({values.tobytes() for values in expected}) == len(builds)
 
 
+def check_outputs() -> None:
+    """Each output is predicted under its own name, also by a program that was made for another member."""
+    for by_name in (True, False):
+        build, shared = partial(two_outputs, by_name=by_name), Predictor()
+        for k in (1, 2):
+            says = member(build, k).predict(rows(), verbose=0)
+            expected = says if by_name else dict(zip(("size", "kind"), says, strict=True))
+            found = shared.predict(member(build, k), rows())
+            assert set(found) == {"size", "kind"}
+            for name, values in found.items():
+                np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-6)
+        assert shared.num_programs == 1
+
+
 if __name__ == "__main__":
     for each in ENSEMBLES:
         check_ensemble(each)
     check_architectures()
+    check_outputs()
     print(f"same bits on {keras.backend.backend()}")  # noqa: T201  # what the test waits for
