@@ -23,6 +23,7 @@ from orchestrator.training.sources.tables import (
 MAX_CATEGORIES = 100_000
 """Different texts of one column: with more it is no category but a text."""
 
+_FEW = 100
 _ORDER = ("flag", "whole", "float")
 """Numbers of the kinds before are numbers of those behind."""
 
@@ -206,9 +207,11 @@ def _kind_of_texts(column: Any, piece: Piece, name: str) -> Kind:
     import pyarrow.compute as pc
 
     texts = pc.utf8_trim_whitespace(column)
+    head = texts.slice(0, _FEW)  # arrow goes through all texts before it says that one of them is no number
     numbers: tuple[tuple[What, Any], ...] = (("whole", pa.int64()), ("float", pa.float64()), ("flag", pa.bool_()))
     for what, kind in numbers:
         try:
+            head.cast(kind)
             texts.cast(kind)
         except pa.ArrowInvalid:
             continue

@@ -71,6 +71,9 @@ def test_good_jobs_are_good_by_loader_and_schema_and_survive_their_own_dump(data
         ({"source": "rows.csv"}, "data.label is missing: name the column"),
         ({**TABLE, "source": "m:load"}, "data.label is for data in files, and data.source is a function"),
         ({"source": "m:load", "features": ["a"]}, "data.features is for data in files"),
+        ({"source": "m:load", "stream": True}, "data.stream is for data in files"),
+        ({"source": "rows.npz", "stream": True}, "data.stream is for columns"),
+        ({**TABLE, "stream": {"window_mb": 0}}, "must be above 0"),
         ({"source": "rows.npz", "weight": "w"}, "data.weight is for columns, and an .npz has arrays"),
         ({**TABLE, "source": {"train": "a.npz", "test": "b.csv"}}, "mixes .npz with tables"),
         ({**TABLE, "features": []}, "data.features must not be empty"),
@@ -84,6 +87,15 @@ def test_what_cannot_be_is_refused_without_reading(data: Any, said: str) -> None
         job(data)
     assert said in str(caught.value)
     assert "user:password" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("stream", "window_mb"), [(False, None), (True, 128), ({}, 128), ({"window_mb": 0.5}, 0.5)])
+def test_rows_are_streamed_in_windows_of_a_size(tmp_path: Path, stream: Any, window_mb: float | None) -> None:
+    (tmp_path / "m.py").write_text("def build(): ...\n", encoding="utf-8")
+    made = job({**TABLE, "stream": stream})
+
+    assert (made.data.streaming and made.data.streaming.window_mb) == window_mb
+    assert api.plan(made, root=str(tmp_path)).may_fuse == (window_mb is None)
 
 
 def test_files_need_no_data_function_and_are_no_code(tmp_path: Path) -> None:
