@@ -103,6 +103,56 @@ def test_the_same_rows_in_csv_and_parquet_are_the_same_data(tmp_path: Path) -> N
     assert load(csv(tmp_path, text), label="y").fingerprint == load(parquet(tmp_path, table), label="y").fingerprint
 
 
+NESTED = [[[1, 2], [3, 4]], [[5, 6], [7, 8]], [[9, 0], [1, 2]]]
+KINDS: dict[str, tuple[Any, Any]] = {
+    "dictionary of texts": (pa.array(["b", "a", "b"]).dictionary_encode(), [1, 0, 1]),
+    "large text": (pa.array(["b", "a", "b"], pa.large_string()), [1, 0, 1]),
+    "lists of texts": ([["b", "a"], ["a", "c"], ["b", "b"]], [[1, 0], [0, 2], [1, 1]]),
+    "flags": ([True, False, True], [1, 0, 1]),
+    "decimals": (pa.array([1, 2, 3], pa.decimal128(5, 2)), [1, 2, 3]),
+    "half floats": (pa.array(np.array([1, 2, 3], np.float16)), [1, 2, 3]),
+    "unsigned": (pa.array([1, 2, 250], pa.uint8()), [1, 2, 250]),
+    "fixed lists": (pa.FixedSizeListArray.from_arrays(pa.array(range(6)), 2), [[0, 1], [2, 3], [4, 5]]),
+    "lists in lists": (NESTED, NESTED),
+    "tensors": (
+        pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(12).reshape(3, 2, 2)),
+        [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_of_every_kind_become_numbers(tmp_path: Path, kind: str) -> None:
+    column, expected = KINDS[kind]
+    path = parquet(tmp_path, {"a": column, "y": [0, 1, 0]}, row_group_size=2)
+
+    assert load(path, features="a", label="y").train.x.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffa,y\n1.5,0\n2,1\n",
+        "a,y\r\n1.5,0\r\n2,1\r\n",
+        '"a","y"\n"1.5","0"\n"2","1"\n',
+        "a , y\n 1.5 , 0\n2,1",
+        "a,y\n\n1.5,0\n\n2,1\n",
+        "a,y\n1.5,false\n2,TRUE\n",
+    ],
+)
+def test_csv_files_may_be_written_in_different_ways(tmp_path: Path, text: str) -> None:
+    train = load(csv(tmp_path, text), features=["a"], label="y").train
+
+    assert (train.x.tolist(), train.y.tolist()) == ([[1.5], [2]], [0, 1])
+
+
+def test_a_partition_without_a_value_is_missing(tmp_path: Path) -> None:
+    csv(tmp_path, "a,y\n1,0\n", "t/city=x/1.csv")
+    csv(tmp_path, "a,y\n1,0\n", "t/city=__HIVE_DEFAULT_PARTITION__/1.csv")
+    with pytest.raises(InvalidData, match="column 'city': the value is missing"):
+        load(str(tmp_path / "t"), features={"a": "a", "city": "city"}, label="y")
+
+
 def test_only_the_named_columns_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
     read = pq.ParquetFile.read_row_group
