@@ -212,15 +212,22 @@ class StreamReader:
         ahead = self._ahead if self._ahead is not None and self._ahead[0] == number else None
         if ahead is None:
             self._drop()
-        rows = (ahead[1] if ahead is not None else self._thread.submit(self._read, number)).result()
+        rows = (ahead[1] if ahead is not None else self._read(number)).result()
         self._number, self._rows, self._ahead = number, rows, None
         if number + 1 < len(self._windows):
-            self._ahead = number + 1, self._thread.submit(self._read, number + 1)
+            self._ahead = number + 1, self._read(number + 1)
 
-    def _read(self, number: int) -> Rows:
+    def _read(self, number: int) -> Future[Rows]:
         count = int(self._starts[number + 1] - self._starts[number])
-        order = np.random.default_rng([*self._seeds, number]).permutation(count) if self._shuffle else np.arange(count)
-        return self._stream.read_window(self._windows[number], order)
+        seeds = [*self._seeds, number] if self._shuffle else None
+        return self._thread.submit(_read_window, self._stream, self._windows[number], count, seeds)
+
+
+def _read_window(stream: Stream, numbers: Sequence[int], count: int, seeds: list[int] | None) -> Rows:
+    """A window's rows in the order of a permutation; without seeds as they are. It knows nothing of its reader, which
+    may have begun another epoch."""
+    order = np.arange(count) if seeds is None else np.random.default_rng(seeds).permutation(count)
+    return stream.read_window(numbers, order)
 
 
 class InputInOrder:
