@@ -8,6 +8,7 @@
     scan      the look at all pieces before the first is used: kinds, categories, numbers of rows
     stream    training rows that are read anew each epoch, in a shuffled order and bounded memory
     opening   the first reading of such rows
+    memory    how much of rows may be in memory
     batches   tf.data and PyDataset, taken over into arrays
 
 None of them imports Keras or TensorFlow, and pyarrow is imported where a file is first read.

@@ -5,7 +5,6 @@ Both are gone through once, in their order. Neither library is imported here: wh
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import InvalidData
+from orchestrator.training.sources.memory import half_of_memory
 
 _INFINITE = -1
 """What `tf.data` says of the size of a data set that never ends; of one that it cannot tell, -2."""
@@ -42,7 +42,7 @@ def take_over(part: Any, where: str, *, max_bytes: int | None = None) -> tuple[A
     Raises:
         InvalidData: it never ends, does not fit, or its elements are of another kind.
     """
-    limit = max_bytes if max_bytes is not None else _half_of_memory()
+    limit = max_bytes if max_bytes is not None else half_of_memory()
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and isinstance(part, tensorflow.data.Dataset):
         if int(part.cardinality()) == _INFINITE:
@@ -130,7 +130,3 @@ def _structured(arrays: Mapping[tuple[int, str], Any]) -> tuple[Any, ...]:
         by_name = {name: array for (of, name), array in arrays.items() if of == place}
         parts.append(by_name.get("", by_name))
     return tuple(parts)
-
-
-def _half_of_memory() -> int:
-    return int(os.sysconf("SC_PHYS_PAGES")) * int(os.sysconf("SC_PAGE_SIZE")) // 2

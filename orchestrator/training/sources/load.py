@@ -18,6 +18,7 @@ from orchestrator.training.data import Dataset, load_dataset, make_dataset
 from orchestrator.training.labels import one_hot_labels
 from orchestrator.training.sources.columns import Layout, Rows
 from orchestrator.training.sources.files import DataFile, S3Settings, find_files
+from orchestrator.training.sources.memory import half_of_memory
 from orchestrator.training.sources.npz import read_npz
 from orchestrator.training.sources.opening import open_stream
 from orchestrator.training.sources.scan import Scanned, scan
@@ -111,20 +112,39 @@ def _arrays(files: Mapping[str, Sequence[DataFile]]) -> dict[str, tuple[Any, ...
     return sets
 
 
-def read_rows(pieces: Sequence[Piece], layout: Layout) -> Rows:
-    """All rows of these pieces, in their order, in arrays that are filled piece by piece."""
+def read_rows(pieces: Sequence[Piece], layout: Layout, *, max_bytes: int | None = None) -> Rows:
+    """All rows of these pieces, in their order, in arrays that are filled piece by piece.
+
+    Args:
+        pieces, layout: where the rows are, and what becomes of them.
+        max_bytes: more than so many are refused, before they are read; default half of the machine's memory.
+
+    Raises:
+        InvalidData: as `read_rows_of`; or the rows are too many, or have different shapes.
+    """
     total = sum(piece.num_rows for piece in pieces)
     filled: Rows | None = None
     start = 0
     for piece in pieces:
         rows = read_rows_of(piece, layout)
         if filled is None:
+            row_bytes = sum(int(array[:1].nbytes) for array in rows.arrays())
+            _check_size(total * row_bytes, half_of_memory() if max_bytes is None else max_bytes, piece)
             filled = rows.with_arrays([np.empty((total, *a.shape[1:]), a.dtype) for a in rows.arrays()])
         put_rows(rows, filled, slice(start, start + piece.num_rows), piece)
         start += piece.num_rows
     if filled is None:
         raise InvalidData("there are no rows", hint="name files with rows in data.source")
     return filled
+
+
+def _check_size(num_bytes: int, max_bytes: int, piece: Piece) -> None:
+    if num_bytes > max_bytes:
+        raise InvalidData(
+            f"the rows take {num_bytes / 2**20:,.1f} MiB as arrays, and {max_bytes / 2**20:,.1f} are there for them",
+            where=piece.file.name,
+            hint="read training rows anew each epoch: data.stream: true; or name fewer columns, or a narrower dtype",
+        )
 
 
 def put_rows(rows: Rows, into: Rows, where: Any, piece: Piece) -> None:

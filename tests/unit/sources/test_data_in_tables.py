@@ -14,7 +14,9 @@ from orchestrator.errors import InvalidData, InvalidJob
 from orchestrator.spec import parse_job
 from orchestrator.training.data import Dataset
 from orchestrator.training.sources import tables
-from orchestrator.training.sources.load import load_job_data
+from orchestrator.training.sources.files import S3Settings, find_files
+from orchestrator.training.sources.load import load_job_data, read_rows
+from orchestrator.training.sources.scan import scan
 
 IRIS = "length,width,species\n1.5,0.2,setosa\n4,1.3,versicolor\n5.5,2,virginica\n1,0.1,setosa\n"
 
@@ -294,6 +296,18 @@ def test_a_file_that_is_no_parquet_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"not at all a Parquet file")
     with pytest.raises(InvalidData, match=r"a\.parquet: is no Parquet file"):
         load(str(path), label="y")
+
+
+def test_rows_that_do_not_fit_into_memory_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    source = parquet(tmp_path, {"a": np.arange(1000.0), "y": np.arange(1000) % 2}, row_group_size=10)
+    job = parse_job({"name": "a", "model": "m:f", "data": {"source": source, "label": "y"}})
+    scanned = scan(job.data, {"train": find_files(source, S3Settings())})
+    pieces, layout = scanned.pieces["train"], scanned.layout
+
+    assert len(read_rows(pieces, layout, max_bytes=12_000).y) == 1000
+    with pytest.raises(InvalidData, match="are there for them") as caught:
+        read_rows(pieces, layout, max_bytes=11_999)
+    assert "data.stream: true" in str(caught.value.hint)
 
 
 def test_a_label_among_the_features_is_refused(tmp_path: Path) -> None:
