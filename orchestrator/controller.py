@@ -515,6 +515,7 @@ class Controller:
             stop_when=stopped,
             search=self._search_facts(state),
             examples=passed.examples,
+            bases=memory.bases,
             runs_before=asdict(other_looks(self._store, request.layout, self._scored_rows)),
         )
         selection = make_selection(request.job, run, members, lambda ref: get_blob(self._store, ref))

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.api.bases import keep_bases
 from orchestrator.attach import Start, become_coordinator
 from orchestrator.controller import Controller, RunRequest, record_end
 from orchestrator.errors import (
@@ -313,6 +314,7 @@ def _run_on_ray(
     address = request.job.ray.address
     progress.note(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
     try:
+        bases = keep_bases(request.job, store, request.layout, log, planned.root)
         session = connect(address, planned.root)
     except OrchestratorError as error:
         record_end(log, error, SystemClock(), progress)  # so that the next start need not wait for a sign of life
@@ -330,6 +332,7 @@ def _run_on_ray(
             code_root=session.code_root,
             num_cpus=placement.num_cpus,
             num_gpus=placement.num_gpus,
+            bases=bases,
         )
         cluster = RayCluster(session, setup, placement)
     except BaseException as error:

@@ -9,7 +9,7 @@ from orchestrator.errors import InvalidJob, InvalidModel
 from orchestrator.models.objects import with_modules
 from orchestrator.models.user_code import import_function
 from orchestrator.spec import KerasObject, TrainSpec
-from orchestrator.spec.members import is_reference
+from orchestrator.spec.base import is_reference
 
 if TYPE_CHECKING:
     import keras

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import InvalidJob
 from orchestrator.models.objects import with_modules
 from orchestrator.models.user_code import import_function
-from orchestrator.spec.members import is_reference
+from orchestrator.spec.base import is_reference
 
 if TYPE_CHECKING:
     import keras

@@ -10,7 +10,8 @@ from typing import Any
 from orchestrator.errors import InvalidJob
 from orchestrator.planning.folds import FoldPlan
 from orchestrator.planning.seeds import member_seed
-from orchestrator.spec import Job, MemberOverride, ModelSpec, Range, TrainSpec
+from orchestrator.planning.stages import stages_of
+from orchestrator.spec import BaseSpec, BestOver, Job, MemberOverride, ModelSpec, Range, StageSpec, TrainSpec
 from orchestrator.spec.preprocess import Preprocess
 from orchestrator.spec.varied import PREFIX, train_with
 
@@ -33,6 +34,9 @@ class MemberPlan:
         train_values: what of that is its own, by dotted key below `train`.
         fold: the fold that it is held out from; None: it learns from all training rows.
         preprocess: the job's `data.preprocess`: steps that are fitted to the rows that this member learns from.
+        base: the saved model that the build function gets as `base`; None: it gets none.
+        stages: in which it is trained; none: in one go.
+        best_over: the stages among whose epochs its best model is.
     """
 
     index: int
@@ -43,6 +47,14 @@ class MemberPlan:
     train_values: Mapping[str, Any] = field(default_factory=dict)
     fold: FoldPlan | None = None
     preprocess: Preprocess = ()
+    base: BaseSpec | None = None
+    stages: tuple[StageSpec, ...] = ()
+    best_over: BestOver = "last"
+
+    @property
+    def epochs(self) -> int:
+        """The most epochs that it is trained for, all stages together."""
+        return sum(stage.train.epochs for stage in stages_of(self.train, self.stages))
 
     @property
     def dropout(self) -> float | None:
@@ -68,7 +80,7 @@ def plan_member(job: Job, index: int, takes_dropout: Mapping[str, bool | None]) 
     builder does not reach it; settings of `train` do, and the job's dropout where that builder takes one.
 
     Raises:
-        InvalidJob: its own settings of `train` contradict each other.
+        InvalidJob: its own settings of `train`, or what its stages say, contradict each other.
     """
     override = job.members.overrides.get(index, MemberOverride())
     model = job.model if override.model is None else override.model
@@ -89,7 +101,19 @@ def plan_member(job: Job, index: int, takes_dropout: Mapping[str, bool | None]) 
         kwargs["dropout"] = override.dropout
     seed = member_seed(job.seed, index) if override.seed is None else override.seed
     train = train_of(job, index, train_values)
-    return MemberPlan(index, seed, model.builder, kwargs, train, train_values, preprocess=job.data.preprocess)
+    stages_of(train, model.stages, model.best_over)  # that it can be so is told before anything starts
+    return MemberPlan(
+        index,
+        seed,
+        model.builder,
+        kwargs,
+        train,
+        train_values,
+        preprocess=job.data.preprocess,
+        base=model.base,
+        stages=model.stages,
+        best_over=model.best_over,
+    )
 
 
 def train_of(job: Job, index: int, values: Mapping[str, Any]) -> TrainSpec:

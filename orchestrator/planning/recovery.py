@@ -38,6 +38,7 @@ class RunMemory:
         selection: body of the `selection` record, or None: whoever comes next must finish it.
         done: body of the `done` record, or None.
         first_claim_at: when the run began, in UTC epoch seconds, or None: deadlines count from there.
+        bases: the run's copies of the models that members start from: references to blobs, by source.
         code_digests: of the job's own code, in the order in which coordinators came with it; each once.
     """
 
@@ -50,6 +51,7 @@ class RunMemory:
     done: Mapping[str, Any] | None = None
     first_claim_at: float | None = None
     code_digests: tuple[str, ...] = ()
+    bases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     enough: int | None = None
     scores: tuple[float | None, ...] = ()
     generations: tuple[Mapping[str, Any], ...] = ()
@@ -63,6 +65,7 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
     preemptions: Counter[int] = Counter()
     began: float | None = None
     codes: dict[str, None] = {}
+    bases: dict[str, Mapping[str, Any]] = {}
     enough: Mapping[str, Any] = {}
     generations: list[Mapping[str, Any]] = []
     for record in records:
@@ -73,6 +76,8 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
                 codes |= {body["code_digest"]: None} if "code_digest" in body else {}
             case "opened":
                 opened = opened or body
+            case "base":
+                bases.setdefault(body["source"], body["model"])
             case "packed":
                 packed = body
             case "generation" | "rung":
@@ -101,6 +106,7 @@ def read_run(records: Iterable[RecordLike]) -> RunMemory:
         began,
         tuple(codes),
         enough=enough.get("num_members"),
+        bases=bases,
         scores=tuple(enough.get("scores", ())),
         generations=tuple(generations),
     )

@@ -90,6 +90,7 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
         spec_digest=selection["spec_digest"],
         code_digest=selection["code_digest"],
         data_fingerprint=selection["data_fingerprint"],
+        bases={source: StoredFile(**ref) for source, ref in selection.get("bases", {}).items()},
         versions=selection["versions"],
         notes=(*selection["notes"], *_uncalibrated(selection)),
     )

@@ -11,6 +11,7 @@ from orchestrator.errors import DamagedStore
 from orchestrator.planning.outputs import ONLY, part
 from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import read_run
+from orchestrator.planning.stages import NO_METRICS
 from orchestrator.reporting.report import Rows, read_histories
 from orchestrator.reporting.result import (
     Figure,
@@ -55,7 +56,7 @@ class Trace:
         """
         step_s = (self.ended_at - self.began_at) / max(1, len(self.history))
         for number, row in enumerate(self.history, start=1):
-            metrics = {name: float(value) for name, value in row.items() if name != "epoch"}
+            metrics = {name: float(value) for name, value in row.items() if name not in NO_METRICS}
             yield int(row["epoch"]), self.began_at + number * step_s, metrics
 
     def params(self) -> dict[str, Scalar]:

@@ -324,7 +324,8 @@ class Result(_Frozen):
     other runs in this storage that were scored on the same validation or test rows, with their members and trials; they
     may have begun before this run or while it was at work. `missing` are the members that the ensemble lacks, but for
     those that `stop_when` says it can do without; `late` those in it that the deadline cut short: they count with their
-    best epoch so far. With a `search`, members are the trials that were kept.
+    best epoch so far. With a `search`, members are the trials that were kept. `bases` are the run's own copies of the
+    models that members started from, by where each came from.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -353,6 +354,7 @@ class Result(_Frozen):
     spec_digest: str
     code_digest: str
     data_fingerprint: str
+    bases: Mapping[str, StoredFile] = {}
     versions: Mapping[str, str]
     notes: tuple[str, ...]
 

@@ -24,8 +24,8 @@ from orchestrator.reporting.fitted import Rules
 from orchestrator.reporting.kept import greedy_weights, keep_trials
 from orchestrator.reporting.predictions import Predictions, Read
 from orchestrator.spec import Job, KerasObject, TrainSpec
+from orchestrator.spec.base import is_reference
 from orchestrator.spec.callbacks import callback_name
-from orchestrator.spec.members import is_reference
 from orchestrator.spec.varied import train_with
 from orchestrator.storage.records import BlobRef
 from orchestrator.storage.tables import labels_from_parquet
@@ -72,6 +72,7 @@ class RunFacts:
     search: Mapping[str, Json] | None = None
     runs_before: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    bases: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
 
 
 def make_selection(job: Job, run: RunFacts, members: Sequence[MemberFacts], read: Read) -> dict[str, Json]:

@@ -36,9 +36,13 @@ from orchestrator.spec.settings import (
     StorageSpec,
 )
 from orchestrator.spec.train import CheckpointSpec, EarlyStoppingSpec, TrainSpec
+from orchestrator.spec.transfer import AllButLast, BaseSpec, BestOver, Freeze, StageSpec
 from orchestrator.spec.yaml import Document, load_yaml
 
 __all__ = [
+    "AllButLast",
+    "BaseSpec",
+    "BestOver",
     "CheckedJob",
     "CheckpointSpec",
     "CodeDigest",
@@ -48,6 +52,7 @@ __all__ = [
     "EnsembleSpec",
     "FaultsSpec",
     "FoundFunction",
+    "Freeze",
     "GateSpec",
     "Job",
     "KerasObject",
@@ -59,6 +64,7 @@ __all__ = [
     "ReportSpec",
     "ResourcesSpec",
     "SearchSpec",
+    "StageSpec",
     "StopWhenSpec",
     "StorageSpec",
     "TrainSpec",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,6 +24,14 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 MAX_JSON_DEPTH = 50
+
+REFERENCE = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"
+"""`module:function`; the module may be dotted."""
+
+
+def is_reference(text: str) -> bool:
+    """Whether the text has the form `module:function`."""
+    return re.fullmatch(REFERENCE, text) is not None
 
 
 class Spec(BaseModel):

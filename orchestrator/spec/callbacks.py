@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 
-from orchestrator.spec.base import KerasObject
-from orchestrator.spec.members import is_reference
+from orchestrator.spec.base import KerasObject, is_reference
 
 KERAS_CALLBACKS = (
     "CSVLogger",

@@ -10,7 +10,7 @@ from orchestrator.errors import InvalidJob
 from orchestrator.spec.base import KerasObject
 from orchestrator.spec.callbacks import callback_name, references_of
 from orchestrator.spec.job import Job
-from orchestrator.spec.members import MemberOverride
+from orchestrator.spec.members import MemberOverride, ModelSpec
 from orchestrator.spec.references import FoundFunction, find_function
 from orchestrator.spec.varied import PREFIX
 
@@ -108,7 +108,7 @@ def _find_data(ref: str | None, root: str) -> FoundFunction | None:
 
 
 def _check_members(job: Job, builders: Mapping[str, FoundFunction]) -> None:
-    shared = {name: f"model.kwargs.{name}" for name in job.model.kwargs}
+    shared = {name: f"model.kwargs.{name}" for name in job.model.kwargs} | _base(job.model, "model")
     shared |= {name: f"members.vary.{name}" for name in job.members.vary if not name.startswith(PREFIX)}
     if job.search is not None:
         shared |= {name: f"search.space.{name}" for name in job.search.space if not name.startswith(PREFIX)}
@@ -125,7 +125,12 @@ def _check_members(job: Job, builders: Mapping[str, FoundFunction]) -> None:
             # `vary` names keywords of the job's own builder; the job's dropout is passed where this one takes it.
             ref = override.model.builder
             given = {name: f"{place}.model.kwargs.{name}" for name in override.model.kwargs}
+            given |= _base(override.model, f"{place}.model")
         _check_call(builders[ref], given | _own_keywords(override, place), place)
+
+
+def _base(model: ModelSpec, place: str) -> dict[str, str]:
+    return {} if model.base is None else {"base": f"{place}.base"}
 
 
 def _own_keywords(override: MemberOverride, place: str) -> dict[str, str]:
@@ -159,10 +164,11 @@ def _check_call(called: FoundFunction, given: Mapping[str, str], place: str, kin
             )
     missing = [name for name in called.required if name not in given and name != kind.unasked]
     if missing:
+        key = "model.base" if kind is _BUILDER and missing[0] == "base" else f"{kind.arguments}.{missing[0]}"
         raise InvalidJob(
             f"the {kind.words} {called.name} ({called.file}:{called.line}) requires {_listed(missing)}",
             where=place,
-            hint=f"set {kind.arguments}.{missing[0]}, or give the parameter a default",
+            hint=f"set {key}, or give the parameter a default",
         )
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InvalidJob
+from orchestrator.spec.base import is_reference
 from orchestrator.spec.job import Job
-from orchestrator.spec.members import is_reference
 from orchestrator.spec.modules import FoundModule, absolute, imported_from, is_below, parse, trail
 
 _PARTS = ("name", "seed", "model", "data", "members", "train", "search", "ensemble")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -14,10 +13,12 @@ from orchestrator.spec.base import (
     IS_MAPPING,
     IS_NUMBER,
     IS_TEXT,
+    REFERENCE,
     Json,
     Problem,
     Range,
     Spec,
+    is_reference,
     refuse,
 )
 from orchestrator.spec.preprocess import Preprocess
@@ -31,17 +32,10 @@ from orchestrator.spec.sources import (
     column_problems,
     location_problem,
 )
-
-REFERENCE = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"
-"""`module:function`; the module may be dotted."""
+from orchestrator.spec.transfer import BaseSpec, BestOver, StageSpec
 
 MAX_MEMBERS = 10_000
 MAX_KERAS_SEED = 2**32 - 1
-
-
-def is_reference(text: str) -> bool:
-    """Whether the text has the form `module:function`."""
-    return re.fullmatch(REFERENCE, text) is not None
 
 
 def _check_reference(value: str) -> str:
@@ -81,6 +75,34 @@ class ModelSpec(Spec):
     kwargs: dict[str, Json] = Field(
         default={}, description="Arguments of the build function, the same for all members."
     )
+    base: BaseSpec | None = Field(
+        default=None,
+        description="A saved model to start from, handed to the build function as `base`: a copy for each member. A "
+        "plain text is its file.",
+    )
+    stages: Annotated[tuple[StageSpec, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Training in stages, one after another: each compiles the model anew and begins with the weights "
+        "that `fit` of the one before it ended with.",
+    )
+    best_over: BestOver = Field(
+        default="last",
+        description="The best model is that of the `last` stage, or the best of `all` stages.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSpec:
+        problems = [
+            Problem(("stages", number, "freeze"), "names layers of the base, and there is none: give `base` too")
+            for number, stage in enumerate(self.stages)
+            if self.base is None and stage.freeze != "none"
+        ]
+        if self.best_over == "all" and len(self.stages) < 2:
+            problems.append(Problem(("best_over",), "chooses among stages, and there are not several"))
+        if "base" in self.kwargs:
+            problems.append(Problem(("kwargs", "base"), "is what `model.base` is handed over as: name the model there"))
+        refuse(problems)
+        return self
 
 
 def _check_source(value: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from orchestrator.errors import InvalidJob
-from orchestrator.spec.members import is_reference
+from orchestrator.spec.base import is_reference
 from orchestrator.spec.modules import FoundModule, find_module, imported_from, locate, parse
 
 MAX_FILES = 100

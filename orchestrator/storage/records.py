@@ -22,6 +22,7 @@ KINDS = frozenset(
     {
         "claim",
         "opened",
+        "base",
         "packed",
         "enough",
         "ended",

@@ -13,8 +13,8 @@ import keras
 from orchestrator.errors import InvalidJob
 from orchestrator.models.user_code import import_function, in_user_code
 from orchestrator.spec import TrainSpec
+from orchestrator.spec.base import is_reference
 from orchestrator.spec.callbacks import FUNCTIONS
-from orchestrator.spec.members import is_reference
 from orchestrator.training.checkpoint import Best
 from orchestrator.training.variables import copies
 
@@ -139,7 +139,7 @@ def _make(place: str, asked: Any, files: Path, has_validation: bool) -> keras.ca
         config[_PATHS[name]] = _inside(files, config[_PATHS[name]], where=f"{where}, {_PATHS[name]}")
     try:
         if is_reference(name) and "folder" in inspect.signature(cls).parameters:
-            files.mkdir(exist_ok=True)
+            files.mkdir(parents=True, exist_ok=True)
             config.setdefault("folder", str(files))
         return cls(**config)
     except Exception as error:

@@ -10,10 +10,12 @@ import keras
 from orchestrator.ensemble.asked import check_rows
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import InvalidJob, InvalidModel
-from orchestrator.models.build import build_member
+from orchestrator.models.build import Built, build
 from orchestrator.models.first_batch import call_first_batch, score_first_batch
+from orchestrator.models.stages import enter_stage
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.packs import Architecture
+from orchestrator.planning.stages import stages_of
 from orchestrator.spec import Job
 from orchestrator.training.check_callbacks import check_callbacks
 from orchestrator.training.class_weight import check_class_weight
@@ -58,15 +60,18 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
     for same in alike[:MOST_CHECKED]:
         member = same[0]
         train = member.train
-        model = _build(member, dataset)
+        built = _build(member, dataset)
+        model = built.model
         where = f"{member.builder} (member {member.index})"
         batch = dataset.train.take(slice(0, train.batch_size))
         raw = call_first_batch(model, batch.x, where)
         told = check_outputs(model, raw, dataset, where)
         tells = tells or told
         check_class_weight(train.class_weight, told, dataset.train)
-        names = score_first_batch(model, batch.x, batch.y, raw, where)
-        callbacks = check_callbacks(train, model, names, has_validation=dataset.validation is not None)
+        for stage in stages_of(train, member.stages, member.best_over):
+            enter_stage(built, stage, member.builder)
+            names = score_first_batch(model, batch.x, batch.y, raw, where)
+            callbacks = check_callbacks(stage.train, model, names, has_validation=dataset.validation is not None)
         kinds.setdefault(describe(told), where)
         if len(kinds) > 1:
             different = " and ".join(f"{kind} ({place})" for kind, place in kinds.items())
@@ -106,20 +111,21 @@ def _distinct(members: Sequence[MemberPlan]) -> Mapping[object, Sequence[MemberP
         others = repr(sorted((k, v) for k, v in member.kwargs.items() if k != "dropout"))
         settings = repr(sorted((k, v) for k, v in member.train_values.items() if k not in _RATES))
         prepared_by = repr(member.fold) if member.preprocess else None  # other rows give other figures
-        key = (member.builder, others, settings, bool(member.kwargs.get("dropout")), prepared_by)
+        transfer = repr((member.base, member.stages, member.best_over))
+        key = (member.builder, others, settings, transfer, bool(member.kwargs.get("dropout")), prepared_by)
         groups.setdefault(key, []).append(member)
     return groups
 
 
-def _build(member: MemberPlan, dataset: Dataset) -> keras.Model:
-    """The member's model with its own preprocessing. Raises as `prepare` and `build_member`."""
+def _build(member: MemberPlan, dataset: Dataset) -> Built:
+    """The member's model with its own preprocessing. Raises as `prepare` and `build`."""
     preprocessing = prepare(member, member_rows(dataset, member).train) if member.preprocess else None
-    return build_member(member.builder, member.kwargs, member.seed, member.train, preprocessing)
+    return build(member.builder, member.kwargs, member.seed, member.train, preprocessing, member.base)
 
 
 def _built(member: MemberPlan, dataset: Dataset) -> keras.Model:
     """The member's model with all its variables. Raises as `_build`, and InvalidData."""
-    model = _build(member, dataset)
+    model = _build(member, dataset).model
     if not model.built:
         first = dataset.train.take(slice(0, member.train.batch_size))
         call_first_batch(model, first.x, f"{member.builder} (member {member.index})")
@@ -132,7 +138,9 @@ def _look_at(
     return Architecture(
         (signature(model) or f"like no other {id(model)}") + _shared_settings(member),
         layer_kinds(model),
-        why_not_fused(model, member.train, callbacks, streamed=streamed),
+        "it is trained in stages"
+        if member.stages
+        else why_not_fused(model, member.train, callbacks, streamed=streamed),
         epochs=member.train.epochs,
         batch_size=member.train.batch_size,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from orchestrator.storage.open import open_store
 from orchestrator.storage.plans import KnownPlan
 from orchestrator.storage.records import JSON
 from orchestrator.storage.tables import labels_to_parquet
+from orchestrator.training.bases import placed_bases
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device, prepare_backend, start_backend
 from orchestrator.training.examples import take_examples
@@ -56,6 +58,7 @@ class Program:
             region=setup.job.storage.region,
         )
         self._device: Device | None = None
+        self._until_closed = ExitStack()
         self._predictor: Predictor | None = None
         self._members = KnownPlan(setup.plan, lambda: Log.open(self._store, setup.layout.coord_log))
         self._trainer = PackTrainer(self._store, setup, self._members, emit, on_batch)
@@ -69,6 +72,8 @@ class Program:
         if root not in sys.path:
             sys.path.insert(0, root)
         self._device = start_backend(train, self._setup.num_cpus)
+        if self._setup.bases:
+            self._until_closed.enter_context(placed_bases(self._store, self._setup.bases))
 
     def handle(self, command: cmd.WorkerCommand, dataset: Dataset) -> None:
         """Carry out one command. Every outcome is an event; nothing is raised but `Fenced`, after its event.
@@ -114,6 +119,7 @@ class Program:
     def close(self) -> None:
         """Wait until all that was handed over is published."""
         self._trainer.close()
+        self._until_closed.close()
 
     def _preflight(self, dataset: Dataset) -> None:
         from orchestrator.training.preflight import check_before_training

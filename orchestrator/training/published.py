@@ -36,7 +36,7 @@ def build_published(store: Store, final: Mapping[str, Any], member: MemberPlan, 
     if "preprocess" in final:
         reference = BlobRef.from_json(final["preprocess"], where=f"member {member.index}, preprocess")
         preprocessing = from_json(get_blob(store, reference), reference.key)
-    return build_member(member.builder, member.kwargs, member.seed, train, preprocessing)
+    return build_member(member.builder, member.kwargs, member.seed, train, preprocessing, member.base)
 
 
 def open_published(store: Store, final: Mapping[str, Any], member: MemberPlan, job: Job) -> keras.Model:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from orchestrator.planning.plan import Plan
 from orchestrator.spec import Job
 from orchestrator.storage.layout import RunLayout
+from orchestrator.storage.records import BlobRef
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class WorkerSetup:
         code_root: folder from which the job's own modules are imported, or None to use the working directory.
         num_cpus: thread budget.
         num_gpus: what it may use of the node's GPUs; 0 keeps TensorFlow off them.
+        bases: the run's copies of the models that members start from, by source.
     """
 
     worker: str
@@ -32,3 +35,4 @@ class WorkerSetup:
     code_root: str | None
     num_cpus: int
     num_gpus: float
+    bases: Mapping[str, BlobRef] = field(default_factory=dict)

@@ -195,7 +195,7 @@ class PackTrainer:
 
     def tell(self, member: int, epoch: int, logs: Mapping[str, float]) -> None:
         """A member finished an epoch."""
-        epochs = self.members[member].train.epochs
+        epochs = self.members[member].epochs
         logger.info("member %s, epoch %s/%s %s", member, epoch, epochs, {k: round(v, 4) for k, v in logs.items()})
         self._emit(ev.EpochEnded(self._setup.worker, member, epoch, epochs, logs))
 

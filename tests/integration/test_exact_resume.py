@@ -5,18 +5,15 @@ Steps to die at are drawn; a failure shows the seed, and `ORCHESTRATOR_SEED=n py
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import random
 import secrets
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -24,11 +21,11 @@ import tensorflow as tf
 
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec import TrainSpec
-from orchestrator.training.checkpoint import Snapshot, read_best, read_checkpoint, write_best, write_checkpoint
+from orchestrator.training.checkpoint import Snapshot
 from orchestrator.training.data import Dataset, load_dataset
 from orchestrator.training.device import Device
-from orchestrator.training.publish import weights_digest
 from orchestrator.training.solo import Trained, make_late, train_solo
+from tests.support.lives import Killed, facts, through_files
 
 pytestmark = pytest.mark.slow
 
@@ -195,10 +192,6 @@ MODELS: Mapping[str, tuple[str, Callable[..., Any]]] = {
 }
 
 
-class Killed(BaseException):
-    """Stands for the death of the process: nothing may catch it."""
-
-
 @dataclass
 class Life:
     """Trains a member until it is killed at a step; keeps what was checkpointed, through files."""
@@ -247,42 +240,6 @@ class Life:
             self.trained_epochs += len(kept)
             if kept[: len(kept) - lost]:
                 self.newest = through_files(kept[len(kept) - lost - 1], folder)
-
-
-def through_files(snapshot: Snapshot, folder: Path) -> Snapshot:
-    """The snapshot as another process reads it."""
-    write_checkpoint([snapshot], folder / "state")
-    best = None
-    if snapshot.best is not None:
-        write_best(snapshot.best, folder / "best")
-        best = read_best(folder / "best")
-    (read,) = read_checkpoint(folder / "state", {0: best})
-    return read
-
-
-def facts(trained: Trained) -> Any:
-    """All that must be equal, exactly; of the published file too, the optimizer in it included."""
-    return (
-        weights_digest(trained.model),
-        published_arrays(trained.path),
-        [list(row.items()) for row in trained.history],
-        trained.best_epoch,
-        trained.stopped_epoch,
-    )
-
-
-def published_arrays(path: Path) -> Mapping[str, bytes]:
-    """Every array in a `.keras` file, by its name."""
-    arrays: dict[str, bytes] = {}
-
-    def take(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = np.asarray(item).tobytes()
-
-    with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
-        file.visititems(take)
-    assert any(name.startswith("optimizer/") for name in arrays)
-    return arrays
 
 
 def spec(**changes: Any) -> TrainSpec:

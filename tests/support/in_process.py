@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import api
+from orchestrator.api.bases import keep_bases
 from orchestrator.api.running import keep_spec
 from orchestrator.controller import Controller
 from orchestrator.errors import OrchestratorError
@@ -91,15 +92,17 @@ def run_in_process(
     log = Log.open(store, request.layout.coord_log)
     probe(store, request.layout.probe)
     keep_spec(store, planned, must_exist=False, accept_code_change=False)
+    term = log.claim(run_id=request.run_id)
     setup = WorkerSetup(
         worker="",
         job=request.job,
         plan=request.plan,
         layout=request.layout,
-        coord_term=log.claim(run_id=request.run_id),
+        coord_term=term,
         code_root=planned.root,
         num_cpus=1,
         num_gpus=0,
+        bases=keep_bases(request.job, store, request.layout, log, planned.root),
     )
     cluster = InProcessCluster(setup)
     controller = Controller(

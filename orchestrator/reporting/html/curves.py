@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.planning.outputs import ONLY
+from orchestrator.planning.stages import NO_METRICS
 from orchestrator.reporting.html.draw import COLORS, SERIES, draw
 from orchestrator.reporting.html.parts import Chart, Key
 from orchestrator.reporting.result import CurvePoint, MemberResult
@@ -38,7 +39,7 @@ class History:
 
 def history_of(member: MemberResult, rows: Sequence[Mapping[str, float]]) -> History:
     """A member's stored history in columns."""
-    names = dict.fromkeys(name for row in rows for name in row if name != "epoch")
+    names = dict.fromkeys(name for row in rows for name in row if name not in NO_METRICS)
     values = {name: np.array([row.get(name, np.nan) for row in rows], np.float64) for name in names}
     return History(member, np.array([int(row["epoch"]) for row in rows], np.int64), values)
 

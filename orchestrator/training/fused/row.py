@@ -213,7 +213,7 @@ class Row:
 def _build(seat: Seat, train: TrainSpec, x: Any, preprocessing: Preprocessing | None) -> keras.Model:
     """The member's own model, from its beginning or as the snapshot has it."""
     member = seat.member
-    model = build_member(member.builder, member.kwargs, member.seed, train, preprocessing)
+    model = build_member(member.builder, member.kwargs, member.seed, train, preprocessing, member.base)
     if not model.built:
         call_first_batch(model, x, f"{member.builder} (member {member.index})")
     if not model.optimizer.built:

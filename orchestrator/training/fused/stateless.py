@@ -32,7 +32,7 @@ class StatelessMember:
     def __init__(
         self, member: MemberPlan, train: TrainSpec, rows: Split, preprocessing: Preprocessing | None = None
     ) -> None:
-        model = build_member(member.builder, member.kwargs, member.seed, train, preprocessing)
+        model = build_member(member.builder, member.kwargs, member.seed, train, preprocessing, member.base)
         if keras.backend.backend() == "tensorflow":
             _make_stateless(model.optimizer)
         if not model.built:

@@ -108,3 +108,20 @@ def test_calls_that_do_not_fit_are_refused_naming_the_key(
     assert caught.value.where == where
     for fragment in fragments:
         assert fragment in str(caught.value)
+
+
+def test_a_base_goes_to_builders_that_take_one(tmp_path: Path) -> None:
+    check(tmp_path, model={"builder": "m:open_ended", "base": "a.keras"})
+    own = {"count": 2, "overrides": {1: {"model": {"builder": "m:plain", "base": "a.keras"}}}}
+
+    with pytest.raises(InvalidJob, match=r"model\.base: the build function plain .* has no parameter base"):
+        check(tmp_path, model={"builder": "m:plain", "base": "a.keras"})
+    with pytest.raises(InvalidJob, match=r"members\.overrides\.1\.model\.base: "):
+        check(tmp_path, members=own)
+
+
+def test_a_builder_that_needs_a_base_is_told_where_to_name_it(tmp_path: Path) -> None:
+    (tmp_path / "n.py").write_text("def build(base): ...", encoding="utf-8")
+
+    with pytest.raises(InvalidJob, match=r"requires base(.|\n)*set model\.base"):
+        check(tmp_path, model="n:build")
