@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from orchestrator.reporting.again import stored_job, stored_spec
 from orchestrator.reporting.result import Result
 from orchestrator.reporting.selection import COUNTED
 from orchestrator.reporting.status import find_run
-from orchestrator.spec import Job, code_digest, parse_job
+from orchestrator.spec import Job, MemberOverride, code_digest, parse_job
 from orchestrator.spec.varied import train_with
+from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
+from orchestrator.storage.records import BlobRef
 
 
 def load_member(
@@ -60,11 +63,28 @@ def load_member(
         )
     job = parse_job(stored_job(store, layout), filename="spec.json")
     _prepare_imports(job, root, stored_spec(store, layout).get("identity", {}).get("code"))
+    from orchestrator.training.bases import placed_bases
     from orchestrator.training.published import open_published  # imports Keras
 
     train = train_with(job.train, entry["train"])
-    member = MemberPlan(index, entry["seed"], entry["builder"], entry["kwargs"], train, entry["train"])
-    return open_published(store, entry["final"], member, job)
+    override = job.members.overrides.get(index, MemberOverride())
+    member = MemberPlan(
+        index,
+        entry["seed"],
+        entry["builder"],
+        entry["kwargs"],
+        train,
+        entry["train"],
+        base=(override.model or job.model).base,
+    )
+    with placed_bases(store, _bases_of(selection or {}, layout)):
+        return open_published(store, entry["final"], member, job)
+
+
+def _bases_of(selection: Mapping[str, Any], layout: RunLayout) -> dict[str, BlobRef]:
+    """The run's copies of the models that its members started from, by source."""
+    found = selection.get("bases", {})
+    return {source: BlobRef.from_json(ref, where=f"{layout.coord_log}, selection") for source, ref in found.items()}
 
 
 def _prepare_imports(job: Job, root: str, code: str | None) -> None:

@@ -169,6 +169,9 @@ def wrong_beside_search(
         problems += [Problem(path, "stands beside `search.space.dropout`: say it once") for path in said]
     if search.pruning is not None:
         problems += _pruning_problems(search, search.pruning, members, train)
+        if model.stages:
+            what = "lets a trial train longer, and `model.stages` says how long each stage is: leave one out"
+            problems.append(Problem(("search", "pruning"), what))
     if members.count > search.num_trials:
         what = f"must be at most the number of trials ({search.num_trials}), not {members.count}"
         problems.append(Problem(("members", "count"), what))

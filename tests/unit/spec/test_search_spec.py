@@ -50,6 +50,11 @@ def test_a_space_alone_is_a_search() -> None:
         ({"space": SPACE, "pruning": {"min_epochs": 10}}, {}, "must be below train.epochs (10), or nothing is pruned"),
         ({"space": {"train.epochs": [1, 2]}, "pruning": {"min_epochs": 1}}, {}, "decides how long a trial trains"),
         ({"space": SPACE, "trials": 9, "parallel": 8, "pruning": {"min_epochs": 1}}, {}, "that pruning leaves (2 of 9"),
+        (
+            {"space": SPACE, "pruning": {"min_epochs": 1}},
+            {"members": 1, "model": {"builder": "m:f", "stages": [{"epochs": 1}]}},
+            "`model.stages` says how long each stage is",
+        ),
         ({"space": {"train.engine": ["solo", "fused"]}}, {}, "is the same for all members of a run"),
         ({"space": {"train.batch_sise": [1, 2]}}, {}, "batch_sise"),
         ({"space": {"fit.batch_size": [1, 2]}}, {}, "names neither a keyword of the build function nor a setting"),
