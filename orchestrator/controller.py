@@ -17,12 +17,11 @@ from orchestrator.errors import (
     IdentityChanged,
     Interrupted,
     OrchestratorError,
-    StoreUnavailable,
     TimedOut,
 )
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
-from orchestrator.planning.outputs import part
+from orchestrator.planning.outputs import ONLY, part
 from orchestrator.planning.packs import PackingRules, packs_to_json
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import Plan
@@ -34,7 +33,7 @@ from orchestrator.planning.schedule_state import SearchRules
 from orchestrator.planning.search import read_generations
 from orchestrator.reporting.facts import member_facts, notes_of, stop_facts, stop_notes, tasks_told
 from orchestrator.reporting.prefixes import StoredPrefixes
-from orchestrator.reporting.progress import Progress
+from orchestrator.reporting.progress import Progress, own_metrics
 from orchestrator.reporting.publish import finish, finished_result
 from orchestrator.reporting.result import Result
 from orchestrator.reporting.selection import RunFacts, make_selection
@@ -47,9 +46,9 @@ from orchestrator.storage.looks import mark_look, other_looks
 from orchestrator.storage.members import claim_unpublished
 from orchestrator.storage.parallel import in_order
 from orchestrator.storage.redact import redact
+from orchestrator.storage.stops import StopRequests
 
 POLL_S = 0.5
-CONTROL_EVERY_S = 5.0
 RECORD_END_S = 10.0
 """How long the last record may take: whoever sent SIGTERM sends SIGKILL soon, and a later start can do without it."""
 
@@ -100,7 +99,8 @@ class Controller:
         sampler: Sampler | None = None,
         stop_requests: Callable[[], Iterable[str]] | None = None,
     ) -> None:
-        self._stop_requests = stop_requests or (lambda: store.list(request.layout.control))
+        self._stops = StopRequests(store, request.layout, log, clock, stop_requests, progress.note)
+        self._outputs: tuple[str, ...] = (ONLY,)
         self._request = request
         self._store = store
         self._log = log
@@ -121,8 +121,6 @@ class Controller:
         self._granted = False
         self._retried: set[int] = set()
         self._answers: list[ev.Event] = []
-        self._known_stops: set[str] = set()
-        self._next_control = 0.0
 
     def run(self) -> Result:
         """Train what is missing, select, evaluate, publish; or finish, or return, what a predecessor has decided.
@@ -130,7 +128,7 @@ class Controller:
         Raises:
             OrchestratorError: with the exit code that design and documentation promise; what is recorded stands.
         """
-        self._known_stops = self._stops_before_us()
+        self._stops.begin()
         memory = read_run(self._log.records())
         if memory.done is not None:  # finished by another while this coordinator was starting
             return finished_result(self._store, self._request.layout, memory)
@@ -233,35 +231,10 @@ class Controller:
             hint="renew the credentials and start again to resume",
         )
 
-    def _stops_before_us(self) -> set[str]:
-        """Requests to stop that our claim names; one that came while Ray was starting is meant for us."""
-        ours = next((r for r in self._log.records() if r.kind == "claim" and r.term == self._log.term), None)
-        if ours is None or "stops" not in ours.body:
-            return set(self._store.list(self._request.layout.control))
-        told: Any = ours.body["stops"]
-        return {str(key) for key in told}
-
     def _happened(self) -> Iterable[ev.Event]:
         events = self._cluster.poll(POLL_S)
-        error = self._interruption() or self._stop_request()
+        error = self._interruption() or self._stops.look()
         return [*events, ev.StopRequested(error)] if error else events
-
-    def _stop_request(self) -> OrchestratorError | None:
-        """A request to stop that was written to the store since this coordinator began.
-
-        A store that is out of reach for a while stops nobody: members go on, and whoever must write there says so.
-        """
-        now = self._clock.monotonic()
-        if now < self._next_control:
-            return None
-        self._next_control = now + CONTROL_EVERY_S
-        try:
-            new = set(self._stop_requests()) - self._known_stops
-        except StoreUnavailable as error:
-            self._progress.note(f"cannot look for requests to stop: {error.what}")
-            return None
-        self._known_stops |= new  # each is told once
-        return Interrupted("stopped on request", where=sorted(new)[0], hint="start again to resume") if new else None
 
     def _carry_out(self, commands: Sequence[cmd.Command]) -> cmd.Select | None:
         selected = None
@@ -422,10 +395,14 @@ class Controller:
                 self._open(event, memory)
             case ev.PreflightPassed():
                 self._granted = True
+                self._outputs = tuple(event.tasks)
                 self._prefixes = self._prefixes or self._make_prefixes(event)
                 self._trial_scores = self._trial_scores or self._make_trial_scores(event)
             case ev.EpochEnded():
-                self._progress.epoch(event.member, event.epoch, event.epochs, event.logs)
+                shown = own_metrics(
+                    event.logs, deciding_output(self._request.job.ensemble, self._outputs), self._outputs
+                )
+                self._progress.epoch(event.member, event.epoch, event.epochs, shown)
             case ev.MemberTrained(member=member, late=late):
                 self._progress.member(member, "trained", "its best so far: the deadline has come" if late else None)
             case ev.MemberPredicted(member=member):

@@ -11,7 +11,7 @@ The controller's loop calls these; none of them decides anything.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -63,6 +63,22 @@ class MemberProgress:
     def ended(self) -> bool:
         """Whether it trains no more."""
         return self.status in _ENDED
+
+
+def own_metrics(logs: Mapping[str, float], output: str, outputs: Sequence[str]) -> Mapping[str, float]:
+    """What Keras reported of one output and of the model as a whole: of all outputs there is no room in a line.
+
+    Args:
+        logs: by Keras' names: those of an output begin with its name, after `val_` if they are of validation.
+        output: whose metrics are kept.
+        outputs: all of them.
+    """
+
+    def owner(name: str) -> str | None:
+        whose = [each for each in outputs if each and name.removeprefix("val_").startswith(f"{each}_")]
+        return max(whose, key=len, default=None)
+
+    return {name: value for name, value in logs.items() if owner(name) in (None, output)}
 
 
 def make_progress(stream: TextIO, isatty: bool, environ: Mapping[str, str], clock: Clock) -> Progress:

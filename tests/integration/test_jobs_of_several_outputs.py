@@ -12,6 +12,8 @@ import pytest
 
 from jobs import penguins, tickets
 from orchestrator import load_job
+from orchestrator.errors import InvalidJob
+from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result
 from orchestrator.storage.tables import labels_from_parquet, predictions_from_parquet
 from tests.support.in_process import run_in_process
@@ -21,9 +23,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]
 ROOT = Path(__file__).parents[2]
 
 
-def trained(name: str, folder: Path, *changes: str) -> Result:
+class Shown(SilentProgress):
+    """Remembers which metrics people see."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def epoch(self, member: int, epoch: int, epochs: int, logs: Mapping[str, float]) -> None:
+        self.names |= set(logs)
+
+
+def trained(name: str, folder: Path, *changes: str, progress: SilentProgress | None = None) -> Result:
     job = load_job(ROOT / "jobs" / f"{name}.yaml", [f"storage.url={folder}", *changes])
-    return run_in_process(job, ROOT)
+    return run_in_process(job, ROOT, progress=progress)
 
 
 def scores(result: Result) -> Mapping[str, Any]:
@@ -51,6 +63,35 @@ def test_penguins_are_told_by_species_and_mass(tmp_path: Path) -> None:
     assert told["species"].accuracy == pytest.approx(np.mean(predicted.mean(axis=0).argmax(axis=1) == species))
     mass, predicted = read(result, tmp_path, "mass")
     assert told["mass"].mae == pytest.approx(np.abs(predicted.astype(float).mean(axis=0) - mass).mean())
+
+
+def test_the_output_that_is_named_decides(tmp_path: Path) -> None:
+    asked = ("ensemble.output=mass", "ensemble.stop_when={metric: rmse, patience: 1}", "ensemble.calibrate=true")
+    gate, shown = "ensemble.gate={metric: rmse, max: 100}", Shown()
+    result = trained("penguins", tmp_path, "members.count=2", "train.epochs=2", *asked, gate, progress=shown)
+    mass = result.scores("validation")["mass"]
+    assert result.outputs == ("mass", "species")
+    assert (result.gate is not None, result.gate and result.gate.value) == (True, mass.ensemble.rmse)
+    assert result.stop_when is not None
+    assert result.stop_when.scores[-1] == pytest.approx(mass.ensemble.rmse, rel=1e-9)
+    assert {"loss", "val_loss", "mass_mae", "val_mass_mae"} <= shown.names
+    assert not [name for name in shown.names if "species" in name]
+    report = (tmp_path / result.artifacts["report"]).read_text(encoding="utf-8")
+    assert "Was the ensemble worth it? <strong>mass: " in report
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (("ensemble.output=weight",), "the models have no output 'weight'"),
+        (("ensemble.output=mass", "ensemble.gate={metric: accuracy, min: 0.5}"), "accuracy cannot be told"),
+    ],
+)
+def test_what_the_output_that_decides_cannot_tell_is_refused_before_training(
+    tmp_path: Path, changes: tuple[str, ...], told: str
+) -> None:
+    with pytest.raises(InvalidJob, match=told):
+        trained("penguins", tmp_path, *changes)
 
 
 def test_every_input_of_a_penguin_counts() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.controller import CONTROL_EVERY_S, RECORD_END_S, Controller, RunRequest, record_end
+from orchestrator.controller import RECORD_END_S, Controller, RunRequest, record_end
 from orchestrator.errors import (
     AccessDenied,
     ClusterUnavailable,
@@ -37,6 +37,7 @@ from orchestrator.spec import Job, parse_job
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.looks import mark_look
+from orchestrator.storage.stops import CONTROL_EVERY_S
 from orchestrator.testing import FakeClock, FakeCluster, Fault, FaultyStore, MemoryStore
 from orchestrator.testing.cluster import row_digests
 

@@ -65,7 +65,8 @@ def _verdict(comparison: Comparison, judged: list[Judged]) -> Verdict:
         return Verdict(answer, judged[0].title, judged[0].sentence, comparison.notes)
     first = next(iter(comparison.results))
     said = Counter(_short_answer(each, first) for each in by_certainty)
-    title = f"Of {len(judged)}, " + ", ".join(f"{count} {text}" for text, count in said.items())
+    counted = f"{len(judged)} comparisons" if len(comparison.outputs) > 1 else str(len(judged))
+    title = f"Of {counted}, " + ", ".join(f"{count} {text}" for text, count in said.items())
     lines = tuple(f"{each.title} {each.sentence}" for each in judged)
     sentence = f"Each run is compared with {first} on the rows that both were scored on."
     return Verdict(answer, f"{title}.", sentence, (*lines, *comparison.notes))

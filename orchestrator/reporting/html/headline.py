@@ -43,14 +43,14 @@ def output_section(data: OutputData) -> Section:
     """Of one output among several: was the ensemble worth it there?"""
     verdict = was_it_worth_it(data.result)
     intro = f"Was the ensemble worth it? {verdict.title} {verdict.sentence}"
-    items = tuple(_score_tiles(data.result))
+    items = tuple(_score_tiles(data.result, ""))
     return Section(data.id("output"), data.result.output, intro, (Facts(items),) if items else ())
 
 
 def tiles(result: Result) -> Facts | None:
     """The few numbers to remember: of what is delivered, of the best member and of the mean member."""
     own = deciding(result)
-    items = list(_score_tiles(own))
+    items = list(_score_tiles(own, for_output(own.output)))
     if not items:
         return None
     items.append(("members in the ensemble", f"{_num_counted(result)} of {len(result.members)}"))
@@ -59,14 +59,14 @@ def tiles(result: Result) -> Facts | None:
     return Facts(tuple(items))
 
 
-def _score_tiles(result: OutputResult) -> Iterator[tuple[str, str]]:
+def _score_tiles(result: OutputResult, of_what: str) -> Iterator[tuple[str, str]]:
     split = next((split for _, split in splits_of(result)), None)
     metric = headline_of(result)
     for name in dict.fromkeys((result.delivered, "best_member", "members_mean")):
         figure: Figure | None = getattr(split, name, None)
         if figure is not None:
             value = score_text(metric, getattr(figure, metric))
-            yield f"{NAMES[metric]} of {_spoken(result, name, figure)}{for_output(result.output)}", value
+            yield f"{NAMES[metric]} of {_spoken(result, name, figure)}{of_what}", value
 
 
 def duration_text(seconds: float) -> str:

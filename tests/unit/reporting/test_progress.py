@@ -16,6 +16,7 @@ from orchestrator.reporting.progress import (
     epochs_done_and_total,
     live_view,
     make_progress,
+    own_metrics,
     time_left,
 )
 
@@ -181,3 +182,23 @@ def test_no_color_is_honoured(no_color: str, colored: bool, monkeypatch: pytest.
     progress.member(0, "failed")
     progress.close()
     assert ("\x1b[31m" in stream.getvalue()) is colored
+
+
+@pytest.mark.parametrize(
+    ("output", "shown"),
+    [
+        ("species", {"loss", "val_loss", "species_loss", "val_species_accuracy", "learning_rate"}),
+        ("mass", {"loss", "val_loss", "mass_mae", "val_mass_mae", "learning_rate"}),
+        ("mass_of_egg", {"loss", "val_loss", "val_mass_of_egg_mae", "learning_rate"}),
+    ],
+)
+def test_of_several_outputs_the_metrics_of_one_are_shown(output: str, shown: set[str]) -> None:
+    whole = ("loss", "val_loss", "learning_rate")
+    logs = dict.fromkeys((*whole, "species_loss", "val_species_accuracy", "mass_mae", "val_mass_mae"), 0.5)
+    logs["val_mass_of_egg_mae"] = 0.5
+    assert set(own_metrics(logs, output, ["species", "mass", "mass_of_egg"])) == shown
+
+
+def test_of_an_only_output_everything_is_shown() -> None:
+    logs = {"loss": 0.5, "accuracy": 0.5}
+    assert own_metrics(logs, "", [""]) == logs
