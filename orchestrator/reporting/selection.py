@@ -20,6 +20,7 @@ from orchestrator.ensemble.weights import Weights, given
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.outputs import ONLY, part, split_of
 from orchestrator.planning.packs import Engine
+from orchestrator.planning.stages import stages_of
 from orchestrator.reporting.fitted import Rules
 from orchestrator.reporting.kept import greedy_weights, keep_trials
 from orchestrator.reporting.predictions import Predictions, Read
@@ -166,8 +167,12 @@ def chose_greedily(selection: Mapping[str, Json], output: str) -> bool:
 
 
 def _trains(job: Job, members: Sequence[MemberFacts]) -> list[TrainSpec]:
-    own = {repr(member.plan.train_values): member.plan.train_values for member in members}
-    return [train_with(job.train, values) for values in own.values()]
+    own = {repr((member.plan.train_values, member.plan.stages)): member.plan for member in members}
+    return [
+        stage.train
+        for plan in own.values()
+        for stage in stages_of(train_with(job.train, plan.train_values), plan.stages)
+    ]
 
 
 def _uses(job: Job, run: RunFacts, members: Sequence[MemberFacts]) -> list[str]:

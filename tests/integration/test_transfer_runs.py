@@ -37,7 +37,7 @@ def build_too_narrow(base, dropout=0.2):
     return keras.Sequential([keras.Input((63,)), *base.layers])
 """
 STAGES: list[dict[str, Any]] = [
-    {"freeze": "all", "epochs": 2},
+    {"freeze": "all", "epochs": 2, "early_stopping": {"patience": 4}},
     {"freeze": "none", "epochs": 1, "learning_rate": 1e-4, "early_stopping": False},
 ]
 
@@ -71,7 +71,8 @@ def test_members_start_from_the_best_member_of_an_earlier_run(transfer: TinyProj
     assert best is not None
     before = stored(transfer, best.key)
 
-    result = run_in_process(transfer.job(name="next", model=model(transfer)), transfer.folder)
+    job = transfer.job(name="next", model=model(transfer), train={"early_stopping": False})
+    result = run_in_process(job, transfer.folder)
 
     assert [member.status for member in result.members] == ["succeeded", "succeeded"]
     assert [member.epochs for member in result.members] == [3, 3]
@@ -85,6 +86,8 @@ def test_members_start_from_the_best_member_of_an_earlier_run(transfer: TinyProj
         rows = history_from_parquet(stored(transfer, member.history.key))
         assert [row["stage"] for row in rows] == [1, 1, 2]
 
+    validation = result.scores("validation").values()
+    assert ["early stopping" in scores.ensemble.scored_on for scores in validation] == [True]  # of a stage's own
     whole = load_member(result, 1, root=str(transfer.folder), storage=str(transfer.folder / "runs"))
     assert [layer.name for layer in whole.layers][-1] == "new"
 
