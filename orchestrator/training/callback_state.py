@@ -66,7 +66,7 @@ def _take(callback: keras.callbacks.Callback) -> CallbackState:
         state = callback.get_state()
     else:
         attributes = next(names for kind, names in _ATTRIBUTES.items() if isinstance(callback, kind))
-        state = {attribute: getattr(callback, attribute) for attribute in attributes}
+        state = {name: getattr(callback, name, None) for name in attributes}  # before `fit` some are not there yet
     arrays: dict[str, Array] = {}
     try:
         if not isinstance(state, Mapping):

@@ -20,6 +20,8 @@ from orchestrator.training.device import Device
 from orchestrator.training.fused.architecture import why_not_fused
 from orchestrator.training.solo import train_solo
 from tests.support.fused_cases import curve, dataset_of, member, pack, solo, spec
+from tests.support.in_process import run_in_process
+from tests.support.tiny_jobs import TinyProject
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]
 
@@ -300,3 +302,15 @@ def test_an_uncompiled_model_wants_a_loss_as_well() -> None:
     assert compiled(kwargs={"compiled": False}, optimizer="adam", loss="mse").compiled
     with pytest.raises(InvalidModel, match="no loss"):
         compiled(kwargs={"compiled": False}, optimizer="adam")
+
+
+def test_a_rate_that_is_too_high_ends_as_diverged_and_not_in_the_ensemble(project: TinyProject) -> None:
+    job = project.job(
+        members={"count": 2, "vary": {"train.learning_rate": [0.01, 1e30]}}, ensemble={"quorum": 1}, train={"epochs": 1}
+    )
+    result = run_in_process(job, project.folder)
+    assert [member.status for member in result.members] == ["succeeded", "diverged"]
+    assert [member.hyperparameters["train.learning_rate"] for member in result.members] == [0.01, 1e30]
+    assert result.status == "partial"
+    assert result.validation is not None
+    assert result.validation.ensemble.accuracy == result.members[0].validation.accuracy
