@@ -10,7 +10,7 @@ from orchestrator.errors import InvalidJob
 from orchestrator.spec.base import KerasObject
 from orchestrator.spec.callbacks import callback_name, references_of
 from orchestrator.spec.job import Job
-from orchestrator.spec.members import MemberOverride, ModelSpec
+from orchestrator.spec.members import MemberOverride, ModelSpec, is_reference
 from orchestrator.spec.references import FoundFunction, find_function
 from orchestrator.spec.varied import PREFIX
 
@@ -50,6 +50,9 @@ def check_job(job: Job, root: str) -> CheckedJob:
     builders = {ref: find_function(ref, root, where=f"{place}: {ref}") for ref, place in places.items()}
     data = _find_data(job.data.function, root)
     _check_members(job, builders)
+    for key in ("optimizer", "loss", "metrics"):
+        for place, ref in _own_parts(getattr(job.train, key), f"train.{key}"):
+            find_function(ref, root, where=f"{place}: {ref}", kind="function or class")
     takes_dropout = {ref: _takes_dropout(builder) for ref, builder in builders.items()}
     return CheckedJob(builders, data, takes_dropout, dict(_check_callbacks(job, root)))
 
@@ -71,6 +74,17 @@ def exactness(job: Job, checked: CheckedJob) -> tuple[str, ...]:
         if not {"get_state", "set_state"} <= (found.methods or frozenset()):
             reasons.append(f"{ref} has no get_state and set_state that could be seen: what it remembers is lost")
     return tuple(reasons)
+
+
+def _own_parts(value: object, place: str) -> Iterator[tuple[str, str]]:
+    """References among what `compile` is given, with the key of each."""
+    if isinstance(value, Mapping | tuple):
+        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _own_parts(part, f"{place}.{key}")
+    else:
+        name = value.class_name if isinstance(value, KerasObject) else value
+        if isinstance(name, str) and is_reference(name):
+            yield place, name
 
 
 def _check_callbacks(job: Job, root: str) -> Iterator[tuple[str, FoundFunction]]:

@@ -49,8 +49,10 @@ def test_numbers_by_networks_of_several_depths(tmp_path: Path) -> None:
 
 
 def test_several_labels_at_once(tmp_path: Path) -> None:
-    result = result_of("digit_traits", tmp_path, "members.count=2", "train.epochs=12")
+    result = result_of("digit_traits", tmp_path, "members.count=2", "train.epochs=12", "train.verbose=2")
     assert scores(result).accuracy > 0.9
+    logs = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("log-*.txt")]
+    assert sum("Epoch 12/12" in text for text in logs) == 2, "what Keras prints is in each member's log"
 
 
 def test_widths_depths_and_layers_are_keywords_of_one_build_function(tmp_path: Path) -> None:

@@ -125,3 +125,22 @@ def test_a_builder_that_needs_a_base_is_told_where_to_name_it(tmp_path: Path) ->
 
     with pytest.raises(InvalidJob, match=r"requires base(.|\n)*set model\.base"):
         check(tmp_path, model="n:build")
+
+
+@pytest.mark.parametrize(
+    ("train", "where"),
+    [
+        ({"loss": "m:losss"}, "train.loss: m:losss"),
+        ({"loss": {"a": "mse", "b": {"class_name": "m:losss"}}}, "train.loss.b: m:losss"),
+        ({"metrics": ["accuracy", "m:losss"]}, "train.metrics.1: m:losss"),
+        ({"metrics": {"a": ["m:losss"]}}, "train.metrics.a.0: m:losss"),
+        ({"optimizer": "m:losss"}, "train.optimizer: m:losss"),
+    ],
+)
+def test_parts_of_compile_that_are_not_in_the_jobs_module_are_refused(
+    train: dict[str, Any], where: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidJob, match="there is no function or class losss") as caught:
+        check(tmp_path, model={"builder": "m:plain"}, train=train)
+    assert caught.value.where == where
+    check(tmp_path, model={"builder": "m:plain"}, train={"loss": "m:plain", "metrics": ["m:unknown", "mae"]})
