@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.errors import InvalidJob
-from orchestrator.spec.base import KerasObject
+from orchestrator.spec.base import KerasObject, is_reference
 from orchestrator.spec.callbacks import callback_name, references_of
 from orchestrator.spec.job import Job
-from orchestrator.spec.members import MemberOverride, ModelSpec, is_reference
+from orchestrator.spec.members import MemberOverride, ModelSpec
 from orchestrator.spec.references import FoundFunction, find_function
 from orchestrator.spec.varied import PREFIX
 
