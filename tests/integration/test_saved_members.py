@@ -103,7 +103,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
                 "count": 2,
                 "vary": {"train.checkpoint.save_weights_only": [False, True], "layer": ["Doubled", "Unregistered"]},
             },
-            train={"epochs": 3},
+            train={"epochs": 2},
         )
         yield Run(project, run_in_process(job, folder))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from orchestrator import api
 from orchestrator.spec import load_job
+from orchestrator.training.sources.load import load_job_data
 from tests.support.in_process import run_in_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]
@@ -42,6 +44,12 @@ def test_wine_is_told_from_raw_rows_and_a_constant_feature_does_no_harm(
     assert result.test is not None
     assert result.test.ensemble.accuracy is not None
     assert result.test.ensemble.accuracy > 0.9
+    test = load_job_data(job).test
+    assert test is not None
+    files = [tmp_path / "runs" / each.model.key for each in result.members if each.model is not None]
+    opened = [keras.models.load_model(file).predict(test.x, verbose=0) for file in files]
+    together = np.mean(np.mean(opened, axis=0).argmax(axis=1) == test.y)
+    assert together == pytest.approx(result.test.ensemble.accuracy)
     model = api.load_member(result, 0, root=str(tmp_path), storage=f"{tmp_path}/runs")
     barolo = [14.0, 1.7, 2.4, 15.6, 127.0, 2.8, 3.0, 0.3, 2.3, 5.6, 1.0, 3.9, 1065.0]
     probabilities = model.predict(np.array([[*barolo, 7.0], [*barolo, 1e6]]), verbose=0)
