@@ -26,6 +26,7 @@ from orchestrator.errors import (
     MissingObject,
     OrchestratorError,
 )
+from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.packs import FEW_STEPS
 from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
 from orchestrator.planning.plan import Plan, make_plan
@@ -106,6 +107,7 @@ class RunPlan:
             "engine": self.engine_text(),
             "stop_when": self.stop_text(),
             "search": self.search_text(),
+            "folds": self.folds_text(),
             "exact": not self.inexact,
             "inexact_because": list(self.inexact),
             "members": [
@@ -117,6 +119,7 @@ class RunPlan:
                     "kwargs": dict(member.kwargs),
                     "train": dict(member.train_values),
                     "key": f"{request.layout.members}/{member.index}",
+                    **_fold_json(member),
                 }
                 for member in request.plan.members
             ],
@@ -156,6 +159,21 @@ class RunPlan:
             chosen = f"greedy selection among all trials makes the best ensemble of at most {count} members"
         return f"{search.num_trials} trials by {search.sampler}, {later}; {chosen}"
 
+    def folds_text(self) -> str | None:
+        """How the rows are dealt into folds, and on which ones callbacks watch a member; None: they are not."""
+        members = self.request.job.members
+        folds = members.folds
+        if folds is None:
+            return None
+        repeats = f", {folds.repeats} times anew" if folds.repeats > 1 else ""
+        watched = "the validation set, where there is one, or else the rows held out"
+        if folds.inner_validation > 0:
+            watched = f"{folds.inner_validation:g} of its own rows"
+        return (
+            f"{members.count} configuration{'s' if members.count > 1 else ''} × {folds.count} "
+            f"{'stratified ' if folds.stratified else ''}folds{repeats}; each member is watched on {watched}"
+        )
+
     def engine_text(self) -> str:
         """How the members would be trained."""
         engine = self.request.job.train.engine
@@ -167,6 +185,12 @@ class RunPlan:
         elif self.may_fuse:
             guess = f"fused on a GPU, or from {FEW_STEPS:,} gradient steps of a pack on"
         return f"decided at the start, when the models are there; as far as can be told now: {guess}"
+
+
+def _fold_json(member: MemberPlan) -> dict[str, int]:
+    """Where a member stands among the folds; nothing without folds."""
+    fold = member.fold
+    return {} if fold is None else {"configuration": fold.configuration, "repeat": fold.repeat, "fold": fold.fold}
 
 
 def validate(job: Job, *, root: str | None = None) -> None:

@@ -117,9 +117,9 @@ def validate(job: JobPath, overrides: Overrides = None, as_json: AsJson = False)
     """Check a job file without running any of its code."""
     loaded = load_job(job, overrides or [])
     api.validate(loaded)
-    tell(f"{job}: valid, {loaded.members.count} members; model and data are checked further when the run starts")
+    tell(f"{job}: valid, {loaded.members.total} members; model and data are checked further when the run starts")
     if as_json:
-        answer(json_line({"valid": True, "name": loaded.name, "members": loaded.members.count}))
+        answer(json_line({"valid": True, "name": loaded.name, "members": loaded.members.total}))
 
 
 @app.command()
@@ -137,11 +137,12 @@ def plan(
         answer(json_line(planned))
         return
     facts = {name: planned[name] for name in ("run_id", "storage", "run", "placement", "engine")}
-    facts |= {name: planned[name] for name in ("stop_when", "search") if planned[name] is not None}
+    facts |= {name: planned[name] for name in ("stop_when", "search", "folds") if planned[name] is not None}
     facts["exact"] = "yes, on a CPU" if planned["exact"] else f"no, because {'; '.join(planned['inexact_because'])}"
     rows = [
         {
             "member": member["index"],
+            **{name: member[name] for name in ("configuration", "repeat", "fold") if name in member},
             "seed": member["seed"],
             "dropout": member["dropout"],
             "builder": member["builder"],

@@ -45,7 +45,7 @@ def _load_data(job: Job, code_root: str | None) -> tuple[Dataset | None, ev.Even
         return None, ev.DataFailed(error)
     except Exception as error:  # or Ray's wrapping of it would pass for a cluster out of reach
         return None, ev.DataFailed(OrchestratorError(f"{type(error).__name__}: {error}", where="data.source"))
-    return dataset, dataset.loaded()
+    return dataset, dataset.loaded(held_out=job.members.folds is not None)
 
 
 class RayCluster:

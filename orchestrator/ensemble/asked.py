@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
 
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import InvalidJob
+from orchestrator.planning.folds import OUT_OF_FOLD
 from orchestrator.planning.outputs import ONLY
 from orchestrator.spec import EnsembleSpec
 
@@ -28,7 +30,9 @@ def check_rows(ensemble: EnsembleSpec, num_rows: Mapping[str, int]) -> None:
         raise InvalidJob(
             f"the gate is on the {gate.on} set, and there is none",
             where="ensemble.gate",
-            hint=f"return a {gate.on} set from the data function, or remove the gate",
+            hint="say `on: out_of_fold`"
+            if OUT_OF_FOLD in num_rows
+            else f"return a {gate.on} set from the data function, or remove the gate",
         )
     if ensemble.stop_when is not None and "validation" not in num_rows:
         raise InvalidJob(
@@ -36,7 +40,7 @@ def check_rows(ensemble: EnsembleSpec, num_rows: Mapping[str, int]) -> None:
             where="ensemble.stop_when",
             hint="set data.validation_split, return a validation set from the data function, or leave stop_when out",
         )
-    rows = num_rows.get("validation", 0)
+    rows = num_rows.get(deciding_split(num_rows), 0)
     for key in _fitted(ensemble):
         if rows < FEWEST_ROWS:
             there = "there is none" if rows == 0 else f"it has {rows} of the {FEWEST_ROWS} rows that this takes"
@@ -87,6 +91,15 @@ def check_calibrated(ensemble: EnsembleSpec, tasks: Mapping[str, TaskKind]) -> N
             where="ensemble.calibrate",
             hint="leave ensemble.calibrate out",
         )
+
+
+def deciding_split(splits: Collection[str]) -> Literal["out_of_fold", "validation"]:
+    """The split whose rows decide: on which weights are fitted and the best member is chosen.
+
+    Args:
+        splits: those that are scored.
+    """
+    return "out_of_fold" if OUT_OF_FOLD in splits else "validation"
 
 
 def _fitted(ensemble: EnsembleSpec) -> list[str]:

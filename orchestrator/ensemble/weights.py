@@ -14,7 +14,7 @@ from orchestrator.ensemble.tasks import EPSILON, Array, Float64
 from orchestrator.errors import InvalidData, InvalidJob, InvalidModel
 
 Method = Literal["given", "accuracy", "error", "nll", "greedy"]
-FittedOn = Literal["validation", "given"]
+FittedOn = Literal["validation", "out_of_fold", "given"]
 
 LossesOf = Callable[[Float64], Float64]
 """Losses [K] of K candidate averages [K, …]."""

@@ -10,6 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.errors import InvalidData
+from orchestrator.planning.seeds import fold_seed, inner_seed
+from orchestrator.spec import FoldsSpec
+
+OUT_OF_FOLD = "out_of_fold"
+"""The split of the training rows, each predicted by members that did not learn from it."""
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.intp]
@@ -39,6 +44,28 @@ class FoldPlan:
     stratified: bool = True
     inner_validation: float = 0.0
     inner_seed: int = 0
+
+
+def fold_plan(asked: FoldsSpec, index: int, seed: int) -> FoldPlan:
+    """The fold of member `index` of a job that asks for folds.
+
+    Args:
+        asked: `members.folds`.
+        index: of the member.
+        seed: the job's root seed.
+    """
+    configuration, within = divmod(index, asked.count * asked.repeats)
+    repeat, fold = divmod(within, asked.count)
+    return FoldPlan(
+        configuration=configuration,
+        repeat=repeat,
+        fold=fold,
+        num_folds=asked.count,
+        seed=fold_seed(seed, repeat),
+        stratified=asked.stratified,
+        inner_validation=asked.inner_validation,
+        inner_seed=inner_seed(seed, repeat, fold),
+    )
 
 
 def deal_rows(
@@ -75,7 +102,7 @@ def deal_rows(
 
 
 def draw_share(
-    num_rows: int, share: float, seed: int, *, classes: Indices | None = None, groups: Indices | None = None
+    num_rows: int, share: float, seed: int, *, classes: Array | None = None, groups: Indices | None = None
 ) -> npt.NDArray[np.bool_]:
     """Which rows are drawn, as a mask [N]: about `share` of all, of each class, or of the rows in whole groups.
 
@@ -83,7 +110,8 @@ def draw_share(
         num_rows: N.
         share: between 0 and 1.
         seed: of the draw.
-        classes, groups: as for `deal_rows`; with groups, classes are not looked at.
+        classes: tells the classes apart, [N].
+        groups: as for `deal_rows`; with them, classes are not looked at.
     """
     rng = np.random.default_rng(seed)
     chosen = np.zeros(num_rows, dtype=bool)

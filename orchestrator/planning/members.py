@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import InvalidJob
-from orchestrator.planning.folds import FoldPlan
+from orchestrator.planning.folds import FoldPlan, fold_plan
 from orchestrator.planning.seeds import member_seed
 from orchestrator.planning.stages import stages_of
 from orchestrator.spec import BaseSpec, BestOver, Job, MemberOverride, ModelSpec, Range, StageSpec, TrainSpec
@@ -57,6 +57,11 @@ class MemberPlan:
         return sum(stage.train.epochs for stage in stages_of(self.train, self.stages))
 
     @property
+    def configuration(self) -> int:
+        """What it shares its hyperparameters with: the members of all folds; without folds each is one by itself."""
+        return self.index if self.fold is None else self.fold.configuration
+
+    @property
     def dropout(self) -> float | None:
         """The dropout rate that the build function gets, or None where it gets none."""
         return self.kwargs.get("dropout")
@@ -70,11 +75,15 @@ def plan_members(job: Job, takes_dropout: Mapping[str, bool | None]) -> tuple[Me
         takes_dropout: for each builder reference, whether its signature names `dropout` (None: cannot be known
             without importing it, then only an explicit `dropout` is passed).
     """
-    return tuple(plan_member(job, index, takes_dropout) for index in range(job.members.count))
+    return tuple(plan_member(job, index, takes_dropout) for index in range(job.members.total))
 
 
 def plan_member(job: Job, index: int, takes_dropout: Mapping[str, bool | None]) -> MemberPlan:
     """Member `index` of the job; depends on nothing but the job and the index.
+
+    With folds, members are numbered configuration by configuration, in it repeat by repeat, in that fold by fold.
+    Hyperparameters and overrides follow the configuration, seeds the member; so whoever asks for one configuration
+    more gets further members, and those before stay as they are.
 
     An override's `model` replaces builder and keywords, so what of the job's `vary` names keywords of the job's own
     builder does not reach it; settings of `train` do, and the job's dropout where that builder takes one.
@@ -82,18 +91,20 @@ def plan_member(job: Job, index: int, takes_dropout: Mapping[str, bool | None]) 
     Raises:
         InvalidJob: its own settings of `train`, or what its stages say, contradict each other.
     """
-    override = job.members.overrides.get(index, MemberOverride())
+    configuration = index // job.members.per_configuration
+    override = job.members.overrides.get(configuration, MemberOverride())
     model = job.model if override.model is None else override.model
     replaced = override.model is not None
     kwargs = dict(model.kwargs)
     varied = {
-        name: value_at(job.members.vary[name], index, axis) for axis, name in enumerate(sorted(job.members.vary), 1)
+        name: value_at(job.members.vary[name], configuration, axis)
+        for axis, name in enumerate(sorted(job.members.vary), 1)
     }
     train_values = {name.removeprefix(PREFIX): value for name, value in varied.items() if name.startswith(PREFIX)}
     train_values |= override.train
     if not replaced:
         kwargs |= {name: value for name, value in varied.items() if not name.startswith(PREFIX)}
-    dropout = _dropout_of(job, index, model, takes_dropout.get(model.builder), replaced=replaced)
+    dropout = _dropout_of(job, configuration, model, takes_dropout.get(model.builder), replaced=replaced)
     if dropout is not None:
         kwargs["dropout"] = dropout
     kwargs.update(override.kwargs)
@@ -102,6 +113,7 @@ def plan_member(job: Job, index: int, takes_dropout: Mapping[str, bool | None]) 
     seed = member_seed(job.seed, index) if override.seed is None else override.seed
     train = train_of(job, index, train_values)
     stages_of(train, model.stages, model.best_over)  # that it can be so is told before anything starts
+    folds = job.members.folds
     return MemberPlan(
         index,
         seed,
@@ -109,11 +121,25 @@ def plan_member(job: Job, index: int, takes_dropout: Mapping[str, bool | None]) 
         kwargs,
         train,
         train_values,
+        fold=None if folds is None else fold_plan(folds, index, job.seed),
         preprocess=job.data.preprocess,
         base=model.base,
         stages=model.stages,
         best_over=model.best_over,
     )
+
+
+def whole_configurations(members: Iterable[MemberPlan], good: Collection[int]) -> tuple[int, ...]:
+    """The configurations all of whose members are good, ascending: a hole in their folds could not be filled.
+
+    Args:
+        members: of the run.
+        good: indices of the good ones.
+    """
+    whole: dict[int, bool] = {}
+    for member in members:
+        whole[member.configuration] = whole.get(member.configuration, True) and member.index in good
+    return tuple(sorted(configuration for configuration, complete in whole.items() if complete))
 
 
 def train_of(job: Job, index: int, values: Mapping[str, Any]) -> TrainSpec:

@@ -46,6 +46,7 @@ class Architecture:
         kinds: of layers: `convolution`, `recurrent`, or `other`.
         obstacle: why it cannot be fused at all; None: it can.
         epochs, batch_size: of its own `train`; None: those of the rules.
+        num_rows: that it learns from; None: all training rows.
     """
 
     signature: str
@@ -53,6 +54,7 @@ class Architecture:
     obstacle: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
+    num_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _decide(
         return 1, "solo", "solo: a pack of one gains nothing on a CPU"
     size = math.ceil(len(members) / math.ceil(len(members) / most))
     epochs, batch_size = architecture.epochs or rules.epochs, architecture.batch_size or rules.batch_size
-    steps = size * epochs * math.ceil(num_rows / batch_size)
+    steps = size * epochs * math.ceil((architecture.num_rows or num_rows) / batch_size)
     if steps < FEW_STEPS:
         return 1, "solo", f"solo: {steps:,} gradient steps are too few to pay for compiling (from {FEW_STEPS:,} on)"
     return most, "fused", f"fused, up to {most} at a time: small layers on a CPU wait for their dispatch"

@@ -63,13 +63,13 @@ class QuorumDecision:
     reason: str
 
 
-def decide_quorum(num_good: int, num_members: int, quorum: int | None) -> QuorumDecision:
-    """Decide once no member can change any more; `quorum` None asks for all members."""
+def decide_quorum(num_good: int, num_members: int, quorum: int | None, counted: str = "members") -> QuorumDecision:
+    """Decide once no member can change any more; `quorum` None asks for all. `counted` names what the numbers count."""
     needed = num_members if quorum is None else quorum
     partial = num_good < num_members
     if num_good >= max(1, needed):
-        return QuorumDecision(True, partial, f"{num_good} of {num_members} members, {needed} needed")
-    return QuorumDecision(False, partial, f"only {num_good} of {num_members} members, {needed} needed")
+        return QuorumDecision(True, partial, f"{num_good} of {num_members} {counted}, {needed} needed")
+    return QuorumDecision(False, partial, f"only {num_good} of {num_members} {counted}, {needed} needed")
 
 
 @dataclass(frozen=True)

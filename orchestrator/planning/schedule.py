@@ -31,10 +31,11 @@ from orchestrator.planning.draining import PREEMPTED, cause_of_loss, drain, end_
 from orchestrator.planning.enough import ask_for_score, leave_out, take_score
 from orchestrator.planning.events import Cause, Event
 from orchestrator.planning.lateness import NOTHING_IN_TIME, cut_off, end_overdue, put_back
+from orchestrator.planning.members import whole_configurations
 from orchestrator.planning.pace import Pace, alive, epoch_ended, is_stalled, longest_silence_s, moved_on
 from orchestrator.planning.packing import split, use_packs
 from orchestrator.planning.packs import packs_from_json
-from orchestrator.planning.policies import decide_quorum, exhausted
+from orchestrator.planning.policies import QuorumDecision, decide_quorum, exhausted
 from orchestrator.planning.recovery import RunMemory
 from orchestrator.planning.schedule_state import (
     MemberState,
@@ -359,6 +360,17 @@ def _advance(state: State, now: float, commands: list[Command]) -> Stepped:
     return state, commands
 
 
+def _decide_quorum(state: State, good: Collection[int], num_wanted: int) -> QuorumDecision:
+    """Of a search no more count than are kept; with folds whole configurations do, each with all of its members."""
+    members, quorum, search = state.settings.plan.members, state.settings.quorum, state.settings.search
+    if search is not None:
+        return decide_quorum(min(search.num_kept, len(set(good) - set(search.pruned))), search.num_kept, quorum)
+    if not any(member.fold for member in members):
+        return decide_quorum(len(good), num_wanted, quorum)
+    configurations = {member.configuration for member in members}
+    return decide_quorum(len(whole_configurations(members, good)), len(configurations), quorum, "configurations")
+
+
 def _num_to_train(state: State) -> int:
     """How many packs wait to be trained; before they are decided, how many members."""
     if state.packs or state.cut_at is not None:
@@ -373,12 +385,7 @@ def _is_at_work(worker: WorkerState) -> bool:
 def _finish(state: State, commands: list[Command]) -> Stepped:
     wanted = {i: member for i, member in state.members.items() if state.enough is None or i < state.enough}
     good = tuple(index for index, member in wanted.items() if member.status == "done")
-    num_good, num_wanted = len(good), len(wanted)
-    search = state.settings.search
-    if search is not None:
-        num_wanted = search.num_kept
-        num_good = min(num_wanted, len(set(good) - set(search.pruned)))
-    decision = decide_quorum(num_good, num_wanted, state.settings.quorum)
+    decision = _decide_quorum(state, good, len(wanted))
     if decision.enough:
         return replace(state, over=True), [*commands, Select(good, decision.reason)]
     why = [f"member {i}: {m.message}" for i, m in wanted.items() if m.status != "done"]

@@ -15,9 +15,10 @@ import numpy.typing as npt
 from orchestrator.ensemble.combine import Accumulator
 from orchestrator.ensemble.diversity import Diversity, DiversityAccumulator
 from orchestrator.ensemble.tasks import TaskKind
+from orchestrator.planning.folds import OUT_OF_FOLD
 from orchestrator.planning.outputs import part, split_of
 from orchestrator.reporting.examples import choose_examples
-from orchestrator.reporting.predictions import Predictions, Read
+from orchestrator.reporting.predictions import Predictions, Read, by_configuration
 from orchestrator.reporting.selection import labels_of, tasks_of
 from orchestrator.storage.examples import Examples, read_examples
 from orchestrator.storage.records import BlobRef
@@ -79,7 +80,7 @@ class Cases:
 def read_cases(
     selection: Mapping[str, Any], members: Sequence[Mapping[str, Any]], read: Read, top: int
 ) -> dict[str, Cases]:
-    """The cases of each output on the test rows, else on the validation rows; without those that cannot be told of.
+    """The cases of each output on the test rows, else on those that decide; without those that cannot be told of.
 
     Args:
         selection: body of the `selection` record.
@@ -91,15 +92,14 @@ def read_cases(
         DamagedStore: what the selection names is gone or damaged.
     """
     scored = set(map(split_of, selection["labels"]))
-    split = next((name for name in ("test", "validation") if name in scored), None)
+    split = next((name for name in ("test", OUT_OF_FOLD, "validation") if name in scored), None)
     if split is None or not members:
         return {}
     stored = selection.get("examples", {}).get(split)
     examples = None if stored is None else read_examples(read(BlobRef.from_json(stored, where=f"examples of {split}")))
-    asked = [
-        members[n]
-        for n in np.unique(np.linspace(0, len(members) - 1, min(len(members), MOST_MEMBERS)).round().astype(int))
-    ]
+    whole = list(by_configuration(members).values())
+    spread = np.linspace(0, len(whole) - 1, min(len(whole), MOST_MEMBERS)).round().astype(int)
+    asked = [member for n in np.unique(spread) for member in whole[n]]
     found = {}
     for output, task in tasks_of(selection).items():
         if examples is None and task is not TaskKind.REGRESSION:

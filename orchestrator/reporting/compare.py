@@ -37,7 +37,7 @@ from orchestrator.storage.log import Log
 
 Float64 = npt.NDArray[np.float64]
 
-SPLITS: tuple[SplitName, ...] = ("test", "validation")
+SPLITS: tuple[SplitName, ...] = ("test", "out_of_fold", "validation")
 """Test first: its rows were used for nothing else."""
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from orchestrator.ensemble.metrics import Scores
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.planning.outputs import ONLY, part
+from orchestrator.reporting.configurations import Told, configurations_of, left_out, member_scores, told_scores
 from orchestrator.reporting.evaluate import Evaluated, evaluate_split
 from orchestrator.reporting.fitted import Chosen, Rules
 from orchestrator.reporting.gate import judge_gate
 from orchestrator.reporting.kept import is_short, scored_trials, search_result
 from orchestrator.reporting.outputs import gathered
-from orchestrator.reporting.predictions import Predictions, Read
+from orchestrator.reporting.predictions import Predictions, Read, by_configuration
 from orchestrator.reporting.result import (
+    FoldResult,
     MemberResult,
-    MemberScores,
     Result,
     RunsBefore,
     SplitName,
@@ -28,15 +28,23 @@ from orchestrator.reporting.result import (
     StoredFile,
     WeightsResult,
 )
-from orchestrator.reporting.selection import COUNTED, chose_greedily, labels_of, outputs_of, rules_of, tasks_of
+from orchestrator.reporting.selection import (
+    COUNTED,
+    chose_greedily,
+    in_ensemble,
+    labels_of,
+    outputs_of,
+    rules_of,
+    tasks_of,
+)
 from orchestrator.spec.varied import PREFIX
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.members import copies_of
 
 Json = Any
 
-SCORED: tuple[SplitName, ...] = ("validation", "test")
-"""Validation first: it chooses the best member, which test only names."""
+SCORED: tuple[SplitName, ...] = ("out_of_fold", "validation", "test")
+"""The first that there is chooses the best member, which the others only name."""
 
 
 def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> Result:
@@ -47,21 +55,26 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
         layout: for the keys of the readable copies.
         read: gives the verified bytes of a blob; called from several threads.
     """
-    indices = [member["index"] for member in selection["members"] if member["status"] in COUNTED]
+    chosen = in_ensemble(selection)
+    indices, there = list(by_configuration(chosen)), {member["index"] for member in chosen}
     found = evaluate_selection(selection, read)
     outputs, rules = tuple(found), {output: rules_of(selection, output) for output in found}
-    validation, test = (
+    out_of_fold, validation, test = (
         {output: each[name].split if name in each else None for output, each in found.items()} for name in SCORED
     )
     temperatures = {
         output: _decided(each).temperature if rules[output].calibrate else None for output, each in found.items()
     }
     scores = _scores_of(found, indices)
+    folded = any("fold" in member for member in selection["members"])
+    by_member = member_scores(selection, read) if folded else scores
     tasks = {output: task.value for output, task in tasks_of(selection).items()}
     gate, first = selection["gate"], outputs[0]
-    judged = gate and judge_gate(**gate, output=first, validation=validation[first], test=test[first])
+    judged = gate and judge_gate(
+        **gate, output=first, validation=validation[first], test=test[first], out_of_fold=out_of_fold[first]
+    )
     stopped = StoppedResult.model_validate(told) if (told := selection.get("stop_when")) else None
-    missing = tuple(member["index"] for member in _wanted(selection, stopped) if member["status"] not in COUNTED)
+    missing = tuple(member["index"] for member in _wanted(selection, stopped) if member["index"] not in there)
     late = tuple(member["index"] for member in selection["members"] if member["status"] == "late")
     failed_gate = judged is not None and not judged.passed
     return Result(
@@ -78,7 +91,9 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
         runs_before=RunsBefore(**before) if (before := selection.get("runs_before")) else None,
         validation=gathered(validation),
         test=gathered(test),
-        members=tuple(_member_result(member, layout, scores) for member in selection["members"]),
+        out_of_fold=gathered(out_of_fold),
+        members=tuple(_member_result(member, layout, by_member) for member in selection["members"]),
+        configurations=configurations_of(selection, scores) if folded else (),
         weights=gathered({output: _weights_result(each, indices) for output, each in rules.items()}),
         gate=judged,
         missing=missing,
@@ -92,7 +107,7 @@ def result_of(selection: Mapping[str, Json], layout: RunLayout, read: Read) -> R
         data_fingerprint=selection["data_fingerprint"],
         bases={source: StoredFile(**ref) for source, ref in selection.get("bases", {}).items()},
         versions=selection["versions"],
-        notes=(*selection["notes"], *_uncalibrated(selection)),
+        notes=(*selection["notes"], *_uncalibrated(selection), *left_out(selection)),
     )
 
 
@@ -113,8 +128,8 @@ def evaluate_selection(selection: Mapping[str, Json], read: Read) -> dict[str, d
 
 
 def _evaluate(selection: Mapping[str, Json], output: str, decided: Chosen, read: Read) -> dict[SplitName, Evaluated]:
-    members = [member for member in selection["members"] if member["status"] in COUNTED]
-    indices = [member["index"] for member in members]
+    members = in_ensemble(selection)
+    indices = list(by_configuration(members))
     task, rules = tasks_of(selection)[output], rules_of(selection, output)
     found: dict[SplitName, Evaluated] = {}
     for name in SCORED:
@@ -143,11 +158,11 @@ def _uncalibrated(selection: Mapping[str, Json]) -> Iterator[str]:
 
 def _scores_of(
     found: Mapping[str, Mapping[SplitName, Evaluated]], indices: Sequence[int]
-) -> dict[SplitName, dict[int, MemberScores | dict[str, MemberScores] | None]]:
+) -> dict[SplitName, dict[int, Told]]:
     """Each member's scores, by split and index."""
     return {
         name: {
-            index: gathered({output: _member_scores(each[name].members[place]) for output, each in found.items()})
+            index: gathered({output: told_scores(each[name].members[place]) for output, each in found.items()})
             for place, index in enumerate(indices)
         }
         for name in SCORED
@@ -171,7 +186,7 @@ def _wanted(selection: Mapping[str, Json], stopped: StoppedResult | None) -> Seq
 def _member_result(
     member: Mapping[str, Json],
     layout: RunLayout,
-    scores: Mapping[SplitName, Mapping[int, MemberScores | dict[str, MemberScores] | None]],
+    scores: Mapping[SplitName, Mapping[int, Told]],
 ) -> MemberResult:
     index, final = member["index"], member["final"] or {}
     at_best = final.get("at_best", {})
@@ -197,6 +212,8 @@ def _member_result(
         test=scores.get("test", {}).get(index),
         loss=at_best.get("val_loss", at_best.get("loss")),
         message=member["message"],
+        fold=FoldResult(**fold) if (fold := member.get("fold")) else None,
+        out_of_fold=scores.get("out_of_fold", {}).get(index),
         weights_sha256=final.get("weights_sha256"),
         **files,
     )
@@ -211,12 +228,8 @@ def _hyperparameters(member: Mapping[str, Json]) -> dict[str, Json]:
 def _weights_result(rules: Rules, indices: Sequence[int]) -> WeightsResult | None:
     members = tuple(indices)
     if rules.combine == "stacking":
-        return WeightsResult(members=members, values=(), method="stacking", fitted_on="validation")
+        return WeightsResult(members=members, values=(), method="stacking", fitted_on=rules.decides)
     weights = rules.weights
     if weights is None:
         return None
     return WeightsResult(members=members, values=weights.values, method=weights.method, fitted_on=weights.fitted_on)
-
-
-def _member_scores(scores: Scores) -> MemberScores:
-    return MemberScores(**{name: value for name, value in vars(scores).items() if name != "n"})

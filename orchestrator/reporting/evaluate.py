@@ -80,7 +80,8 @@ def evaluate_split(
 ) -> Evaluated:
     """Score every member, their mean, their average and their weighted average on one split.
 
-    On `validation` the best member, the temperature and the stacking are found; test rows only use them.
+    On the rows that decide the best member, the temperature and the stacking are found; others only use them. With
+    folds, what is said of members here is said of configurations.
 
     Args:
         name: of the split.
@@ -227,8 +228,8 @@ class _Evaluation:
     def _best_member(self, seen: MembersPass) -> Figure | None:
         """Chosen on validation rows alone and only named elsewhere: on other rows, and for a model's other outputs."""
         used: tuple[str, ...] = ()
-        if self.name == "validation":
-            used = ("choice of the best member",)
+        if self.name == self.rules.decides:
+            used = (f"choice of the best {self.rules.averaged}",)
             if self.chosen.best_member is None:
                 found = choose_best(self.task, self.rows.indices, seen.scores)
                 self.chosen = replace(self.chosen, best_member=found)
@@ -300,9 +301,9 @@ class _Evaluation:
 
     def _rows(self, *too: str) -> str:
         """Which rows, and what else they were used for."""
-        before = self.rules.used_for if self.name == "validation" else ()
+        before = self.rules.used_for.get(self.name, ())
         uses = list(dict.fromkeys([*before, *too]))
         also = f"also used for {', '.join(uses)}" if uses else "used for nothing else"
         crossed = " (cross-fitted)" if set(too) & {"weights", "stacking", "temperature"} else ""
         rows = "1 row" if len(self.targets) == 1 else f"{len(self.targets)} rows"
-        return f"{self.name} ({rows}; {also}{crossed})"
+        return f"{self.name.replace('_', '-')} ({rows}; {also}{crossed})"

@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.planning.events import PreflightPassed
+from orchestrator.planning.folds import OUT_OF_FOLD
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.outputs import split_of
 from orchestrator.planning.policies import decide_enough
@@ -111,7 +112,7 @@ def tasks_told(passed: PreflightPassed) -> dict[str, TaskKind]:
 def notes_of(passed: PreflightPassed, memory: RunMemory) -> tuple[str, ...]:
     """What the result says in words of how the run came about."""
     notes = [f"trained on {passed.device.upper()}, {'' if passed.deterministic else 'not '}deterministic"]
-    if "validation" not in set(map(split_of, passed.labels)):
+    if not {"validation", OUT_OF_FOLD} & set(map(split_of, passed.labels)):
         notes.append("there is no validation set, so there is no validation accuracy and no weighted ensemble")
     if len(memory.code_digests) > 1:
         told = " → ".join(code[:12] for code in memory.code_digests)

@@ -6,8 +6,8 @@ row is predicted by what the *other* folds gave (cross-fitting); the naive predi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import zip_longest
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from orchestrator.ensemble.stacking import Stacking, fit_stacking
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.ensemble.weights import Weights
 from orchestrator.errors import OrchestratorError
+from orchestrator.planning.folds import OUT_OF_FOLD
 from orchestrator.reporting.members_pass import MembersPass
 from orchestrator.reporting.result import SplitName
 
@@ -46,7 +47,8 @@ class Rules:
         weights: of the weighted average, one for each member that counts; None: there is none.
         calibrate: what is delivered is scaled by a temperature that was fitted on validation rows; numbers never are.
         seed: root of the job's randomness.
-        used_for: what else the validation rows were used for, such as `early stopping`.
+        used_for: what else the rows of a split were used for, such as `early stopping`.
+        decides: the split whose rows choose the best member and fit what is fitted; with folds `out_of_fold`.
         most_chosen: how many members a greedy selection may choose; None: any number.
     """
 
@@ -54,8 +56,14 @@ class Rules:
     weights: Weights | None = None
     calibrate: bool = False
     seed: int = 0
-    used_for: tuple[str, ...] = ()
+    used_for: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    decides: SplitName = "validation"
     most_chosen: int | None = None
+
+    @property
+    def averaged(self) -> Literal["member", "configuration"]:
+        """What is compared, weighted and averaged."""
+        return "configuration" if self.decides == OUT_OF_FOLD else "member"
 
     @property
     def delivered(self) -> Literal["ensemble", "weighted"]:
@@ -164,7 +172,7 @@ def scaled(rows: Rows, delivered: Prediction, chosen: Chosen) -> tuple[Predictio
     if rows.task is TaskKind.REGRESSION or costly:
         return None, chosen
     task, values = rows.task, delivered.values
-    if rows.name == "validation" and rows.folds is not None and rows.folds.max() > 1:
+    if rows.name == rows.rules.decides and rows.folds is not None and rows.folds.max() > 1:
         temperature = fit_temperature(task, rows.targets, values)
         after, _ = cross_fit_temperature(task, rows.targets, values, rows.folds, delivered.without)
         naive = apply_temperature(task, values if delivered.naive is None else delivered.naive, temperature)
@@ -195,7 +203,7 @@ def _weighted(rows: Rows, seen: MembersPass, fitter: Fitter | None) -> Predictio
 
 def _stacked(rows: Rows, chosen: Chosen) -> tuple[Prediction | None, Chosen]:
     """All predictions in memory at once: what a stacking may take is bounded by its number of features."""
-    if rows.name != "validation" or rows.folds is None:
+    if rows.name != rows.rules.decides or rows.folds is None:
         known = chosen.stacking
         return (None if known is None else Prediction(known.combine(rows.predictions))), chosen
     together = np.stack([prediction for _, prediction in rows.members()])

@@ -24,6 +24,7 @@ def judge_gate(
     max: float | None,
     validation: SplitScores | None,
     test: SplitScores | None,
+    out_of_fold: SplitScores | None = None,
     output: str = ONLY,
 ) -> GateResult:
     """Whether the figure `of` the split `on` lies within [min, max], and why; `output` is the one that decides.
@@ -35,7 +36,7 @@ def judge_gate(
     """
     if min is None and max is None:
         raise InvalidJob("the gate has no bound", where="ensemble.gate", hint="give `min`, `max` or both")
-    split = validation if on == "validation" else test
+    split = {"validation": validation, "test": test, "out_of_fold": out_of_fold}[on]
     figure: Figure | None = None if split is None else getattr(split, of)
     name = f"{metric} of {SPOKEN[of]}{for_output(output)} on {on}"
     value: float | None = None if figure is None else getattr(figure, metric)

@@ -82,7 +82,7 @@ class MembersPass:
         for metric, values in contributions.items():
             before = self._contributions.get(metric)
             self._contributions[metric] = values.copy() if before is None else before + values
-        self.scores.append(self._score(prediction, contributions))
+        self.scores.append(cheap_scores(self._task, self._targets, prediction, contributions))
         self.diversity.add(prediction)
         self.curve.add(prediction)
         if self._spread is not None:
@@ -118,13 +118,22 @@ class MembersPass:
         self._rmse_samples = roots if self._rmse_samples is None else self._rmse_samples + roots
         self._squared.clear()
 
-    def _score(self, prediction: Array, contributions: Mapping[str, Float64]) -> Scores:
-        """What is cheap enough for each of a thousand members."""
-        means = {name: float(np.mean(values)) for name, values in contributions.items()}
-        n = len(self._targets)
-        if self._regression:
-            return Scores(n=n, rmse=float(np.sqrt(means["squared_error"])), mae=means["absolute_error"])
-        return Scores(n=n, **means, ece=reliability(self._task, self._targets, prediction).ece)
+
+def cheap_scores(
+    task: TaskKind, targets: Array, prediction: Array, contributions: Mapping[str, Float64] | None = None
+) -> Scores:
+    """What is cheap enough for each of a thousand members.
+
+    Args:
+        task, targets, prediction: as for `per_example`.
+        contributions: what that gives, where it is at hand.
+    """
+    told = per_example(task, targets, prediction) if contributions is None else contributions
+    means = {name: float(np.mean(values)) for name, values in told.items()}
+    n = len(targets)
+    if task is TaskKind.REGRESSION:
+        return Scores(n=n, rmse=float(np.sqrt(means["squared_error"])), mae=means["absolute_error"])
+    return Scores(n=n, **means, ece=reliability(task, targets, prediction).ece)
 
 
 def mean_scores(scores: list[Scores]) -> Scores:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from orchestrator.planning.outputs import ONLY
-from orchestrator.reporting.result import MemberResult, MemberScores, Result, SplitScores, WeightsResult
+from orchestrator.reporting.result import MemberResult, MemberScores, Result, SplitName, SplitScores, WeightsResult
 
 T = TypeVar("T")
 
-_BY_OUTPUT = ("task", "temperature", "validation", "test", "weights")
-_SCORES = ("validation", "test")
+_SCORES = get_args(SplitName)
+_BY_OUTPUT = ("task", "temperature", "weights", *_SCORES)
 
 
 class OutputMember(MemberResult):
     """A member, with its scores in one output."""
 
+    out_of_fold: MemberScores | None = None
     validation: MemberScores | None = None
     test: MemberScores | None = None
 
@@ -30,6 +31,7 @@ class OutputResult(Result):
     decides: str = ONLY
     task: str
     temperature: float | None
+    out_of_fold: SplitScores | None = None
     validation: SplitScores | None
     test: SplitScores | None
     members: tuple[OutputMember, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from orchestrator.ensemble.asked import deciding_output
 from orchestrator.ensemble.prefix import PrefixScores
@@ -33,7 +34,7 @@ class StoredPrefixes:
         self._part = part("validation", output)
         targets = labels_from_parquet(read(BlobRef.from_json(labels[self._part], where=f"labels of {self._part}")))
         self._scores = PrefixScores(tasks[output], targets, job.ensemble, metric, job.seed)
-        self._members: list[Mapping[str, References]] = []
+        self._members: list[Mapping[str, Any]] = []
         self._read = read
 
     def score(self, index: int, predictions: References) -> float | None:
@@ -46,7 +47,7 @@ class StoredPrefixes:
         Raises:
             OrchestratorError: as `PrefixScores.add`, or what reading the store raises.
         """
-        self._members.append({"predictions": predictions})
+        self._members.append({"index": index, "predictions": predictions})
         ref = BlobRef.from_json(predictions[self._part], where=f"member {index}, predictions of {self._part}")
         newest = predictions_from_parquet(self._read(ref))
         return self._scores.add(index, newest, Predictions(self._members, self._part, self._read))

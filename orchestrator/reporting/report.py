@@ -15,7 +15,7 @@ from orchestrator.reporting.cases import Cases, read_cases
 from orchestrator.reporting.kept import trained_of
 from orchestrator.reporting.outputs import OutputResult, by_output
 from orchestrator.reporting.result import Result
-from orchestrator.reporting.selection import COUNTED
+from orchestrator.reporting.selection import in_ensemble
 from orchestrator.reporting.timeline import Timeline, read_timeline
 from orchestrator.spec import ReportSpec
 from orchestrator.storage.blobs import get_blob
@@ -131,7 +131,6 @@ def collect(store: Store, layout: RunLayout, result: Result, top: int | None = N
     selection = memory.selection
     if selection is None:
         raise DamagedStore("there is a result, and no selection that it follows from", where=layout.coord_log)
-    counted = [member for member in selection["members"] if member["status"] in COUNTED]
 
     def read(ref: BlobRef) -> bytes:
         return get_blob(store, ref)
@@ -145,7 +144,7 @@ def collect(store: Store, layout: RunLayout, result: Result, top: int | None = N
         spec=spec,
         histories=read_histories(selection["members"], read),
         timeline=_or_none("the timeline", lambda: _timeline(store, layout, run, trained_of(selection))),
-        cases=_or_none("examples", lambda: read_cases(selection, counted, read, most)) or {},
+        cases=_or_none("examples", lambda: read_cases(selection, in_ensemble(selection), read, most)) or {},
         packs=tuple(packed.get("packs", ())),
         packed_because=str(packed.get("reason", "")),
         class_names=_class_names(result, job, memory.opened or {}),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from pydantic import (
@@ -23,12 +23,16 @@ from orchestrator.planning.outputs import ONLY
 RunStatus = Literal["succeeded", "partial", "gate_failed"]
 MemberStatus = Literal["succeeded", "late", "diverged", "failed", "not_started", "stopped"]
 FigureName = Literal["ensemble", "weighted", "best_member", "members_mean"]
-SplitName = Literal["validation", "test"]
+SplitName = Literal["out_of_fold", "validation", "test"]
 Metric = Literal["accuracy", "nll", "brier", "ece", "auc", "top_k", "rmse", "mae", "r2", "gaussian_nll"]
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+def _without(told: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in told.items() if name not in names}
 
 
 class Interval(_Frozen):
@@ -183,13 +187,36 @@ class StoredFile(_Frozen):
     size: int
 
 
+class FoldResult(_Frozen):
+    """Of which configuration a member is, and from which fold of which repeat it is held out; all from 0 on."""
+
+    configuration: int
+    repeat: int
+    fold: int
+
+
+class ConfigurationResult(_Frozen):
+    """The members that differ in nothing but their rows and seeds, as one member of the ensemble.
+
+    Its prediction of a training row is that of the members which did not learn from it, of other rows the mean of all
+    its members'. Scores are by output where there are several; None where a member is missing.
+    """
+
+    index: int
+    members: tuple[int, ...]
+    out_of_fold: MemberScores | Mapping[str, MemberScores] | None = None
+    validation: MemberScores | Mapping[str, MemberScores] | None = None
+    test: MemberScores | Mapping[str, MemberScores] | None = None
+
+
 class MemberResult(_Frozen):
     """One member. Epochs are 1-based; `stopped_epoch` is None where training did not stop early.
 
     `weights_sha256` is of the best model's weights: two runs trained the same member exactly when it is equal.
     `attempts` counts the workers' claims of its log to train it, those that died with their coordinator included.
     `loss` is the validation loss (the training loss without a validation set) at the best epoch, from the history.
-    Scores are by output where there are several.
+    Scores are by output where there are several. `fold` and `out_of_fold`, its scores on the rows that it was held out
+    from, are there with `members.folds` alone.
     """
 
     index: int
@@ -211,10 +238,24 @@ class MemberResult(_Frozen):
     weights_sha256: str | None = None
     preemptions: int = 0
     message: str | None = None
+    fold: FoldResult | None = None
+    out_of_fold: MemberScores | Mapping[str, MemberScores] | None = None
+
+    @property
+    def configuration(self) -> int:
+        """What it counts as in the ensemble: its configuration; without folds itself."""
+        return self.index if self.fold is None else self.fold.configuration
+
+    @model_serializer(mode="wrap")
+    def _without_folds_that_there_are_not(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without(serialize(self), {"fold", "out_of_fold"} if self.fold is None else set())
 
 
 class WeightsResult(_Frozen):
-    """The weights used: `values[k]` is that of member `members[k]`; they sum to 1. Stacking has none to show."""
+    """The weights used: `values[k]` is that of member `members[k]`; they sum to 1. Stacking has none to show.
+
+    With folds `members` are configurations.
+    """
 
     members: tuple[int, ...]
     values: tuple[float, ...]
@@ -326,6 +367,10 @@ class Result(_Frozen):
     those that `stop_when` says it can do without; `late` those in it that the deadline cut short: they count with their
     best epoch so far. With a `search`, members are the trials that were kept. `bases` are the run's own copies of the
     models that members started from, by where each came from.
+
+    With `members.folds` it is configurations that are compared, weighted and averaged, `configurations` tells them, and
+    `out_of_fold` scores them on training rows, each predicted by members that did not learn from it. A configuration
+    that lacks a member is left out: all of its members are `missing`. JSON has both keys with folds alone.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -357,6 +402,8 @@ class Result(_Frozen):
     bases: Mapping[str, StoredFile] = {}
     versions: Mapping[str, str]
     notes: tuple[str, ...]
+    out_of_fold: SplitScores | Mapping[str, SplitScores] | None = None
+    configurations: tuple[ConfigurationResult, ...] = ()
 
     def scores(self, split: SplitName) -> Mapping[str, SplitScores]:
         """What a split says, by output, the one that decides first; empty where the split was not scored.
@@ -369,11 +416,9 @@ class Result(_Frozen):
         return {output: found[output] for output in self.outputs if output in found} if found else {}
 
     @model_serializer(mode="wrap")
-    def _without_the_name_of_an_only_output(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = serialize(self)
-        if self.outputs == (ONLY,):
-            found.pop("outputs", None)
-        return found
+    def _without_what_most_runs_have_not(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        absent = {"outputs"} if self.outputs == (ONLY,) else set()
+        return _without(serialize(self), absent if self.configurations else absent | {"out_of_fold", "configurations"})
 
     def __str__(self) -> str:
         # Imported here: tables need these models, and reading a result needs no terminal library.

@@ -8,22 +8,23 @@ another type of CPU up to the rounding of sums.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
 
-from orchestrator.ensemble.asked import FEWEST_ROWS, check_calibrated, check_rows, deciding_output
+from orchestrator.ensemble.asked import FEWEST_ROWS, check_calibrated, check_rows, deciding_output, deciding_split
 from orchestrator.ensemble.fitting import fit_weights
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.ensemble.weights import Weights, given
+from orchestrator.planning.folds import OUT_OF_FOLD
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.outputs import ONLY, part, split_of
 from orchestrator.planning.packs import Engine
 from orchestrator.planning.stages import stages_of
 from orchestrator.reporting.fitted import Rules
 from orchestrator.reporting.kept import greedy_weights, keep_trials
-from orchestrator.reporting.predictions import Predictions, Read
+from orchestrator.reporting.predictions import Predictions, Read, by_configuration
 from orchestrator.spec import Job, KerasObject, TrainSpec
 from orchestrator.spec.base import is_reference
 from orchestrator.spec.callbacks import callback_name
@@ -146,19 +147,27 @@ def _ensemble_part(job: Job, body: Mapping[str, Json], read: Read) -> dict[str, 
 
 
 def _fit_weights(job: Job, body: Mapping[str, Json], output: str, read: Read) -> Weights | None:
-    chosen = [member for member in body["members"] if member["status"] in COUNTED]
-    asked, rows = job.ensemble.weights, part("validation", output)
+    chosen, decides = in_ensemble(body), deciding_split(set(map(split_of, body["labels"])))
+    asked, rows = job.ensemble.weights, part(decides, output)
     if isinstance(asked, list | tuple):
-        return given(asked, [member["index"] for member in chosen])
+        return given(asked, list(by_configuration(chosen)))
     if rows not in body["labels"] or job.ensemble.combine == "stacking":
         return None
-    found = greedy_weights(body)
-    if found is not None and output == deciding_output(job.ensemble, list(tasks_of(body))):
-        return Weights(tuple(found), method="greedy", fitted_on="validation")
+    of_trials = greedy_weights(body)
+    if of_trials is not None and output == deciding_output(job.ensemble, list(tasks_of(body))):
+        return Weights(tuple(of_trials), method="greedy", fitted_on="validation")
     targets = labels_of(body, rows, read)
     if len(targets) < FEWEST_ROWS:  # only the default comes so far: what a job asks for is refused
         return None
-    return fit_weights(asked or "accuracy", tasks_of(body)[output], targets, Predictions(chosen, rows, read))
+    found = fit_weights(asked or "accuracy", tasks_of(body)[output], targets, Predictions(chosen, rows, read))
+    return replace(found, fitted_on=decides)
+
+
+def in_ensemble(selection: Mapping[str, Json]) -> list[Mapping[str, Json]]:
+    """The entries of the members that make the ensemble: all that have a model, with folds of whole configurations."""
+    members = by_configuration(selection["members"]).values()
+    whole = (each for each in members if all(member["status"] in COUNTED for member in each))
+    return [member for each in whole for member in each]
 
 
 def chose_greedily(selection: Mapping[str, Json], output: str) -> bool:
@@ -175,9 +184,13 @@ def _trains(job: Job, members: Sequence[MemberFacts]) -> list[TrainSpec]:
     ]
 
 
-def _uses(job: Job, run: RunFacts, members: Sequence[MemberFacts]) -> list[str]:
-    scored = set(map(split_of, run.labels))
-    return list(uses_of_validation(job, _trains(job, members))) if "validation" in scored else []
+def _uses(job: Job, run: RunFacts, members: Sequence[MemberFacts]) -> dict[str, list[str]]:
+    """What else the rows of the split were used for on which callbacks watched the members, by its name."""
+    scored, folds = set(map(split_of, run.labels)), job.members.folds
+    if folds is not None and folds.inner_validation > 0:
+        return {}
+    watched = "validation" if "validation" in scored else OUT_OF_FOLD
+    return {watched: list(uses_of_validation(job, _trains(job, members)))} if watched in scored else {}
 
 
 def uses_of_validation(job: Job, trains: Iterable[TrainSpec]) -> Iterator[str]:
@@ -227,7 +240,11 @@ def _member_json(member: MemberFacts) -> dict[str, Json]:
         "final": None if member.final is None else dict(member.final),
         "predictions": member.predictions,
         "engine": member.engine,
+        **({} if plan.fold is None else {"fold": {name: getattr(plan.fold, name) for name in _FOLD}}),
     }
+
+
+_FOLD = ("configuration", "repeat", "fold")
 
 
 def tasks_of(selection: Mapping[str, Json]) -> dict[str, TaskKind]:
@@ -266,12 +283,14 @@ def rules_of(selection: Mapping[str, Json], output: str) -> Rules:
 
     One that was written before there could be several outputs has the weights of its only one.
     """
+    used_for = selection["used_for"]  # a list where validation rows were all that could be used
     stored = selection["weights"][output] if "output" in selection else selection["weights"]
     return Rules(
         combine=selection.get("combine", "mean"),
         weights=stored and Weights(tuple(stored["values"]), method=stored["method"], fitted_on=stored["fitted_on"]),
         calibrate=selection.get("calibrate", False),
         seed=selection.get("seed", 0),
-        used_for=tuple(selection["used_for"]),
+        used_for=used_for if isinstance(used_for, Mapping) else {"validation": used_for},
+        decides=deciding_split(set(map(split_of, selection["labels"]))),
         most_chosen=selection["search"]["count"] if chose_greedily(selection, output) else None,
     )

@@ -14,7 +14,11 @@ from orchestrator.reporting.outputs import OutputResult, by_output, for_output
 from orchestrator.reporting.result import Figure, MemberResult, MemberScores, Result, SplitScores
 
 NONE = "–"
-_PLAN_COLUMNS = ("member", "seed", "dropout", "builder", "hyperparameters", "storage key")
+_PLAN_NUMBERS = ("member", "configuration", "repeat", "fold", "seed", "dropout")
+_PLAN_COLUMNS = (*_PLAN_NUMBERS, "builder", "hyperparameters", "storage key")
+_SPLITS = {"out-of-fold": "out_of_fold", "val": "validation", "test": "test"}
+"""What a split is called where there is little room, and in the result."""
+
 _FIGURES = (
     ("mean of members", "members_mean"),
     ("best member", "best_member"),
@@ -53,7 +57,7 @@ def _members_table(result: OutputResult) -> RenderableType:
     scored = _shown(result)
     _add_scores(table, scored)
     for member in result.members:
-        scores = [member.validation if name == "val" else member.test for name, _ in scored]
+        scores = [getattr(member, _SPLITS[name]) for name, _ in scored]
         cells = [_score(of, metric) for of, (_, metric) in zip(scores, scored, strict=True)]
         table.add_row(*_member_cells(member), *cells, style=_member_style(member))
     table.add_section()
@@ -71,7 +75,7 @@ def _figures_table(result: OutputResult) -> RenderableType:
 
 
 def _splits(result: OutputResult) -> dict[str, SplitScores]:
-    return {name: split for name, split in (("val", result.validation), ("test", result.test)) if split}
+    return {name: split for name, attribute in _SPLITS.items() if (split := getattr(result, attribute))}
 
 
 def _shown(result: OutputResult) -> list[tuple[str, str]]:
@@ -119,7 +123,7 @@ def plan_text(
         grid.add_row(Text(name), Text(_cell(value)))
     table = plain_table()
     for column in columns:
-        numeric = column in ("member", "seed", "dropout")
+        numeric = column in _PLAN_NUMBERS
         table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(row.get(column))) for column in columns))
@@ -127,10 +131,19 @@ def plan_text(
 
 
 def _member_cells(member: MemberResult) -> Iterable[str]:
-    yield str(member.index) if member.status == "succeeded" else f"{member.index} {_spoken(member)}"
+    name = f"{member.index}{_fold_of(member)}"
+    yield name if member.status == "succeeded" else f"{name} {_spoken(member)}"
     for value in (member.seed, member.dropout, member.epochs, member.best_epoch, member.stopped_epoch):
         yield _cell(value)
     yield _decimals(member.loss)
+
+
+def _fold_of(member: MemberResult) -> str:
+    """` (c1 f2)`, of the second repeat ` (c1 r1 f2)`: configuration, repeat and fold, from 0 on."""
+    fold = member.fold
+    if fold is None:
+        return ""
+    return f" (c{fold.configuration}{f' r{fold.repeat}' if fold.repeat else ''} f{fold.fold})"
 
 
 def _spoken(member: MemberResult) -> str:
@@ -152,8 +165,8 @@ def _member_style(member: MemberResult) -> str:
 
 def _footer(result: Result) -> Iterable[str]:
     outputs = by_output(result).values()
-    scored = [own for own in outputs if own.validation is not None or own.test is not None]
-    if result.validation is None:
+    scored = [own for own in outputs if _splits(own)]
+    if result.validation is None and result.out_of_fold is None:
         yield "There is no validation set, so there is no validation accuracy; loss is the training loss."
     if scored:
         yield from _verdicts(scored)
@@ -194,15 +207,14 @@ def _verdicts(outputs: Sequence[OutputResult]) -> Iterable[str]:
 def _of_output(result: OutputResult) -> Iterable[str]:
     """What the figures of an output are of, and what was fitted for them."""
     name = f"{result.output}: " if result.output else ""
-    for split in (result.validation, result.test):
-        if split is not None:
-            yield from (f"{name}{line}" for line in _scored_on(result, split))
+    for split in _splits(result).values():
+        yield from (f"{name}{line}" for line in _scored_on(result, split))
     if result.weights is not None:
         weights = result.weights
         how = "" if weights.method == "stacking" else f" (by {weights.method})"
         what = "stacking" if weights.method == "stacking" else "weights"
-        given = weights.fitted_on == "given"
-        yield name + ("weights given by the job" if given else f"{what} fitted on {weights.fitted_on}{how}")
+        rows = weights.fitted_on.replace("_", "-")
+        yield name + ("weights given by the job" if rows == "given" else f"{what} fitted on {rows}{how}")
     if result.temperature is not None:
         yield f"{name}calibrated: what is delivered is scaled by a temperature of {result.temperature:.4g}"
 
@@ -210,7 +222,8 @@ def _of_output(result: OutputResult) -> Iterable[str]:
 def _figures(result: OutputResult) -> Iterable[tuple[str, str]]:
     """Label and name of each figure."""
     for label, attribute in _FIGURES:
-        yield ("stacked ensemble" if attribute == "weighted" and result.combine == "stacking" else label), attribute
+        label = "stacked ensemble" if attribute == "weighted" and result.combine == "stacking" else label
+        yield (label.replace("member", "configuration") if result.configurations else label), attribute
 
 
 def _scored_on(result: OutputResult, split: SplitScores) -> Iterable[str]:

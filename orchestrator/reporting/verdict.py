@@ -42,6 +42,11 @@ _SHARES = ("accuracy", "top_k")
 _VISIBLE = 5e-5
 """Optimism below this is none at the decimals that are shown."""
 
+_ONE_CONFIGURATION = (
+    "One configuration is all there is: out-of-fold each row is told by one member per repeat, and elsewhere the "
+    "average of all its members is delivered. With a second configuration there would be something to compare."
+)
+
 _MOSTLY = 0.25
 """`probably`: no more than this part of the 95 % interval lies on the other side, about five chances in six."""
 
@@ -80,6 +85,8 @@ def was_it_worth_it(result: OutputResult) -> Verdict:
     cannot tell and the probabilities are clearly better, it is `probably`.
     """
     caveats = (*what_flatters(result), *_what_is_missing(result))
+    if len(result.configurations) == 1:
+        return Verdict("cannot be told", TITLES["cannot be told"], _ONE_CONFIGURATION, caveats)
     if sum(member.status in COUNTED for member in result.members) == 1:
         sentence = "One member is all there is: an average of one is that member."
         return Verdict("no", TITLES["no"], sentence, caveats)
@@ -100,17 +107,17 @@ def was_it_worth_it(result: OutputResult) -> Verdict:
     answer = judge(main.gain, main.interval.low, main.interval.high)
     lifted = answer == "cannot be told" and second is not None and second.interval.low > 0
     answer = "probably" if lifted else answer
-    best = "" if split.best_member is None else f" (member {split.best_member.member})"
+    best = "" if split.best_member is None else f" ({_unit(result)} {split.best_member.member})"
     sentence = (
         f"On {delivered.scored_on}, {_named(result, result.delivered)} has {_scored(delivered, headline)}: "
         f"{_compared(main)} {spoken(result, 'best_member')}{best}"
     )
     mean = next((gain for gain in gains if gain.over == "members_mean" and gain.metric == headline), None)
-    sentence += f", and {_compared(mean)} {SPOKEN['members_mean']}." if mean else "."
+    sentence += f", and {_compared(mean)} {spoken(result, 'members_mean')}." if mean else "."
     if second is not None and headline != "nll":
         but = "But its" if lifted or (second.gain > 0) != (main.gain > 0) else "Its"
         when = "" if result.temperature is None else ", before it is scaled by a temperature,"
-        sentence += f" {but} {NAMES['nll']}{when} is {_compared(second)} that member."
+        sentence += f" {but} {NAMES['nll']}{when} is {_compared(second)} that {_unit(result)}."
     return Verdict(answer, TITLES[answer], sentence, caveats)
 
 
@@ -154,7 +161,7 @@ def _form(value: float) -> str:
 
 def _decisive(result: OutputResult) -> tuple[SplitScores | None, tuple[Gain, ...]]:
     """The split that answers, and its gains of what is delivered."""
-    splits = [split for split in (result.test, result.validation) if split is not None]
+    splits = [split for split in (result.test, result.out_of_fold, result.validation) if split is not None]
     told = [(split, tuple(gain for gain in split.gains if gain.of == result.delivered)) for split in splits]
     with_gains = [pair for pair in told if any(gain.over == "best_member" for gain in pair[1])]
     return next(iter(with_gains or told), (None, ()))
@@ -185,9 +192,17 @@ def _compared(gain: Gain) -> str:
 
 def spoken(result: OutputResult, name: FigureName) -> str:
     """A figure's name in a sentence."""
+    told = SPOKEN[name]
     if name == "best_member" and result.output != result.decides:
-        return f"the single member that is best for {result.decides}"
-    return "the stacked ensemble" if name == "weighted" and result.combine == "stacking" else SPOKEN[name]
+        told = f"the single member that is best for {result.decides}"
+    elif name == "weighted" and result.combine == "stacking":
+        told = "the stacked ensemble"
+    return told.replace("single member", "member").replace("member", "configuration") if result.configurations else told
+
+
+def _unit(result: OutputResult) -> str:
+    """What is averaged."""
+    return "configuration" if result.configurations else "member"
 
 
 def _named(result: OutputResult, name: FigureName) -> str:
@@ -197,7 +212,8 @@ def _named(result: OutputResult, name: FigureName) -> str:
 
 def what_flatters(result: OutputResult) -> Iterator[str]:
     """What makes the figures look better than they are, or than what they are compared with, a sentence each."""
-    if result.test is None and result.validation is not None:
+    decisive = result.out_of_fold or result.validation
+    if result.test is None and decisive is not None and "also used for" in decisive.members_mean.scored_on:
         yield "There is no test set, so the figures are of rows that training has looked at in the ways just named."
     headline = headline_of(result)
     for name, figure in _fitted(result):
@@ -229,6 +245,6 @@ def _what_is_missing(result: OutputResult) -> Iterator[str]:
 def _fitted(result: OutputResult) -> Iterator[tuple[FigureName, Figure]]:
     """The figures that were fitted on the rows on which they are scored."""
     for name in dict.fromkeys((result.delivered, "ensemble", "weighted")):
-        figure: Figure | None = getattr(result.validation, name, None)
+        figure: Figure | None = getattr(result.out_of_fold or result.validation, name, None)
         if figure is not None and figure.optimism:
             yield name, figure

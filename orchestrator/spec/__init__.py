@@ -20,7 +20,7 @@ from orchestrator.spec.identity import (
 from orchestrator.spec.job import Job
 from orchestrator.spec.layers import names_slow_layers
 from orchestrator.spec.load import load_job, parse_job
-from orchestrator.spec.members import DataSpec, MemberOverride, MembersSpec, ModelSpec, ValidationSplitSpec
+from orchestrator.spec.members import DataSpec, FoldsSpec, MemberOverride, MembersSpec, ModelSpec, ValidationSplitSpec
 from orchestrator.spec.overrides import apply_overrides
 from orchestrator.spec.references import FoundFunction, find_function
 from orchestrator.spec.schema import job_schema
@@ -51,6 +51,7 @@ __all__ = [
     "EarlyStoppingSpec",
     "EnsembleSpec",
     "FaultsSpec",
+    "FoldsSpec",
     "FoundFunction",
     "Freeze",
     "GateSpec",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field, model_validator
 
 from orchestrator.spec.base import Problem, Range, Spec, refuse
-from orchestrator.spec.members import DataSpec, MembersSpec, ModelSpec
+from orchestrator.spec.members import DataSpec, MembersSpec, ModelSpec, ValidationSplitSpec
 from orchestrator.spec.search import SearchSpec, wrong_beside_search
 from orchestrator.spec.settings import EnsembleSpec, FaultsSpec, RaySpec, ReportSpec, ResourcesSpec, StorageSpec
 from orchestrator.spec.train import TrainSpec
@@ -15,6 +15,7 @@ from orchestrator.spec.varied import PREFIX, wrong_train_value
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 MAX_SEED = 2**63 - 1
+DEFAULT_SPLIT = 0.2
 
 
 class Job(Spec):
@@ -40,16 +41,32 @@ class Job(Spec):
     report: ReportSpec = Field(default=ReportSpec(), description="What is made of the result.")
     ray: RaySpec = Field(default=RaySpec(), description="Which Ray.")
 
+    @property
+    def validation_split(self) -> ValidationSplitSpec:
+        """`data.validation_split`, or its default: with folds none, for there the rows held out serve."""
+        if self.data.validation_split is not None:
+            return self.data.validation_split
+        return ValidationSplitSpec(share=DEFAULT_SPLIT if self.members.folds is None else 0.0)
+
     @model_validator(mode="after")
     def _check(self) -> Job:
-        count = self.members.count
+        count, folds = self.members.count, self.members.folds
+        what_counts = "members" if folds is None else "configurations"
         problems = []
         if isinstance(self.ensemble.weights, tuple) and len(self.ensemble.weights) != count:
-            what = f"must have one number for each of the {count} members, not {len(self.ensemble.weights)}"
+            what = f"must have one number for each of the {count} {what_counts}, not {len(self.ensemble.weights)}"
             problems.append(Problem(("ensemble", "weights"), what))
         if self.ensemble.quorum is not None and self.ensemble.quorum > count:
-            what = f"must be at most the number of members ({count}), not {self.ensemble.quorum}"
+            what = f"must be at most the number of {what_counts} ({count}), not {self.ensemble.quorum}"
             problems.append(Problem(("ensemble", "quorum"), what))
+        if folds is None and self.ensemble.gate is not None and self.ensemble.gate.on == "out_of_fold":
+            problems.append(Problem(("ensemble", "gate", "on"), "is out_of_fold, but there are no `members.folds`"))
+        if folds is not None and self.data.streaming is not None:
+            what = "keeps no rows in memory to deal into folds: leave out one of it and `members.folds`"
+            problems.append(Problem(("data", "stream"), what))
+        if folds is not None and self.ensemble.stop_when is not None:
+            what = "watches members one by one, but with `members.folds` only whole configurations can be scored"
+            problems.append(Problem(("ensemble", "stop_when"), what))
         if "dropout" in self.model.kwargs and (self.members.dropout is not None or "dropout" in self.members.vary):
             problems.append(Problem(("model", "kwargs", "dropout"), "stands beside the members' dropout: say it once"))
         if self.search is not None:

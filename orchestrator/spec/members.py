@@ -160,15 +160,20 @@ class DataSpec(Spec):
         "become codes 0, 1, … in sorted order, or in that of `class_names`.",
     )
     weight: Column | None = Field(default=None, description="Column of sample weights.")
+    groups: Column | None = Field(
+        default=None,
+        description="Column that tells which rows belong together, by whole numbers or texts: no group is split over "
+        "`members.folds`, or between training and validation rows that are drawn from them.",
+    )
     stream: Stream = Field(
         default=False,
         description="Read the training rows of each epoch anew instead of keeping them in memory: for tables that are "
         "too large for it. Their order is shuffled within windows; the other sets stay in memory.",
     )
-    validation_split: ValidationSplitSpec = Field(
-        default=ValidationSplitSpec(),
+    validation_split: ValidationSplitSpec | None = Field(
+        default=None,
         description="Part of the training rows that becomes the validation set when the data has none; 0 trains "
-        "without one.",
+        "without one. By default 0.2; with `members.folds` 0, for there the rows held out serve.",
     )
     preprocess: Preprocess = Field(
         default=(),
@@ -189,10 +194,12 @@ class DataSpec(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> DataSpec:
-        keys = {name: getattr(self, name) for name in ("features", "label", "weight", "stream")}
+        keys = {name: getattr(self, name) for name in ("features", "label", "weight", "groups", "stream")}
         asked = {name: value for name, value in keys.items() if value not in (None, False)}
         refuse(list(column_problems(self.source, is_function=self.function is not None, keys=asked)))
-        if self.stream is not False and self.validation_split.take == "last":
+        if self.stream is not False and self.groups is not None:
+            refuse([Problem(("groups",), "needs the training rows in memory: leave `stream` out")])
+        if self.stream is not False and self.validation_split is not None and self.validation_split.take == "last":
             what = "cannot be told of streamed rows: leave it out, or name a validation set in data.source"
             refuse([Problem(("validation_split", "take"), what)])
         if self.stream is not False and self.one_hot_labels is not False:
@@ -237,7 +244,8 @@ class MemberOverride(Spec):
         default=None,
         ge=0,
         le=MAX_KERAS_SEED,
-        description="Seed of this member, instead of the one drawn from the job's.",
+        description="Seed of this member, instead of the one drawn from the job's; with `members.folds`, of all "
+        "members of this configuration.",
     )
 
     @model_validator(mode="after")
@@ -247,12 +255,40 @@ class MemberOverride(Spec):
         return self
 
 
+class FoldsSpec(Spec):
+    """Train each configuration once per fold, held out from it. A plain number is the count."""
+
+    short_form: ClassVar[str | None] = "count"
+
+    count: int = Field(ge=2, le=MAX_MEMBERS, description="Number of folds.")
+    stratified: bool = Field(
+        default=True, description="Spread each class evenly over the folds, where the labels are classes."
+    )
+    repeats: int = Field(
+        default=1, ge=1, le=MAX_MEMBERS, description="How often the rows are dealt anew, each time into other folds."
+    )
+    inner_validation: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Part of a member's own rows on which its callbacks watch it, so that the rows held out are used "
+        "for nothing but scoring; 0: they watch it on the validation set, or where there is none on the held-out rows.",
+    )
+
+
 class MembersSpec(Spec):
     """How many members, and how they differ. A plain number is the count."""
 
     short_form: ClassVar[str | None] = "count"
 
-    count: int = Field(default=5, ge=1, le=MAX_MEMBERS, description="Number of members.")
+    count: int = Field(
+        default=5, ge=1, le=MAX_MEMBERS, description="Number of members; with `folds`, of configurations."
+    )
+    folds: FoldsSpec | None = Field(
+        default=None,
+        description="K-fold ensemble: each configuration becomes one member per fold (and repeat), which never sees "
+        "the rows of that fold and predicts them. Configurations differ by dropout, `vary` and `overrides`.",
+    )
     dropout: Dropout | None = Field(
         default=None,
         description="Dropout rate: one for all, a list (cycled), or a range (spread evenly by index). Without it, "
@@ -264,18 +300,33 @@ class MembersSpec(Spec):
         "settings of `train`, too, by dotted key: `train.optimizer.config.learning_rate`.",
     )
     overrides: dict[Annotated[int, Field(ge=0)], MemberOverride] = Field(
-        default={}, description="What is different for single members, by 0-based index."
+        default={},
+        description="What is different for single members, by 0-based index; with `folds`, for configurations.",
     )
+
+    @property
+    def per_configuration(self) -> int:
+        """How many members each configuration has: one, or with folds one for each of them and each repeat."""
+        return 1 if self.folds is None else self.folds.count * self.folds.repeats
+
+    @property
+    def total(self) -> int:
+        """How many members there are."""
+        return self.count * self.per_configuration
 
     @model_validator(mode="after")
     def _check(self) -> MembersSpec:
+        what = "member" if self.folds is None else "configuration"
         problems = [
-            Problem(("overrides", index), f"there is no member {index}: count is {self.count}, indices start at 0")
+            Problem(("overrides", index), f"there is no {what} {index}: count is {self.count}, indices start at 0")
             for index in sorted(self.overrides)
             if index >= self.count
         ]
         problems += rate_problems(("dropout",), self.dropout)
         problems += rate_problems(("vary", "dropout"), self.vary.get("dropout"))
+        if self.total > MAX_MEMBERS:
+            told = f"make {self.total:,} members of {self.count:,} configurations, more than {MAX_MEMBERS:,}"
+            problems.append(Problem(("folds",), told))
         if self.dropout is not None and "dropout" in self.vary:
             problems.append(Problem(("vary", "dropout"), "stands beside `members.dropout`: say it once"))
         refuse(problems)

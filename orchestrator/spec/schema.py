@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.spec.base import Spec
 from orchestrator.spec.job import Job
-from orchestrator.spec.members import DataSpec, MembersSpec, ModelSpec, ValidationSplitSpec
+from orchestrator.spec.members import DataSpec, FoldsSpec, MembersSpec, ModelSpec, ValidationSplitSpec
 from orchestrator.spec.transfer import BaseSpec
 
 _EXAMPLES: list[dict[str, Any]] = [
@@ -35,7 +35,7 @@ def job_schema() -> dict[str, Any]:
     """
     schema = Job.model_json_schema()
     definitions = schema["$defs"]
-    for spec in (ModelSpec, BaseSpec, DataSpec, MembersSpec, ValidationSplitSpec):
+    for spec in (ModelSpec, BaseSpec, DataSpec, MembersSpec, FoldsSpec, ValidationSplitSpec):
         definitions[spec.__name__] = _with_short_form(spec, definitions[spec.__name__])
     early_stopping = definitions["TrainSpec"]["properties"]["early_stopping"]
     early_stopping["anyOf"].append({"const": False})

@@ -172,6 +172,9 @@ def wrong_beside_search(
         if model.stages:
             what = "lets a trial train longer, and `model.stages` says how long each stage is: leave one out"
             problems.append(Problem(("search", "pruning"), what))
+    if members.folds is not None:
+        what = "stands beside `search`, which compares its trials on one validation set: leave one out"
+        problems.append(Problem(("members", "folds"), what))
     if members.count > search.num_trials:
         what = f"must be at most the number of trials ({search.num_trials}), not {members.count}"
         problems.append(Problem(("members", "count"), what))

@@ -41,7 +41,9 @@ class GateSpec(Spec):
     of: Literal["ensemble", "weighted", "best_member", "members_mean"] = Field(
         default="ensemble", description="Whose metric."
     )
-    on: Literal["validation", "test"] = Field(default="validation", description="On which rows.")
+    on: Literal["validation", "test", "out_of_fold"] = Field(
+        default="validation", description="On which rows; `out_of_fold` with `members.folds`."
+    )
     min: float | None = Field(default=None, description="Smallest value that passes.")
     max: float | None = Field(default=None, description="Largest value that passes.")
 
@@ -104,7 +106,11 @@ class EnsembleSpec(Spec):
         description="Of a model with several outputs the one that decides: the best member, `gate`, `stop_when`, the "
         "headline figure; by default the model's first. Members are combined, and scored, in each output by itself.",
     )
-    quorum: int | None = Field(default=None, ge=1, description="Fewest members for a result; by default all of them.")
+    quorum: int | None = Field(
+        default=None,
+        ge=1,
+        description="Fewest members for a result, with `members.folds` fewest whole configurations; by default all.",
+    )
     deadline: Deadline | None = Field(
         default=None,
         description="When training ends: seconds or a duration (`6h30m`) from the run's first start, or a time with "

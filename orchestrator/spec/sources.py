@@ -180,7 +180,7 @@ def column_problems(
     Args:
         source: of the data.
         is_function: it is a function, not a location.
-        keys: the values of `features`, `label`, `weight` and `stream` by key, those that are set.
+        keys: the values of `features`, `label`, `weight`, `groups` and `stream` by key, those that are set.
     """
     if is_function:
         for key in keys:

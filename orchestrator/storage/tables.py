@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from orchestrator.errors import DamagedStore, InvalidData, InvalidModel, OrchestratorError
 
+_ROW = "row"
+
 
 def history_to_parquet(rows: Sequence[Mapping[str, float]]) -> bytes:
     """A member's history as a Parquet file: column `epoch`, then the metrics by name.
@@ -45,11 +47,12 @@ def history_from_parquet(body: bytes) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if value is not None} for row in table.to_pylist()]
 
 
-def predictions_to_parquet(predictions: npt.NDArray[Any]) -> bytes:
+def predictions_to_parquet(predictions: npt.NDArray[Any], rows: npt.NDArray[np.integer[Any]] | None = None) -> bytes:
     """Predictions as a Parquet file with the columns `p0` … `p<C−1>`; values come back bit for bit.
 
     Args:
         predictions: [N, C] float32 (or a type that fits into it without loss, such as float16).
+        rows: the number of each row in its split [N], kept as the column `row`; None: they are all of the split.
 
     Raises:
         InvalidModel: other axes, no classes, or a type that float32 cannot hold.
@@ -59,13 +62,21 @@ def predictions_to_parquet(predictions: npt.NDArray[Any]) -> bytes:
             f"predictions of shape {predictions.shape} and type {predictions.dtype} cannot be stored",
             hint="a model's output has the axes [examples, classes] in float32",
         )
-    return write_table(_table(_numbered("p", predictions.shape[1]), predictions.astype(np.float32, copy=False)))
+    table = _table(_numbered("p", predictions.shape[1]), predictions.astype(np.float32, copy=False))
+    return write_table(table if rows is None else table.add_column(0, _ROW, [rows.astype(np.int64)]))
 
 
 def predictions_from_parquet(body: bytes) -> npt.NDArray[np.float32]:
     """Predictions [N, C] float32. Raises DamagedStore when `body` was not made by `predictions_to_parquet`."""
     table = read_table(body, "predictions")
     return _matrix(table, _numbered("p", table.num_columns), np.float32, "predictions")
+
+
+def held_out_from_parquet(body: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Row numbers [N] and their predictions [N, C], as `predictions_to_parquet` was given both. Raises DamagedStore."""
+    table, where = read_table(body, "held-out predictions"), "held-out predictions"
+    rows = _matrix(table.select(table.column_names[:1]), [_ROW], np.int64, where)
+    return rows[:, 0], _matrix(table.drop_columns([_ROW]), _numbered("p", table.num_columns - 1), np.float32, where)
 
 
 def labels_to_parquet(labels: npt.NDArray[Any]) -> bytes:

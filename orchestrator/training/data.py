@@ -15,6 +15,7 @@ import numpy.typing as npt
 from orchestrator.errors import InvalidData
 from orchestrator.models.user_code import in_user_code
 from orchestrator.planning.events import DataLoaded
+from orchestrator.planning.folds import OUT_OF_FOLD, draw_share
 from orchestrator.planning.outputs import ONLY
 from orchestrator.training.sources.batches import is_batched, take_over
 
@@ -25,6 +26,7 @@ Labels = Array | dict[str, Array]
 Take = Literal["stratified", "last"]
 
 _SPLITS = ("train", "validation", "test")
+_GROUPS = "groups"
 _WEIGHTS = "sample weights"
 
 
@@ -100,17 +102,25 @@ class Dataset:
             if split is not None:
                 yield name, split
 
-    def loaded(self) -> DataLoaded:
-        """What is told of the data."""
+    def loaded(self, *, held_out: bool = False) -> DataLoaded:
+        """What is told of the data; arguments as for `row_digests`."""
         rows = {name: split.num_rows for name, split in self.splits()}
-        return DataLoaded(self.fingerprint, rows, self.row_digests(), self.class_names)
+        return DataLoaded(self.fingerprint, rows, self.row_digests(held_out=held_out), self.class_names)
 
-    def row_digests(self) -> dict[str, str]:
-        """The sha256 of the rows of each split but the training one: equal for equal rows, whatever the split's name.
+    def row_digests(self, *, held_out: bool = False) -> dict[str, str]:
+        """The sha256 of the rows of each split that is scored: equal for equal rows, whatever the split's name.
 
         Unlike the fingerprint of all data, it stays where another seed, or another share, gives other training rows.
+
+        Args:
+            held_out: training rows are scored, too: each by members that did not learn from it.
         """
-        return {name: _fingerprint({"rows": split}) for name, split in self.splits() if name != "train"}
+        return {name: _fingerprint({"rows": split}) for name, split in self.scored(held_out=held_out).items()}
+
+    def scored(self, *, held_out: bool = False) -> dict[str, Split]:
+        """The splits on which members are scored, by name; arguments as for `row_digests`."""
+        found = {name: split for name, split in self.splits() if name != "train"}
+        return {OUT_OF_FOLD: self.train, **found} if held_out else found
 
 
 def load_dataset(
@@ -122,7 +132,9 @@ def load_dataset(
         function: takes nothing, or `seed`; returns `(x, y)`, `(x, y, w)`, or a dictionary of such tuples under
             `train`, and if there are any `validation` and `test`. x is an array, or a dictionary by input name; y an
             array, or a dictionary by output name; w may be one, too, where y is. In the place of a tuple a
-            `tf.data.Dataset` or `PyDataset` may stand, which is taken over into arrays (`sources.batches`).
+            `tf.data.Dataset` or `PyDataset` may stand, which is taken over into arrays (`sources.batches`). Under
+            `groups` the dictionary may name the group of each training row: numbers or texts [N], of which none is
+            split over folds.
         where: the reference of the function, for messages.
         validation_split: share of the training rows that becomes the validation set when there is none; 0 leaves the
             run without a validation set.
@@ -155,21 +167,36 @@ def make_dataset(
     for name, split in splits.items():
         _check(split, f"{where} {name}")
     train, validation = splits["train"], splits.get("validation")
+    groups = _groups_of(returned, train.num_rows, where)
     if validation is None and validation_split > 0:
-        train, validation = split_rows(train, validation_split, seed, where, take)
+        drawn = draw_validation(train, validation_split, seed, where, take, groups)
+        train, validation = train.take(np.flatnonzero(~drawn)), train.take(np.flatnonzero(drawn))
+        groups = None if groups is None else numbered(groups[~drawn])
     for other in (validation, splits.get("test")):
         if other is not None:
             _check_alike(train, other, where)
-    fingerprint = _fingerprint({"train": train, "validation": validation, "test": splits.get("test")})
-    return Dataset(train, validation, splits.get("test"), fingerprint)
+    fingerprint = _fingerprint({"train": train, "validation": validation, "test": splits.get("test")}, groups)
+    return Dataset(train, validation, splits.get("test"), fingerprint, groups)
 
 
-def split_rows(split: Split, share: float, seed: int, where: str, take: Take = "stratified") -> tuple[Split, Split]:
-    """Split rows into training and validation: each class in the same proportion (stratified), or the last rows.
+def numbered(groups: Array) -> npt.NDArray[np.int64]:
+    """Groups [N] of any names as numbers 0 … G − 1, in the order of their names."""
+    return np.unique(groups, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
-    Row order within both parts is the original one. Of several outputs the first counts that tells classes. Labels that
-    are no classes are split without strata: numbers that are not whole, and whole ones that are too many to give every
-    part its share of each. The last rows are as many as `fit` takes with Keras' own `validation_split`.
+
+def draw_validation(
+    split: Split,
+    share: float,
+    seed: int,
+    where: str,
+    take: Take = "stratified",
+    groups: npt.NDArray[np.int64] | None = None,
+) -> npt.NDArray[np.bool_]:
+    """Which rows validate, as a mask [N]: of each class in proportion (stratified), whole groups, or the last rows.
+
+    Of several outputs the first counts that tells classes. Labels that are no classes are split without strata: numbers
+    that are not whole, and whole ones that are too many to give every part its share of each. The last rows are as many
+    as `fit` takes with Keras' own `validation_split`.
 
     Raises:
         InvalidData: one of the two parts would be empty.
@@ -177,23 +204,19 @@ def split_rows(split: Split, share: float, seed: int, where: str, take: Take = "
     if take == "last":
         chosen = np.arange(split.num_rows) >= math.floor(split.num_rows * (1.0 - share))
     else:
-        chosen = _stratified(split, share, seed)
+        chosen = draw_share(split.num_rows, share, seed, classes=_strata(split, share), groups=groups)
+    if groups is not None and set(groups[chosen]) & set(groups[~chosen]):
+        raise InvalidData(
+            "the last rows begin within a group, and no group is split",
+            where="data.validation_split.take",
+            hint="say `take: stratified`, with which whole groups are drawn, or return a validation set",
+        )
     if not chosen.any() or chosen.all():
         raise InvalidData(
             f"data.validation_split {share:g} of {split.num_rows} rows leaves one part empty",
             where=where,
             hint="return a validation set from the data function, or change data.validation_split",
         )
-    return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen))
-
-
-def _stratified(split: Split, share: float, seed: int) -> npt.NDArray[np.bool_]:
-    order = np.random.default_rng(seed).permutation(split.num_rows)
-    strata = _strata(split, share)
-    chosen = np.zeros(split.num_rows, dtype=bool)
-    for stratum in np.unique(strata):
-        rows = order[strata[order] == stratum]
-        chosen[rows[: round(share * len(rows))]] = True
     return chosen
 
 
@@ -213,13 +236,14 @@ def _classes(y: Array, share: float) -> Array | None:
 
 
 def _splits_of(returned: Any, where: str) -> dict[str, Split]:
-    by_name = returned if isinstance(returned, Mapping) else {"train": returned}
+    by_name = dict(returned) if isinstance(returned, Mapping) else {"train": returned}
+    by_name.pop(_GROUPS, None)
     unknown = sorted(set(by_name) - set(_SPLITS))
     if unknown or "train" not in by_name:
         raise InvalidData(
             f"the data function returned a dictionary with {sorted(by_name)}",
             where=where,
-            hint='its keys are "train" and, where there are any, "validation" and "test"',
+            hint='its keys are "train" and, where there are any, "validation", "test" and "groups"',
         )
     splits = {}
     for name, part in by_name.items():
@@ -235,6 +259,20 @@ def _splits_of(returned: Any, where: str) -> dict[str, Split]:
             )
         splits[name] = _split_of(part, f"{where} {name}")
     return splits
+
+
+def _groups_of(returned: Any, num_rows: int, where: str) -> npt.NDArray[np.int64] | None:
+    named = returned.get(_GROUPS) if isinstance(returned, Mapping) else None
+    if named is None:
+        return None
+    groups = _array(named, _GROUPS, where)
+    if groups.shape != (num_rows,) or groups.dtype.kind not in "biuSU":
+        raise InvalidData(
+            f"groups have shape {groups.shape} and type {groups.dtype}",
+            where=where,
+            hint=f"name the group of each of the {num_rows} training rows by a whole number or a text",
+        )
+    return numbered(groups)
 
 
 def _split_of(part: tuple[Any, ...] | list[Any], where: str) -> Split:
@@ -312,7 +350,7 @@ def _check_alike(train: Split, other: Split, where: str) -> None:
         raise InvalidData(f"rows of the training set have shapes {expected}, others {found}", where=where)
 
 
-def _fingerprint(splits: Mapping[str, Split | None]) -> str:
+def _fingerprint(splits: Mapping[str, Split | None], groups: npt.NDArray[np.int64] | None = None) -> str:
     digest = hashlib.sha256()
     for split_name, split in splits.items():
         if split is None:
@@ -320,4 +358,6 @@ def _fingerprint(splits: Mapping[str, Split | None]) -> str:
         for name, array in split.arrays():
             digest.update(f"{split_name}/{name}:{array.dtype.str}:{array.shape};".encode())
             digest.update(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"")
+    if groups is not None:
+        digest.update(b"groups;" + groups.tobytes())
     return digest.hexdigest()

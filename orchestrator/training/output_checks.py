@@ -203,14 +203,13 @@ def _check_values(task: TaskKind, outputs: Array, where: str) -> None:
         )
 
 
-def check_asked_of_outputs(tells: Tells, job: Job, dataset: Dataset, num_members: int) -> None:
+def check_asked_of_outputs(tells: Tells, job: Job, dataset: Dataset) -> None:
     """Check what the job asks for against what its models tell.
 
     Args:
         tells: of every member alike.
         job: the job.
         dataset: the rows.
-        num_members: how many the job has.
 
     Raises:
         InvalidJob, InvalidData: what cannot be, and how to mend it.
@@ -218,7 +217,7 @@ def check_asked_of_outputs(tells: Tells, job: Job, dataset: Dataset, num_members
     check_calibrated(job.ensemble, {output: told.task for output, told in tells.items()})
     _check_class_names(tells, job)
     _check_watched(tells, job, dataset)
-    _check_stackable(tells, job, dataset, num_members)
+    _check_stackable(tells, job, dataset)
 
 
 def _check_class_names(tells: Tells, job: Job) -> None:
@@ -250,7 +249,8 @@ def _whose(outputs: list[str]) -> str:
 
 def _check_watched(tells: Tells, job: Job, dataset: Dataset) -> None:
     """Refuse a metric of `stop_when`, the gate or the search that cannot be told of its rows, whatever is predicted."""
-    rule, gate, splits = job.ensemble.stop_when, job.ensemble.gate, dict(dataset.splits())
+    rule, gate = job.ensemble.stop_when, job.ensemble.gate
+    splits = dataset.scored(held_out=job.members.folds is not None)
     asked: list[tuple[str, str, str]] = []
     if rule is not None:
         asked.append(("ensemble.stop_when", "validation", rule.metric))
@@ -266,11 +266,11 @@ def _check_watched(tells: Tells, job: Job, dataset: Dataset) -> None:
         watched(metric, told.task, targets, anything, f"{key}.metric")
 
 
-def _check_stackable(tells: Tells, job: Job, dataset: Dataset, num_members: int) -> None:
+def _check_stackable(tells: Tells, job: Job, dataset: Dataset) -> None:
     """Refuse a stacking that could not be fitted at the end: by then the members have cost hours."""
-    if job.ensemble.combine == "stacking" and dataset.validation is not None:
+    rows = dataset.validation if job.members.folds is None else dataset.train
+    if job.ensemble.combine == "stacking" and rows is not None:
         for output, told in tells.items():
-            targets = to_targets(told.task, dataset.validation.labels[output])
-            check_stackable(
-                told.task, targets, assign_folds(told.task, targets, seed=job.seed), num_members, told.width
-            )
+            targets = to_targets(told.task, rows.labels[output])
+            folds = assign_folds(told.task, targets, seed=job.seed)
+            check_stackable(told.task, targets, folds, job.members.count, told.width)

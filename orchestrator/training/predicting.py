@@ -12,6 +12,7 @@ import numpy.typing as npt
 from orchestrator.errors import DamagedStore, OrchestratorError
 from orchestrator.models.predictor import Predictor
 from orchestrator.planning import events as ev
+from orchestrator.planning.folds import OUT_OF_FOLD
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.outputs import part
 from orchestrator.planning.ports import Store
@@ -25,6 +26,7 @@ from orchestrator.storage.tables import predictions_to_parquet
 from orchestrator.training.data import Dataset, Inputs
 from orchestrator.training.publish import cause_of, is_anothers_fault
 from orchestrator.training.published import build_published, load_weights
+from orchestrator.training.rows import SplitRows, member_rows
 
 if TYPE_CHECKING:
     import keras
@@ -45,7 +47,7 @@ def predict_member(
     model: keras.Model | None = None,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Load a member's published model, verified, and store what it predicts for all rows but the training rows.
+    """Load a member's published model, verified, and store what it predicts for the rows that it did not learn from.
 
     Args:
         store, layout: where the run lives.
@@ -74,7 +76,7 @@ def predict_member(
             load_weights(store, final, member.index, model, lambda: dataset.train.take(slice(0, 1)).x)
         except DamagedStore as error:
             return ev.ModelLost(worker, member.index, f"its published model cannot be used: {error}")
-        blobs = _predict(store, layout, dataset, lambda x: predictor.predict(model, x, on_batch))
+        blobs = _predict(store, layout, _asked(dataset, member), lambda x: predictor.predict(model, x, on_batch))
     except Exception as error:
         if is_anothers_fault(error):
             raise
@@ -93,21 +95,27 @@ def _final(store: Store, layout: RunLayout, index: int) -> Mapping[str, Any]:
     return body
 
 
+def _asked(dataset: Dataset, member: MemberPlan) -> dict[str, SplitRows]:
+    """The rows that a member is asked to predict, by split: of the training rows those alone that it held out."""
+    found = {name: SplitRows(split) for name, split in dataset.scored().items()}
+    held_out = member_rows(dataset, member).held_out
+    return found if held_out is None else {OUT_OF_FOLD: held_out, **found}
+
+
 def _predict(
     store: Store,
     layout: RunLayout,
-    dataset: Dataset,
+    asked: Mapping[str, SplitRows],
     predict: Callable[[Inputs], Mapping[str, npt.NDArray[np.float32]]],
 ) -> dict[str, Mapping[str, JSON]]:
     """Predict split by split; the parts of each are stored while the next is predicted."""
 
-    def keep(values: npt.NDArray[np.float32]) -> Mapping[str, JSON]:
-        return put_blob(store, layout, predictions_to_parquet(values)).to_json()
+    def keep(values: npt.NDArray[np.float32], rows: SplitRows) -> Mapping[str, JSON]:
+        return put_blob(store, layout, predictions_to_parquet(values, rows.numbers)).to_json()
 
     stored = {}
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="predictions") as uploads:
-        for name, split in dataset.splits():
-            if name != "train":
-                for output, values in predict(split.x).items():
-                    stored[part(name, output)] = uploads.submit(keep, values)
+        for name, rows in asked.items():
+            for output, values in predict(rows.all().x).items():
+                stored[part(name, output)] = uploads.submit(keep, values, rows)
     return {name: future.result() for name, future in stored.items()}

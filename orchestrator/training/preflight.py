@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 
 from orchestrator.ensemble.asked import check_rows
-from orchestrator.ensemble.tasks import TaskKind
+from orchestrator.ensemble.tasks import TaskKind, to_targets
 from orchestrator.errors import InvalidJob, InvalidModel
 from orchestrator.models.build import Built, build
 from orchestrator.models.first_batch import call_first_batch, score_first_batch
@@ -23,7 +23,7 @@ from orchestrator.training.data import Dataset
 from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
 from orchestrator.training.output_checks import Tells, check_asked_of_outputs, check_outputs, describe
 from orchestrator.training.prepared import prepare
-from orchestrator.training.rows import member_rows
+from orchestrator.training.rows import PackRows, check_classes, member_rows, pack_rows
 
 MOST_CHECKED = 16
 """How many different models the preflight runs a batch through. Of further ones it sees whether they can be stacked;
@@ -54,6 +54,8 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
     check_asked_for_rows(job, dataset)
     streamed = job.data.streaming is not None
     tells: Tells = {}  # of the first member, whose order of outputs is that of the run
+    rows = pack_rows(dataset, members)
+    watched = job.members.folds is not None or dataset.validation is not None
     kinds: dict[str, str] = {}
     architectures: dict[int, Architecture] = {}
     alike = list(_distinct(members).values())
@@ -71,18 +73,19 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         for stage in stages_of(train, member.stages, member.best_over):
             enter_stage(built, stage, member.builder)
             names = score_first_batch(model, batch.x, batch.y, raw, where)
-            callbacks = check_callbacks(stage.train, model, names, has_validation=dataset.validation is not None)
+            callbacks = check_callbacks(stage.train, model, names, has_validation=watched)
         kinds.setdefault(describe(told), where)
         if len(kinds) > 1:
             different = " and ".join(f"{kind} ({place})" for kind, place in kinds.items())
             raise InvalidModel(f"members tell different things, which cannot be averaged: {different}")
         seen = _look_at(model, member, callbacks, streamed=streamed)
-        architectures |= {each.index: seen for each in same}
+        architectures |= {each.index: _on_own_rows(seen, rows.get(each.index)) for each in same}
     if job.train.engine != "solo":
         for same in alike[MOST_CHECKED:]:
             seen = _look_at(_built(same[0], dataset), same[0], callbacks, streamed=streamed)
-            architectures |= {each.index: seen for each in same}
-    check_asked_of_outputs(tells, job, dataset, len(members) if job.search is None else job.members.count)
+            architectures |= {each.index: _on_own_rows(seen, rows.get(each.index)) for each in same}
+    check_asked_of_outputs(tells, job, dataset)
+    _check_folds(tells, members, dataset)
     return Checked({output: told.task for output, told in tells.items()}, architectures)
 
 
@@ -98,7 +101,16 @@ def check_asked_for_rows(job: Job, dataset: Dataset) -> None:
             where="search",
             hint="set data.validation_split, or return a validation set from the data function",
         )
-    check_rows(job.ensemble, {name: split.num_rows for name, split in dataset.splits() if name != "train"})
+    scored = dataset.scored(held_out=job.members.folds is not None)
+    check_rows(job.ensemble, {name: split.num_rows for name, split in scored.items()})
+
+
+def _check_folds(tells: Tells, members: Sequence[MemberPlan], dataset: Dataset) -> None:
+    """Refuse folds whose members could not learn some class."""
+    for output, told in tells.items():
+        if told.task in (TaskKind.MULTICLASS, TaskKind.BINARY):
+            classes = to_targets(told.task, dataset.train.labels[output])
+            check_classes(dataset, members, classes, f"labels of output {output}" if output else "labels")
 
 
 def _distinct(members: Sequence[MemberPlan]) -> Mapping[object, Sequence[MemberPlan]]:
@@ -121,6 +133,13 @@ def _build(member: MemberPlan, dataset: Dataset) -> Built:
     """The member's model with its own preprocessing. Raises as `prepare` and `build`."""
     preprocessing = prepare(member, member_rows(dataset, member).train) if member.preprocess else None
     return build(member.builder, member.kwargs, member.seed, member.train, preprocessing, member.base)
+
+
+def _on_own_rows(seen: Architecture, rows: PackRows | None) -> Architecture:
+    """Members of different folds are of one architecture, but a pack is watched on one set of rows."""
+    if rows is None:
+        return seen
+    return replace(seen, signature=f"{seen.signature} {rows}", num_rows=rows.num_rows)
 
 
 def _built(member: MemberPlan, dataset: Dataset) -> keras.Model:

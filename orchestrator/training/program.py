@@ -130,7 +130,7 @@ class Program:
         except InvalidInput as error:
             self._emit(ev.PreflightFailed(self._setup.worker, error))
             return
-        scored = {name: split for name, split in dataset.splits() if name != "train"}
+        scored = dataset.scored(held_out=self._setup.job.members.folds is not None)
         seed = example_seed(self._setup.job.seed)
         examples = {name: take_examples(split, seed) for name, split in scored.items()}
         passed = ev.PreflightPassed(

@@ -6,16 +6,16 @@ told by their numbers, so that no member has a copy of the data.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.errors import InvalidData
-from orchestrator.planning.folds import FoldPlan, Indices, classes_of, deal_rows, draw_share
+from orchestrator.planning.folds import Array, FoldPlan, Indices, classes_of, deal_rows, draw_share
 from orchestrator.planning.members import MemberPlan
-from orchestrator.training.data import Dataset, Split
+from orchestrator.training.data import Dataset, Split, numbered
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class SplitRows:
     def num_rows(self) -> int:
         return self.split.num_rows if self.numbers is None else len(self.numbers)
 
-    def take(self, rows: npt.NDArray[np.integer[Any]] | slice) -> Split:
+    def take(self, rows: Indices | slice) -> Split:
         """A copy of these of the rows, counted among them, in this order."""
         return self.split.take(rows if self.numbers is None else self.numbers[rows])
 
@@ -92,16 +92,67 @@ def member_rows(dataset: Dataset, member: MemberPlan) -> MemberRows:
     return MemberRows(SplitRows(dataset.train, others), validation or held_out, held_out)
 
 
+@dataclass(frozen=True)
+class PackRows:
+    """What the rows of members must have in common to be trained in one pack: how many they learn from, and where they
+    are watched; `watched_on` is None on rows that all members of the run share."""
+
+    num_rows: int
+    watched_on: tuple[int, int] | None
+
+
+def pack_rows(dataset: Dataset, members: Sequence[MemberPlan]) -> dict[int, PackRows]:
+    """What decides of packs in the rows of each member that is held out from a fold; nothing without folds."""
+    by_place: dict[tuple[int, int], PackRows] = {}
+    found = {}
+    for member in members:
+        fold = member.fold
+        if fold is not None:
+            place = fold.repeat, fold.fold
+            if place not in by_place:
+                rows = member_rows(dataset, member)
+                shared = rows.validation is not None and rows.validation.split is dataset.validation
+                by_place[place] = PackRows(rows.train.num_rows, None if shared else place)
+            found[member.index] = by_place[place]
+    return found
+
+
+def check_classes(dataset: Dataset, members: Sequence[MemberPlan], classes: Array, where: str) -> None:
+    """Refuse folds without which there is nothing left of a class: their members could not learn it.
+
+    Args:
+        dataset: the run's rows.
+        members: of the run; those of one configuration are looked at.
+        classes: the class of each training row [N].
+        where: names the labels in the message.
+
+    Raises:
+        InvalidData: a member's training rows lack a class; or as `member_rows`.
+    """
+    known = np.unique(classes)
+    for member in members:
+        fold = member.fold
+        if fold is None or fold.configuration != members[0].configuration:
+            return
+        numbers = member_rows(dataset, member).train.numbers
+        missing = np.setdiff1d(known, classes[numbers])
+        if len(missing):
+            raise InvalidData(
+                f"class {missing[0]} is nowhere in the rows that member {member.index} learns from: all of it is in "
+                f"fold {fold.fold}, or is drawn for inner validation",
+                where=where,
+                hint="set members.folds.stratified: true, ask for more folds, or give finer groups",
+            )
+
+
 def _inner(rows: Indices, fold: FoldPlan, classes: Indices | None, groups: Indices | None) -> tuple[Indices, Indices]:
     """Split a member's rows into those that it learns from and those on which it is watched."""
-    if groups is not None:
-        groups = np.unique(groups[rows], return_inverse=True)[1].reshape(-1)
     drawn = draw_share(
         len(rows),
         fold.inner_validation,
         fold.inner_seed,
         classes=None if classes is None else classes[rows],
-        groups=groups,
+        groups=None if groups is None else numbered(groups[rows]),
     )
     if not drawn.any() or drawn.all():
         raise InvalidData(

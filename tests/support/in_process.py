@@ -42,7 +42,7 @@ class InProcessCluster:
         self._dataset: Dataset | None = None
         try:
             self._dataset = load(setup.job)
-            self._events.put(self._dataset.loaded())
+            self._events.put(self._dataset.loaded(held_out=setup.job.members.folds is not None))
         except OrchestratorError as error:
             self._events.put(ev.DataFailed(error))
         self._setup = setup

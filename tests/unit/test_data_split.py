@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 
 from orchestrator.errors import InvalidData
-from orchestrator.training.data import Split, load_dataset, split_rows
+from orchestrator.training.data import Dataset, Split, draw_validation, load_dataset
 
 
 def parts(labels: np.ndarray, share: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the rows that training keeps and that validation gets."""
     rows = np.arange(len(labels))
-    train, validation = split_rows(Split(rows[:, None], labels, None), share, 7, "test")
-    np.testing.assert_array_equal(train.y, labels[train.x[:, 0]])
-    np.testing.assert_array_equal(validation.y, labels[validation.x[:, 0]])
-    return train.x[:, 0], validation.x[:, 0]
+    drawn = draw_validation(Split(rows[:, None], labels, None), share, 7, "test")
+    return rows[~drawn], rows[drawn]
 
 
 RNG = np.random.default_rng(0)
@@ -53,10 +51,9 @@ def test_each_class_is_in_both_parts_in_proportion(kind: str) -> None:
 def test_the_last_rows_are_those_that_keras_takes() -> None:
     labels = np.arange(97) % 3
     for share in (0.1, 0.2, 1 / 3, 0.29):
-        kept, taken = split_rows(Split(np.arange(97)[:, None], labels), share, 7, "test", "last")
+        drawn = draw_validation(Split(np.arange(97)[:, None], labels), share, 7, "test", "last")
         first = math.floor(97 * (1.0 - share))  # keras/src/trainers/data_adapters/array_slicing.py
-        assert kept.x[:, 0].tolist() == list(range(first))
-        assert taken.x[:, 0].tolist() == list(range(first, 97))
+        assert np.flatnonzero(drawn).tolist() == list(range(first, 97))
 
 
 def test_a_share_that_leaves_one_part_empty_is_refused() -> None:
@@ -88,3 +85,44 @@ def test_rows_have_one_digest_as_validation_and_as_test_set_and_another_in_anoth
     assert digests(validation=rows)["validation"] == digests(test=rows)["test"]
     assert digests(test=turned)["test"] != digests(test=rows)["test"]
     assert digests() == {}
+
+
+def grouped(groups: object, share: float = 0.0) -> Dataset:
+    rows = np.arange(40)
+    returned = {"train": (rows[:, None], rows % 2), "groups": groups}
+    return load_dataset(lambda: returned, "here", validation_split=share, seed=3)
+
+
+def test_groups_are_numbered_in_the_order_of_their_names_and_part_of_what_the_data_is() -> None:
+    named = grouped(np.array(["b", "a", "c", "a"] * 10))
+    assert named.groups is not None
+    assert named.groups.tolist() == [1, 0, 2, 0] * 10
+    assert named.fingerprint == grouped(np.array([5, 2, 9, 2] * 10)).fingerprint
+    assert named.fingerprint != grouped(np.array([5, 2, 2, 2] * 10)).fingerprint
+    assert grouped(None).groups is None
+
+
+def test_no_group_is_split_between_training_and_validation() -> None:
+    groups = np.arange(40) // 4
+    data = grouped(groups, share=0.3)
+    assert data.validation is not None
+    kept, taken = (set(groups[split.x[:, 0]]) for split in (data.train, data.validation))  # type: ignore[call-overload, index]  # arrays in these tests
+    assert (len(kept), len(taken), kept & taken) == (7, 3, set())
+    assert data.groups is not None
+    assert data.groups.tolist() == np.repeat(np.arange(7), 4).tolist()
+    returned = {"train": (np.arange(40)[:, None], np.arange(40) % 2), "groups": np.arange(40) // 5}
+    with pytest.raises(InvalidData, match="begin within a group"):
+        load_dataset(lambda: returned, "here", validation_split=0.3, seed=3, take="last")
+
+
+@pytest.mark.parametrize("groups", [np.arange(39), np.zeros((40, 1), int), np.linspace(0, 1, 40)])
+def test_groups_that_do_not_name_one_for_each_row_are_refused(groups: np.ndarray) -> None:
+    with pytest.raises(InvalidData, match="groups have shape"):
+        grouped(groups)
+
+
+def test_training_rows_that_are_held_out_are_scored_and_looked_at() -> None:
+    data = grouped(None)
+    assert list(data.scored(held_out=True)) == ["out_of_fold"]
+    assert set(data.row_digests(held_out=True)) == {"out_of_fold"}
+    assert data.row_digests() == {}

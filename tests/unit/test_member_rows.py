@@ -11,7 +11,7 @@ from orchestrator.errors import InvalidData
 from orchestrator.planning.folds import FoldPlan
 from orchestrator.planning.members import MemberPlan
 from orchestrator.training.data import Dataset, Split
-from orchestrator.training.rows import SplitRows, member_rows
+from orchestrator.training.rows import SplitRows, check_classes, member_rows, pack_rows
 
 NUM_ROWS = 60
 TRAIN = Split(np.arange(NUM_ROWS)[:, None], np.arange(NUM_ROWS) % 3)
@@ -88,3 +88,23 @@ def test_rows_are_counted_among_a_members_own() -> None:
     assert rows.take(np.array([2, 0])).x.tolist() == [[8], [3]]  # type: ignore[union-attr]  # an array in these tests
     assert rows.in_split(np.array([2, 0])).tolist() == [8, 3]
     assert rows.num_rows == 3
+
+
+def test_a_class_that_some_members_could_not_learn_is_refused_before_any_member_starts() -> None:
+    labels = np.repeat([0, 1, 2], [28, 28, 4])
+    dataset = replace(DATASET, train=Split(TRAIN.x, labels), groups=np.repeat(np.arange(15), 4))
+    members = [replace(member(replace(FOLD, fold=fold)), index=fold) for fold in range(5)]
+    with pytest.raises(InvalidData, match="class 2 is nowhere in the rows that member"):
+        check_classes(dataset, members, labels, "labels")
+    check_classes(DATASET, members, TRAIN.y, "labels")
+
+
+def test_packs_are_of_one_fold_or_of_as_many_rows_where_all_are_watched_on_one_set() -> None:
+    members = [
+        replace(member(replace(FOLD, configuration=c, fold=f)), index=2 * c + f) for c in range(2) for f in range(2)
+    ]
+    own = pack_rows(DATASET, members)
+    assert own[0] == own[2] != own[1] == own[3]
+    assert own[0].num_rows == 48
+    assert len(set(pack_rows(replace(DATASET, validation=VALIDATION), members).values())) == 1
+    assert pack_rows(DATASET, [member(None)]) == {}

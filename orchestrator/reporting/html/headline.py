@@ -17,7 +17,8 @@ SHOWN_METRICS = ("accuracy", "top_k", "nll", "brier", "ece", "auc", "rmse", "mae
 
 def splits_of(result: OutputResult) -> Iterator[tuple[str, SplitScores]]:
     """The splits that were scored; test first, whose rows were used for nothing else."""
-    for name, split in (("test", result.test), ("validation", result.validation)):
+    found = (("test", result.test), ("out-of-fold", result.out_of_fold), ("validation", result.validation))
+    for name, split in found:
         if split is not None:
             yield name, split
 

@@ -55,9 +55,8 @@ def weights_section(data: OutputData) -> Section | None:
     if weights is None or not weights.values:
         return None
     heavy = sum(value > 1e-4 for value in weights.values)
-    fitted = (
-        "given by the job" if weights.fitted_on == "given" else f"fitted on {weights.fitted_on} by {weights.method}"
-    )
+    rows = weights.fitted_on.replace("_", "-")
+    fitted = "given by the job" if rows == "given" else f"fitted on {rows} rows by {weights.method}"
     effective = 1 / sum(value * value for value in weights.values)
     facts = Facts(
         (
@@ -67,7 +66,9 @@ def weights_section(data: OutputData) -> Section | None:
         ),
         half=True,
     )
-    intro = "How much each member counts in the weighted average. Figures of it are cross-fitted on validation rows."
+    counted = "configuration" if data.result.configurations else "member"
+    intro = f"How much each {counted} counts in the weighted average. Figures of it are cross-fitted on "
+    intro += f"{'validation' if rows == 'given' else rows} rows."
     return Section("weights", "Weights", intro, (weights_chart(weights, data.id("weights")), facts))
 
 
@@ -81,15 +82,19 @@ def _columns(data: ReportData) -> dict[str, Tell]:
     """Title → what to tell of a member; columns in which nobody has anything are left out by the caller."""
     members = data.result.members
     common, outputs = _common(members), by_output(data.result).values()
+    num_repeats = len({member.fold.repeat for member in members if member.fold is not None})
     columns: dict[str, Tell] = {
         "member": lambda m: str(m.index),
+        "configuration": lambda m: NONE if m.fold is None else str(m.configuration),
+        "repeat": lambda m: str(m.fold.repeat) if m.fold is not None and num_repeats > 1 else NONE,
+        "fold": lambda m: NONE if m.fold is None else str(m.fold.fold),
         "status": lambda m: m.status.replace("_", " "),
         "curve": lambda m: _curve(m, data.histories.get(m.index, ())),
     }
     for own in outputs:
-        for split in ("validation", "test"):
+        for split in ("out_of_fold", "validation", "test"):
             for name in dict.fromkeys((headline_of(own), "nll", "mae")):
-                columns[f"{split} {name}{for_output(own.output)}"] = _score_of(own, split, name)
+                columns[f"{split.replace('_', '-')} {name}{for_output(own.output)}"] = _score_of(own, split, name)
     columns["loss"] = lambda m: score_text("loss", m.loss)
     for own in outputs:
         columns[f"weight{for_output(own.output)}"] = _weight_of(own)
@@ -124,7 +129,7 @@ def _score_of(result: OutputResult, split: str, metric: str) -> Tell:
 def _weight_of(result: OutputResult) -> Tell:
     weights = result.weights
     by_member = dict(zip(weights.members, weights.values, strict=False)) if weights else {}
-    return lambda member: f"{by_member[member.index]:.4f}" if member.index in by_member else NONE
+    return lambda m: f"{by_member[m.configuration]:.4f}" if m.configuration in by_member else NONE
 
 
 def _hyperparameter(name: str) -> Tell:

@@ -46,7 +46,9 @@ def size_section(data: OutputData) -> Section | None:
     points = by_metric.get(headline, [])
     trained = sum(1 for member in data.result.members if member.epochs)
     if len(points) > 1 and timeline is not None and trained and timeline.busy_s > 0:
-        parts.append(_cost_table(points, headline, timeline.busy_s / trained))
+        counted = len(data.result.configurations) or len(data.result.members)
+        each = len(data.result.members) / counted  # a configuration costs as much as all of its members
+        parts.append(_cost_table(points, headline, timeline.busy_s / trained * each))
         told = f"{duration_text(timeline.busy_s)} of worker time for {trained} trained members"
         parts.append(
             Lines((f"{told}, {duration_text(timeline.busy_s / trained)} each; time of lost attempts is in it.",))
@@ -55,6 +57,8 @@ def size_section(data: OutputData) -> Section | None:
         "How the plain average does with fewer members. Where the curve is flat, further members cost time and bring "
         "nothing; the band is the spread over random orders of the members."
     )
+    if data.result.configurations:
+        intro += " What is counted here are configurations, each with the members of all of its folds."
     return Section("size", "Size of the ensemble", intro, tuple(parts)) if parts else None
 
 
@@ -95,9 +99,10 @@ def calibration_section(data: OutputData) -> Section | None:
         if data.result.temperature is not None
         else "what is delivered is not scaled"
     )
+    fitted_on = "out-of-fold" if data.result.configurations else "validation"
     intro = (
         f"On {name} rows. A temperature of {temperature:.3g} makes predictions {meaning}; {used}. It is fitted on "
-        f"validation rows, and on these each row is scaled by a temperature that other rows gave."
+        f"{fitted_on} rows, and on these each row is scaled by a temperature that other rows gave."
     )
     return Section("calibration", "Calibration", intro, tuple(parts))
 

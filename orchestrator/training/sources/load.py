@@ -39,7 +39,7 @@ def load_job_data(job: Job) -> Dataset:
 
 
 def _load(job: Job) -> Dataset:
-    data, split, seed = job.data, job.data.validation_split, split_seed(job.seed)
+    data, split, seed = job.data, job.validation_split, split_seed(job.seed)
     if data.function is not None:
         function = import_function(data.function)
         return load_dataset(function, data.function, validation_split=split.share, take=split.take, seed=seed)
@@ -162,4 +162,5 @@ def put_rows(rows: Rows, into: Rows, where: Any, piece: Piece) -> None:
 
 def _returned(tables: Mapping[str, Rows]) -> dict[str, Any]:
     """What a data function would return."""
-    return {name: (rows.x, rows.y) if rows.w is None else (rows.x, rows.y, rows.w) for name, rows in tables.items()}
+    sets = {name: (rows.x, rows.y) if rows.w is None else (rows.x, rows.y, rows.w) for name, rows in tables.items()}
+    return {**sets, "groups": tables["train"].groups if "train" in tables else None}

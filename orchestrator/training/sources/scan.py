@@ -75,7 +75,7 @@ def _layout(data: DataSpec, available: Sequence[str]) -> Layout:
         OutputPlan(name, columns_of(each), isinstance(each, str)) for name, each in outputs_of(data.label).items()
     )
     taken = {column for plan in outputs for column in plan.columns}
-    others = taken | {column for column in (data.weight,) if column is not None}
+    others = taken | {column for column in (data.weight, data.groups) if column is not None}
     if data.features is None:
         asked = {"": InputSpec(columns=tuple(column for column in available if column not in others) or ("*",))}
     else:
@@ -89,7 +89,7 @@ def _layout(data: DataSpec, available: Sequence[str]) -> Layout:
                     where="data.features",
                     hint="leave it out of data.features",
                 )
-    return Layout(inputs, outputs, data.weight)
+    return Layout(inputs, outputs, data.weight, data.groups)
 
 
 def _input(name: str, asked: InputSpec, available: Sequence[str]) -> InputPlan:

@@ -50,6 +50,7 @@ def sizes(architecture: Architecture, members: int, rules: PackingRules = LONG, 
         (MLP, 20, {"num_workers": 3}, ("fused", [5, 5, 5, 5])),
         (MLP, 16, {"num_workers": 4}, ("fused", [8, 8])),  # on a CPU the number of workers changes no bits
         (MLP, 5, {"num_rows": 1_437}, ("solo", [1] * 5)),
+        (replace(MLP, num_rows=1_437), 5, {}, ("solo", [1] * 5)),  # of a fold: fewer rows than the run has
         (CNN, 3, {}, ("solo", [1] * 3)),
         (CNN, 16, {"device": "gpu", "num_workers": 4}, ("fused", [4, 4, 4, 4])),
         (CNN, 300, {"device": "gpu", "num_workers": 2}, ("fused", [60] * 5)),

@@ -202,7 +202,7 @@ def test_a_spread_that_one_member_has_alone_is_not_told() -> None:
 
 def test_each_figure_says_what_else_its_rows_were_used_for() -> None:
     weights = by_accuracy([0.5, 0.4, 0.3, 0.2])
-    rules = Rules(weights=weights, used_for=("early stopping", "choice of the best epoch"))
+    rules = Rules(weights=weights, used_for={"validation": ("early stopping", "choice of the best epoch")})
     found = evaluate_split("validation", TASK, LABELS, MEMBERS, INDICES, rules)
     validation = found.split
     rows = "validation (30 rows; also used for early stopping, choice of the best epoch"
@@ -218,7 +218,7 @@ def test_each_figure_says_what_else_its_rows_were_used_for() -> None:
 
 
 def test_a_use_that_is_named_already_is_not_named_twice() -> None:
-    rules = Rules(weights=by_accuracy([0.5] * 4), used_for=("weights",))
+    rules = Rules(weights=by_accuracy([0.5] * 4), used_for={"validation": ("weights",)})
     split = evaluate_split("validation", TASK, LABELS, MEMBERS, INDICES, rules).split
     assert split.weighted is not None
     assert split.weighted.scored_on == "validation (30 rows; also used for weights (cross-fitted))"

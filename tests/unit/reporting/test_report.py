@@ -179,7 +179,8 @@ def stored_selection(store: MemoryStore, task: str, num_members: int) -> tuple[d
             p[7] = [0.1, 0.8, 0.1] if index % 2 else [0.8, 0.1, 0.1]
         else:
             p = (labels + (0.5 if index % 2 else -0.5) * labels).astype(np.float32)
-        members.append({"predictions": {"test": put_blob(store, LAYOUT, predictions_to_parquet(p)).to_json()}})
+        ref = put_blob(store, LAYOUT, predictions_to_parquet(p)).to_json()
+        members.append({"index": len(members), "predictions": {"test": ref}})
     images = np.arange(5 * 4 * 4, dtype=np.uint8).reshape(5, 4, 4)
     examples = Examples(np.array([1, 3, 7, 9, 12]), ("image",), images=images)
     selection = {
@@ -216,7 +217,8 @@ def test_the_disputed_row_is_shown_first_with_its_picture_and_the_members_votes(
 def test_of_very_many_members_a_part_is_asked() -> None:
     store = MemoryStore()
     selection, members = stored_selection(store, "multiclass", 2)
-    cases = read_cases(selection, members * 150, read(store), top=2)[ONLY]
+    many = [{**member, "index": index} for index, member in enumerate(members * 150)]
+    cases = read_cases(selection, many, read(store), top=2)[ONLY]
     assert cases is not None
     assert cases.num_members == MOST_MEMBERS
     assert cases.disputed[0].votes is not None

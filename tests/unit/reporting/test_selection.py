@@ -56,7 +56,7 @@ def test_rows_that_are_not_there_were_used_for_nothing() -> None:
     assert result.test is not None
     assert result.test.ensemble.scored_on == "test (30 rows; used for nothing else)"
     log = Log.open(store, LAYOUT.coord_log).records()
-    assert next(record for record in log if record.kind == "selection").body["used_for"] == []
+    assert next(record for record in log if record.kind == "selection").body["used_for"] == {}
 
 
 def test_a_single_row_is_spoken_of_as_one() -> None:

@@ -51,6 +51,25 @@ def test_columns_side_by_side_are_one_input_and_texts_become_codes_in_sorted_ord
     assert dataset.loaded().class_names == dataset.class_names
 
 
+@pytest.mark.parametrize("owners", [["b", "a", "b", "a", "c", "c"], [7, 3, 7, 3, 9, 9]], ids=["texts", "numbers"])
+def test_a_column_of_groups_is_no_feature_and_keeps_rows_together(tmp_path: Path, owners: list[Any]) -> None:
+    table = {"a": [1, 2, 3, 4, 5, 6], "owner": owners, "y": [0, 1, 0, 1, 0, 1]}
+    dataset = load(parquet(tmp_path, table), label="y", groups="owner")
+    assert dataset.train.x.tolist() == [[1], [2], [3], [4], [5], [6]]
+    assert dataset.groups is not None
+    assert dataset.groups.tolist() == [1, 0, 1, 0, 2, 2]
+    split = load(parquet(tmp_path, table), label="y", groups="owner", validation_split=0.3)
+    assert split.validation is not None
+    assert len({owners[int(row) - 1] for row in split.validation.x[:, 0]}) == 1
+
+
+def test_groups_are_refused_where_they_could_not_be_kept_together(tmp_path: Path) -> None:
+    with pytest.raises(InvalidJob, match="needs the training rows in memory"):
+        load(csv(tmp_path, IRIS), label="species", groups="width", stream=True)
+    with pytest.raises(InvalidJob, match="is for data in files"):
+        load("jobs.digits:load_data", groups="owner")
+
+
 def test_features_are_by_default_all_columns_that_nothing_else_is_said_of(tmp_path: Path) -> None:
     table = {"a": [1, 2], "w": [0.5, 2.0], "b": [True, False], "y": [0.5, 1.5]}
     dataset = load(parquet(tmp_path, table), label="y", weight="w")

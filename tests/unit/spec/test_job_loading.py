@@ -41,7 +41,7 @@ BAD = [
     ("train: {epocs: 5}", 4, ["train.epocs is not a key", "did you mean train.epochs?"]),
     ("train:\n  early_stopping: {patiens: 5}", 5, ["did you mean train.early_stopping.patience?"]),
     ("train: {checkpoint: {filepath: x}}", 4, ["train.checkpoint.filepath is not a key"]),
-    ("members: {zzz: 5}", 4, ["the keys here are count, dropout, vary, overrides"]),
+    ("members: {zzz: 5}", 4, ["the keys here are count, folds, dropout, vary, overrides"]),
     ("members: {dropout: {min: 0.1, max: 0.2, lgo: true}}", 4, ["did you mean members.dropout.log?"]),
     ("<<: {seed: 1}", 4, ["<< is not a key"]),
     ("1: x", 4, ["1 is not a key"]),

@@ -38,7 +38,7 @@ def test_the_shortest_job_has_every_default() -> None:
     made = job(members=5)
 
     assert made.model == ModelSpec(builder="jobs.digits:build_model", kwargs={})
-    assert made.data.validation_split == ValidationSplitSpec(share=0.2, take="stratified")
+    assert made.validation_split == ValidationSplitSpec(share=0.2, take="stratified")
     assert (made.seed, made.members.count, made.members.dropout) == (0, 5, None)
     assert (made.train.epochs, made.train.batch_size, made.train.steps_per_execution) == (10, 32, "auto")
     assert made.train.early_stopping == EarlyStoppingSpec(patience=5, restore_best_weights=True)
