@@ -270,7 +270,7 @@ def resumable(folder: Path, device: Device, best_over: str) -> Member:
     return Member(folder / "member", device, TWO_STAGES, train=train, best_over=best_over)
 
 
-@pytest.mark.parametrize(("killed_after", "best_over"), [(2, "last"), (3, "last"), (4, "last"), (5, "all"), (3, "all")])
+@pytest.mark.parametrize(("killed_after", "best_over"), [(2, "all"), (3, "last"), (5, "all")])
 def test_a_member_killed_in_any_stage_or_between_them_ends_with_the_same_bits(
     tmp_path: Path, device: Device, straight: Callable[[Any], Any], killed_after: int, best_over: str
 ) -> None:
