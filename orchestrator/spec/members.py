@@ -162,8 +162,8 @@ class DataSpec(Spec):
     weight: Column | None = Field(default=None, description="Column of sample weights.")
     groups: Column | None = Field(
         default=None,
-        description="Column that tells which rows belong together, by whole numbers or texts: no group is split over "
-        "`members.folds`, or between training and validation rows that are drawn from them.",
+        description="Column that tells which training rows belong together, by whole numbers or texts: no group is "
+        "split over `members.folds`, or between training and validation rows that are drawn from them.",
     )
     stream: Stream = Field(
         default=False,
@@ -197,8 +197,6 @@ class DataSpec(Spec):
         keys = {name: getattr(self, name) for name in ("features", "label", "weight", "groups", "stream")}
         asked = {name: value for name, value in keys.items() if value not in (None, False)}
         refuse(list(column_problems(self.source, is_function=self.function is not None, keys=asked)))
-        if self.stream is not False and self.groups is not None:
-            refuse([Problem(("groups",), "needs the training rows in memory: leave `stream` out")])
         if self.stream is not False and self.validation_split is not None and self.validation_split.take == "last":
             what = "cannot be told of streamed rows: leave it out, or name a validation set in data.source"
             refuse([Problem(("validation_split", "take"), what)])

@@ -194,5 +194,7 @@ def column_problems(
         for key in keys:
             yield Problem((key,), "is for columns, and an .npz has arrays: x, y and, for sample weights, w")
         return
+    if "stream" in keys and "groups" in keys:
+        yield Problem(("groups",), "needs the training rows in memory: leave `stream` out")
     if "label" not in keys:
         yield Problem(("label",), "is missing: name the column that is to be predicted")

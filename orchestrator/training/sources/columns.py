@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -82,6 +82,10 @@ class Layout:
         lists = [plan.columns for plan in self.inputs] + [plan.columns for plan in self.outputs]
         named = [*(column for columns in lists for column in columns), self.weight, self.groups]
         return tuple(dict.fromkeys(column for column in named if column is not None))
+
+    def of(self, name: str) -> Layout:
+        """What becomes of the columns of one set of rows: groups are asked of training rows alone."""
+        return self if name == "train" else replace(self, groups=None)
 
     def class_names(self) -> dict[str, tuple[str, ...]]:
         """The texts of each output's labels, in the order of their codes; outputs with numbers are left out.

@@ -52,7 +52,7 @@ def _load(job: Job) -> Dataset:
         scanned = scan(data, files)
         if data.streaming is not None:
             return _streamed(scanned, data.streaming, where, validation_split=split.share, seed=seed)
-        tables = {name: read_rows(pieces, scanned.layout) for name, pieces in scanned.pieces.items()}
+        tables = {name: read_rows(pieces, scanned.layout.of(name)) for name, pieces in scanned.pieces.items()}
     except MemoryError as error:
         raise InvalidData(
             "the rows do not fit into memory",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ from orchestrator.training.sources.tables import (
     read_piece,
 )
 
-MAX_CATEGORIES = 100_000
-"""Different texts of one column: with more it is no category but a text."""
+MAX_CATEGORIES = 1_000_000
+"""Different texts of one column: with more they are no categories, nor groups."""
 
 _FEW = 100
 _ORDER = ("flag", "whole", "float")
@@ -57,12 +57,15 @@ def scan(data: DataSpec, files: Mapping[str, Sequence[DataFile]]) -> Scanned:
     """
     every = [file for of_set in files.values() for file in of_set]
     layout = _layout(data, _columns(every[0]))
-    seen = _Seen(layout)
-    pieces = {name: tuple(piece for file in of_set for piece in seen.look_at(file)) for name, of_set in files.items()}
+    seen = _Seen()
+    pieces = {
+        name: tuple(piece for file in of_set for piece in seen.look_at(file, layout.of(name).columns()))
+        for name, of_set in files.items()
+    }
     kinds = {column: seen.kind(column) for column in layout.columns()}
     _check_kinds(layout, kinds)
     texts = [column for column, kind in kinds.items() if kind.what == "text"]
-    found = _categories(texts, [piece for of_set in pieces.values() for piece in of_set])
+    found = _categories(layout, texts, pieces)
     categories = found | _named_classes(data, layout, found)
     return Scanned(pieces, _resolved(layout, kinds, categories))
 
@@ -110,19 +113,18 @@ def _columns(file: DataFile) -> tuple[str, ...]:
 class _Seen:
     """What the files show of the columns, one file after another."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._wanted = layout.columns()
+    def __init__(self) -> None:
         self._kinds: dict[str, tuple[Kind, DataFile]] = {}
 
-    def look_at(self, file: DataFile) -> tuple[Piece, ...]:
-        """The pieces of a file; its columns' kinds are taken in."""
+    def look_at(self, file: DataFile, wanted: Sequence[str]) -> tuple[Piece, ...]:
+        """The pieces of a file; the kinds of the columns that are wanted of it are taken in."""
         available = _columns(file)
-        for column in self._wanted:
+        for column in wanted:
             if column not in available:
                 raise missing_column(column, available, file.name)
         folders = dict(file.partitions)
-        own = [column for column in self._wanted if column in self._own(file)]
-        for column in self._wanted:
+        own = [column for column in wanted if column in self._own(file)]
+        for column in wanted:
             if column not in own:
                 self._take(column, _kind_of_partition(folders[column]), file)
         return self._parquet(file, own) if file.kind == "parquet" else self._csv(file, own)
@@ -253,34 +255,48 @@ def _check_kinds(layout: Layout, kinds: Mapping[str, Kind]) -> None:
         raise InvalidData(f"holds texts: {kinds[layout.weight].because}", where="data.weight", hint="name numbers")
 
 
-def _categories(columns: Sequence[str], pieces: Iterable[Piece]) -> dict[str, tuple[str, ...]]:
-    """The different texts of each column over all pieces, sorted."""
-    import pyarrow as pa
+def _categories(
+    layout: Layout, texts: Sequence[str], pieces: Mapping[str, Sequence[Piece]]
+) -> dict[str, tuple[str, ...]]:
+    """The different texts of each column over all sets of rows, sorted."""
+    found: dict[str, set[str]] = {column: set() for column in texts}
+    for name, of_set in pieces.items():
+        wanted = [column for column in texts if column in layout.of(name).columns()]
+        for piece in of_set if wanted else ():
+            _take_texts(piece, wanted, found)
+    return {column: tuple(sorted(each)) for column, each in found.items()}
+
+
+def _take_texts(piece: Piece, columns: Sequence[str], found: Mapping[str, set[str]]) -> None:
+    """Add the texts of a piece to those that are known."""
     import pyarrow.compute as pc
 
-    found: dict[str, set[str]] = {column: set() for column in columns}
-    for piece in pieces if columns else ():
-        folders = dict(piece.file.partitions)
-        own = [c for c in columns if c not in folders or c in piece.columns]
-        table = read_piece(piece, own)
-        for column in columns:
-            if column not in own:
-                found[column].add(folders[column] or "")
-                continue
-            values = table.column(column).combine_chunks()
-            while not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-                is_coded = pa.types.is_dictionary(values.type)
-                values = (
-                    values.dictionary_decode() if is_coded else getattr(values, "storage", None) or values.flatten()
-                )
-            found[column].update(text for text in pc.unique(values).to_pylist() if text is not None)
-            if len(found[column]) > MAX_CATEGORIES:
-                raise InvalidData(
-                    f"the column {column!r} holds more than {MAX_CATEGORIES:,} different texts",
-                    where=piece.file.name,
-                    hint="texts become codes of categories: for running text store the numbers of its tokens",
-                )
-    return {column: tuple(sorted(texts)) for column, texts in found.items()}
+    folders = dict(piece.file.partitions)
+    own = [column for column in columns if column not in folders or column in piece.columns]
+    table = read_piece(piece, own)
+    for column in columns:
+        texts = (
+            pc.unique(_flat(table.column(column).combine_chunks())).to_pylist() if column in own else [folders[column]]
+        )
+        found[column].update(text for text in texts if text is not None)
+        if len(found[column]) > MAX_CATEGORIES:
+            raise InvalidData(
+                f"the column {column!r} holds more than {MAX_CATEGORIES:,} different texts",
+                where=piece.file.name,
+                hint="texts become codes of categories: for running text store the numbers of its tokens",
+            )
+
+
+def _flat(values: Any) -> Any:
+    """The texts in an array of texts, of codes of texts, or of lists of them."""
+    import pyarrow.types as pt
+
+    while not (pt.is_string(values.type) or pt.is_large_string(values.type)):
+        if pt.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        else:
+            values = values.storage if hasattr(values, "storage") else values.flatten()
+    return values
 
 
 def _named_classes(data: DataSpec, layout: Layout, found: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:

@@ -188,6 +188,28 @@ def test_only_the_named_columns_are_read(tmp_path: Path, monkeypatch: pytest.Mon
     assert asked == [["a", "y"]]
 
 
+@pytest.mark.parametrize("names", [["b", "a", "b", "c"], [7, 3, 7, 9]])
+def test_groups_are_a_column_of_the_training_rows_alone(tmp_path: Path, names: list[Any]) -> None:
+    table = {"a": [1.0, 2.0, 3.0, 4.0], "who": names, "y": [0, 1, 0, 1]}
+    source = {"train": parquet(tmp_path, table), "test": csv(tmp_path, "a,y\n5,1\n")}
+
+    dataset = load(source, label="y", groups="who")
+
+    assert dataset.groups is not None
+    assert dataset.groups.tolist() == [1, 0, 1, 2]
+    assert dataset.train.x.tolist() == [[1], [2], [3], [4]]
+
+
+def test_validation_rows_are_whole_groups(tmp_path: Path) -> None:
+    table = {"a": np.arange(40.0), "who": np.arange(40) // 4, "y": np.arange(40) % 2}
+    dataset = load(parquet(tmp_path, table), label="y", groups="who", validation_split=0.2)
+
+    assert dataset.validation is not None
+    held = set((dataset.validation.x[:, 0] // 4).tolist())
+    assert 1 <= len(held) <= 3
+    assert held.isdisjoint((dataset.train.x[:, 0] // 4).tolist())
+
+
 def test_files_of_a_folder_are_read_in_the_order_of_their_names_with_what_the_folders_name(tmp_path: Path) -> None:
     for year, place, a in ((2023, "x%20y", 1), (2022, "z", 2)):
         parquet(tmp_path, {"a": [a, a + 10], "y": [0, 1]}, f"t/year={year}/place={place}/part.parquet")

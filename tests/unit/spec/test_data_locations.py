@@ -72,6 +72,8 @@ def test_good_jobs_are_good_by_loader_and_schema_and_survive_their_own_dump(data
         ({**TABLE, "source": "m:load"}, "data.label is for data in files, and data.source is a function"),
         ({"source": "m:load", "features": ["a"]}, "data.features is for data in files"),
         ({"source": "m:load", "stream": True}, "data.stream is for data in files"),
+        ({**TABLE, "groups": "g", "stream": True}, "data.groups needs the training rows in memory"),
+        ({"source": "m:load", "groups": "g"}, "data.groups is for data in files"),
         ({"source": "rows.npz", "stream": True}, "data.stream is for columns"),
         ({**TABLE, "stream": {"window_mb": 0}}, "must be above 0"),
         ({"source": "rows.npz", "weight": "w"}, "data.weight is for columns, and an .npz has arrays"),
