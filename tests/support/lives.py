@@ -43,14 +43,21 @@ def facts(trained: Trained) -> Any:
 
 
 def published_arrays(path: Path) -> Mapping[str, bytes]:
-    """Every array in a `.keras` file, by its name."""
+    """Every array in a `.keras` file, or in a `.weights.h5` file of weights alone, by its name."""
     arrays: dict[str, bytes] = {}
 
     def take(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
             arrays[name] = np.asarray(item).tobytes()
 
-    with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+    whole = path.suffix == ".keras"
+    with h5py.File(io.BytesIO(_weights_in(path)) if whole else path) as file:
         file.visititems(take)
-    assert any(name.startswith("optimizer/") for name in arrays)
+    assert arrays
+    assert any(name.startswith("optimizer/") for name in arrays) == whole
     return arrays
+
+
+def _weights_in(path: Path) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        return archive.read("model.weights.h5")
