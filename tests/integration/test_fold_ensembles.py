@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator import api
+from orchestrator import api, load_job
 from orchestrator.planning.plan import make_plan
 from orchestrator.reporting.again import evaluate_again
 from orchestrator.reporting.result import (
@@ -56,6 +56,7 @@ def build_memory(rate=0.05):
     return model
 '''
 
+ROOT = Path(__file__).parents[2]
 FOLDS, CONFIGURATIONS = 3, 2
 
 
@@ -173,6 +174,15 @@ def test_figures_are_computed_again_from_what_is_kept(job: Job, result: Result) 
     again, differing = evaluate_again(open_store(job.storage.url), planned.request.layout)
     assert not differing
     assert again == result
+
+
+def test_the_job_that_comes_along_tells_wines_by_members_that_never_saw_them(tmp_path: Path) -> None:
+    small = ["members.count=1", "members.folds.count=3", "train.epochs=15", f"storage.url={tmp_path}"]
+    result = run_in_process(load_job(ROOT / "jobs" / "wine_folds.yaml", small), ROOT)
+    assert result.gate is not None
+    assert result.gate.passed, "the most frequent class: 0.40"
+    assert scores(result).ensemble.scored_on == "out-of-fold (142 rows; used for nothing else)"
+    assert [len(configuration.members) for configuration in result.configurations] == [3]
 
 
 def test_a_pack_trains_members_of_one_fold_as_they_train_alone(job: Job, device: Device, tmp_path: Path) -> None:
