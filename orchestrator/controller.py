@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,40 +16,36 @@ from orchestrator.errors import (
     IdentityChanged,
     Interrupted,
     OrchestratorError,
-    TimedOut,
 )
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
-from orchestrator.planning.outputs import ONLY, part
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.packs import PackingRules, packs_to_json
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.policies import StopRule
 from orchestrator.planning.ports import Clock, Cluster, Sampler, Store
-from orchestrator.planning.recovery import MemberMemory, RunMemory, goes_on, read_member, read_run
+from orchestrator.planning.recovery import MemberMemory, RunMemory, read_run
 from orchestrator.planning.schedule import Settings, State, begin, step
 from orchestrator.planning.schedule_state import SearchRules
-from orchestrator.planning.search import read_generations
+from orchestrator.reporting.ending import record_end
 from orchestrator.reporting.facts import member_facts, notes_of, stop_facts, stop_notes, tasks_told
 from orchestrator.reporting.prefixes import StoredPrefixes
 from orchestrator.reporting.progress import Progress, own_metrics
 from orchestrator.reporting.publish import finish, finished_result
 from orchestrator.reporting.result import Result
 from orchestrator.reporting.selection import RunFacts, make_selection
-from orchestrator.search.study import References, Study, TrialScores
+from orchestrator.search.run_search import RunSearch
+from orchestrator.search.study import References
 from orchestrator.spec import Job, deadline_at
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.looks import mark_look, other_looks
-from orchestrator.storage.members import claim_unpublished
-from orchestrator.storage.parallel import in_order
-from orchestrator.storage.redact import redact
+from orchestrator.storage.members import MemberLogs
 from orchestrator.storage.stops import StopRequests
 
 POLL_S = 0.5
-RECORD_END_S = 10.0
-"""How long the last record may take: whoever sent SIGTERM sends SIGKILL soon, and a later start can do without it."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +106,9 @@ class Controller:
         self._crew = crew
         self._solo_crew = solo_crew
         self._give_up_at = give_up_at
-        self._sampler = sampler
         self._plan = request.plan
-        self._study: Study | None = None
-        self._trial_scores: TrialScores | None = None
+        self._members = MemberLogs(store, request.layout, coord_term=log.term, run_id=request.run_id, clock=clock)
+        self._search = None if sampler is None else RunSearch(request.job, sampler, log, self._members, clock)
         self._opened: Mapping[str, Any] = {}
         self._scored_rows: tuple[str, ...] = ()
         self._prefixes: StoredPrefixes | None = None
@@ -151,8 +145,9 @@ class Controller:
             raise expired from error
 
     def _train_and_finish(self, memory: RunMemory) -> Result:
-        self._begin_search(memory)
-        members = self._read_members()
+        if self._search is not None:
+            self._plan = self._search.begin(memory)
+        members = self._members.read_all(member.index for member in self._plan.members)
         state, commands = begin(
             self._make_settings(memory),
             self._clock.monotonic(),
@@ -184,7 +179,7 @@ class Controller:
                 job.search.generation,
                 job.search.num_trials,
                 job.members.count,
-                () if self._study is None else self._study.pruned(),
+                () if self._search is None else self._search.pruned(),
             ),
             crew=self._crew,
             solo_crew=self._solo_crew,
@@ -250,10 +245,10 @@ class Controller:
                         at=self._clock.epoch(),
                     )
                     self._retried.add(command.member)
-                case cmd.Void():
-                    self._void(command)
-                case cmd.RecordFailed():
-                    self._record_failed(command)
+                case cmd.Void(member=member, reason=reason):
+                    self._members.void(member, reason)
+                case cmd.RecordFailed(member=member, cause=cause, message=message):
+                    self._members.record_failed(member, cause, message)
                 case cmd.Note(text=text):
                     self._progress.note(text)
                 case cmd.Select():
@@ -275,9 +270,13 @@ class Controller:
                     left = self._tell_settled(worker, members)
                     if left or command.predict:
                         self._cluster.send([replace(command, members=left)])
+                    else:
+                        self._answers.append(ev.WorkerIdle(worker))
                 case cmd.PublishLate(worker=worker, member=member):
                     if self._tell_settled(worker, [member]):
                         self._cluster.send([command])
+                    else:
+                        self._answers.append(ev.WorkerIdle(worker))
                 case _:
                     self._cluster.send([command])
         return selected
@@ -296,79 +295,14 @@ class Controller:
         score = self._prefixes.score(command.num_members - 1, command.predictions)
         return ev.PrefixScored(command.num_members, score)
 
-    def _begin_search(self, memory: RunMemory) -> None:
-        """Take the search up where predecessors left it; its first generation is recorded before anything starts."""
-        job = self._request.job
-        if job.search is None or self._sampler is None:
-            return
-        self._study = Study(job, job.search, self._sampler, read_generations(memory.generations))
-        first = self._study.begin()
-        if first is not None:
-            self._log.append("generation", **first, at=self._clock.epoch())
-        self._plan = self._study.plan
-        self._reopen()
-
     def _ask_trials(self, predictions: Mapping[int, References]) -> ev.TrialsAsked:
-        if self._study is None:
+        if self._search is None:
             raise OrchestratorError("trials were asked for without a search", where=self._request.run_id)
-        asked = self._study.go_on(predictions, self._trial_scores)
-        if asked.body is not None:
-            self._log.append(asked.kind, **asked.body, at=self._clock.epoch())
-            self._plan = self._study.plan
+        asked = self._search.ask(predictions)
+        if not asked.over:
+            self._plan = asked.plan
             self._progress.planned(len(self._plan.members), self._crew.num_workers, self._request.run_id)
-        again = self._reopen() if asked.kind == "rung" else ()
-        return ev.TrialsAsked(self._plan, asked.reason, asked.body is None, again, self._study.pruned())
-
-    def _reopen(self) -> tuple[int, ...]:
-        """Take back the models of trials that are to train on from their checkpoints; returns whose."""
-        rung = None if self._study is None else self._study.on_rung()
-        if rung is None:
-            return ()
-        trials = dict(zip(rung.trials, in_order(self._read_member, rung.trials), strict=True))
-        again = tuple(trial for trial, memory in trials.items() if goes_on(memory, rung.epochs))
-        for trial in again:
-            self._void(cmd.Void(trial, f"the search trains it on, to {rung.epochs} epochs"))
-        return again
-
-    def _make_trial_scores(self, passed: ev.PreflightPassed) -> TrialScores | None:
-        search = self._request.job.search
-        if search is None:
-            return None
-        tasks = tasks_told(passed)
-        output = deciding_output(self._request.job.ensemble, list(tasks))
-        return TrialScores(
-            search, tasks[output], part("validation", output), passed.labels, lambda ref: get_blob(self._store, ref)
-        )
-
-    def _search_facts(self, state: State) -> Mapping[str, Any] | None:
-        if self._study is None or self._trial_scores is None:
-            return None
-        done = {i: member.predictions for i, member in state.members.items() if member.status == "done"}
-        return self._study.facts(done, self._trial_scores)
-
-    def _void(self, command: cmd.Void) -> None:
-        log = self._member_log(command.member)
-        log.claim(coord_term=self._log.term, run_id=self._request.run_id)
-        log.append("void", reason=command.reason[:2000], at=self._clock.epoch())
-
-    def _record_failed(self, command: cmd.RecordFailed) -> None:
-        """Take the log from the lost worker, which finds itself fenced should it wake up.
-
-        What it has published meanwhile stands; a later start will find it.
-        """
-        log = self._member_log(command.member)
-        memory = claim_unpublished(log, coord_term=self._log.term, run_id=self._request.run_id)
-        if memory.final is None:
-            log.append(
-                "failed",
-                status="failed",
-                cause=command.cause.value,
-                message=command.message[:2000],
-                at=self._clock.epoch(),
-            )
-
-    def _member_log(self, index: int) -> Log:
-        return Log.open(self._store, self._request.layout.member_log(index))
+        return asked
 
     def _tell_settled(self, worker: str, indices: Iterable[int]) -> tuple[int, ...]:
         """Tell what a lost worker had published before it could say so, and return whom there is something to do for.
@@ -377,15 +311,13 @@ class Controller:
         """
         left: list[int] = []
         for index in indices:
-            memory = self._read_member(index) if index in self._retried else MemberMemory()
+            memory = self._members.read(index) if index in self._retried else MemberMemory()
             if memory.final is not None:
                 self._answers.append(ev.MemberTrained(worker, index, late=bool(memory.final.get("late"))))
             elif memory.diverged is not None:
                 self._answers.append(ev.MemberDiverged(worker, index, memory.diverged))
             else:
                 left.append(index)
-        if not left:
-            self._answers.append(ev.WorkerIdle(worker))
         return tuple(left)
 
     def _observe(self, event: ev.Event, memory: RunMemory) -> None:
@@ -397,7 +329,8 @@ class Controller:
                 self._granted = True
                 self._outputs = tuple(event.tasks)
                 self._prefixes = self._prefixes or self._make_prefixes(event)
-                self._trial_scores = self._trial_scores or self._make_trial_scores(event)
+                if self._search is not None:
+                    self._search.score_with(tasks_told(event), event.labels, lambda ref: get_blob(self._store, ref))
             case ev.EpochEnded():
                 shown = own_metrics(
                     event.logs, deciding_output(self._request.job.ensemble, self._outputs), self._outputs
@@ -450,16 +383,6 @@ class Controller:
         for record in self._log.refresh():
             raise Fenced(f"another coordinator has taken the run over (term {record.term})", where=self._request.run_id)
 
-    def _read_members(self) -> dict[int, MemberMemory]:
-        """What earlier coordinators' workers have published; only members that ever had a log are read."""
-        layout = self._request.layout
-        started = {key.removeprefix(f"{layout.members}/").split("/")[0] for key in self._store.list(layout.members)}
-        wanted = [member.index for member in self._plan.members if str(member.index) in started]
-        return dict(zip(wanted, in_order(self._read_member, wanted), strict=True))
-
-    def _read_member(self, index: int) -> MemberMemory:
-        return read_member(self._member_log(index).records())
-
     def _tell_plan(self, state: State) -> None:
         self._progress.planned(len(state.members), self._crew.num_workers, self._request.run_id)
         for index, member in state.members.items():
@@ -471,9 +394,10 @@ class Controller:
         request, passed = self._request, state.preflight
         if passed is None:
             raise OrchestratorError("members were selected before the preflight", where=request.run_id)
-        published = self._read_members()
+        published = self._members.read_all(member.index for member in self._plan.members)
         members = [member_facts(plan, state, published.get(plan.index, MemberMemory())) for plan in self._plan.members]
         stopped = stop_facts(state, members)
+        done = {i: member.predictions for i, member in state.members.items() if member.status == "done"}
         began = float(memory.first_claim_at or self._opened["started_at"])  # claims of old versions do not say when
         run = RunFacts(
             run_id=request.run_id,
@@ -490,7 +414,7 @@ class Controller:
             versions=passed.versions,
             notes=(*notes_of(passed, memory), *stop_notes(stopped)),
             stop_when=stopped,
-            search=self._search_facts(state),
+            search=None if self._search is None else self._search.facts(done),
             examples=passed.examples,
             bases=memory.bases,
             runs_before=asdict(other_looks(self._store, request.layout, self._scored_rows)),
@@ -502,24 +426,3 @@ class Controller:
     def _finish(self, selection: Mapping[str, Any]) -> Result:
         request = self._request
         return finish(self._store, request.layout, self._log, selection, request.job.report)
-
-
-def record_end(
-    log: Log, error: OrchestratorError, clock: Clock, progress: Progress, environ: Mapping[str, str] = os.environ
-) -> None:
-    """Remember why a run ended without a result. It may still be resumed, so this is no `done`.
-
-    Args:
-        log: the coordinator's log, claimed.
-        error: why; it is the one to report, whether or not it can be recorded.
-        clock, progress: effects.
-        environ: of this process, whose secrets are blotted out.
-    """
-    if log.last is not None and log.last.kind == "done":  # only a copy of the result is missing
-        return
-    kind = "stopped" if isinstance(error, Interrupted | TimedOut) else "failed"
-    try:
-        with log.within(RECORD_END_S):
-            log.append(kind, exit_code=error.exit_code, message=redact(str(error), environ)[:4000], at=clock.epoch())
-    except OrchestratorError as unrecorded:
-        progress.note(f"could not record the end of the run: {unrecorded.what}")

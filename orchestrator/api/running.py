@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.api.bases import keep_bases
 from orchestrator.attach import Start, become_coordinator
-from orchestrator.controller import Controller, RunRequest, record_end
+from orchestrator.controller import Controller, RunRequest
 from orchestrator.errors import (
     ClusterUnavailable,
     DamagedStore,
@@ -32,6 +32,7 @@ from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, 
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.ports import Store
 from orchestrator.planning.search import Params
+from orchestrator.reporting.ending import record_end
 from orchestrator.reporting.mlflow import require_mlflow
 from orchestrator.reporting.progress import Progress, SilentProgress
 from orchestrator.reporting.result import Result

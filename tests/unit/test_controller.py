@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchestrator.controller import RECORD_END_S, Controller, RunRequest, record_end
+from orchestrator.controller import Controller, RunRequest
 from orchestrator.errors import (
     AccessDenied,
     ClusterUnavailable,
@@ -30,6 +30,7 @@ from orchestrator.planning import commands as cmd
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.ports import Store
+from orchestrator.reporting.ending import RECORD_END_S, record_end
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result, RunsBefore, to_json
 from orchestrator.reporting.status import status_of
