@@ -318,6 +318,14 @@ def test_a_worker_that_published_and_died_before_saying_so_costs_no_training_and
     assert result.status == "succeeded"
 
 
+def test_a_worker_sent_to_predict_and_to_train_whom_another_had_published_predicts_nevertheless() -> None:
+    site = Site({"members": 7})
+    result = site.start(faults={(1, 1): "unheard"})
+    assert site.cluster.fired == [(1, 1, "unheard")]
+    assert site.kinds().count("ended") == 1, "nobody else was given up"
+    assert [member.attempts for member in result.members] == [1] * 7
+
+
 def test_the_budgets_of_a_killed_coordinator_are_its_successors() -> None:
     site = Site({"members": 1, "faults": {"max_crashes": 2}})
     with pytest.raises(Killed):
