@@ -12,7 +12,8 @@ from typing import Any, get_args
 
 from orchestrator.errors import InvalidJob, OrchestratorError
 from orchestrator.reporting.outputs import deciding
-from orchestrator.reporting.result import FigureName, Result, SplitName, to_json
+from orchestrator.reporting.result import Result, to_json
+from orchestrator.reporting.scores import FigureName, SplitName
 
 
 def tell(text: str) -> None:

@@ -27,7 +27,8 @@ from orchestrator.reporting.conclude import evaluate_selection
 from orchestrator.reporting.outputs import of_output
 from orchestrator.reporting.predictions import Read
 from orchestrator.reporting.publish import finished_result
-from orchestrator.reporting.result import Figure, Result, SplitName
+from orchestrator.reporting.result import Result
+from orchestrator.reporting.scores import Figure, SplitName
 from orchestrator.reporting.selection import labels_of, labels_ref
 from orchestrator.reporting.verdict import caveats_of
 from orchestrator.spec import differing

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from orchestrator.reporting.compare import SPLITS, Comparison, Differing, Pair, RunGain, delivered
 from orchestrator.reporting.outputs import for_output, of_output
-from orchestrator.reporting.result import Figure, Result, SplitName
+from orchestrator.reporting.result import Result
+from orchestrator.reporting.scores import Figure, SplitName
 from orchestrator.reporting.selection import COUNTED
 from orchestrator.reporting.tables import plain_table, to_text
 from orchestrator.reporting.verdict import (

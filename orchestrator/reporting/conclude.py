@@ -23,11 +23,11 @@ from orchestrator.reporting.result import (
     MemberResult,
     Result,
     RunsBefore,
-    SplitName,
     StoppedResult,
     StoredFile,
     WeightsResult,
 )
+from orchestrator.reporting.scores import SplitName
 from orchestrator.reporting.selection import (
     COUNTED,
     chose_greedily,

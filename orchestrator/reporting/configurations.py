@@ -11,7 +11,8 @@ from orchestrator.planning.outputs import part
 from orchestrator.reporting.members_pass import cheap_scores
 from orchestrator.reporting.outputs import gathered
 from orchestrator.reporting.predictions import Read, by_configuration
-from orchestrator.reporting.result import ConfigurationResult, MemberScores, SplitName
+from orchestrator.reporting.result import ConfigurationResult
+from orchestrator.reporting.scores import MemberScores, SplitName
 from orchestrator.reporting.selection import COUNTED, labels_of, tasks_of
 from orchestrator.storage.records import BlobRef
 from orchestrator.storage.tables import held_out_from_parquet, predictions_from_parquet

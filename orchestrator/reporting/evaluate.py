@@ -33,7 +33,7 @@ from orchestrator.reporting.figures import (
 )
 from orchestrator.reporting.fitted import Chosen, Prediction, Rows, Rules, combined, scaled
 from orchestrator.reporting.members_pass import MembersPass, mean_scores
-from orchestrator.reporting.result import (
+from orchestrator.reporting.scores import (
     Calibration,
     CoveragePoint,
     DiversityFigures,

@@ -13,16 +13,8 @@ from orchestrator.planning.ports import Store
 from orchestrator.planning.recovery import read_run
 from orchestrator.planning.stages import NO_METRICS
 from orchestrator.reporting.report import Rows, read_histories
-from orchestrator.reporting.result import (
-    Figure,
-    FigureName,
-    MemberResult,
-    MemberScores,
-    Metrics,
-    Result,
-    SplitName,
-    SplitScores,
-)
+from orchestrator.reporting.result import MemberResult, Result
+from orchestrator.reporting.scores import Figure, FigureName, MemberScores, Metrics, SplitName, SplitScores
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log

@@ -13,7 +13,7 @@ from orchestrator.ensemble.intervals import interval
 from orchestrator.ensemble.metrics import METRICS, Scores
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.reporting.members_pass import MembersPass
-from orchestrator.reporting.result import CurvePoint, Interval, Metrics, ReliabilityBin
+from orchestrator.reporting.scores import CurvePoint, Interval, Metrics, ReliabilityBin
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]

@@ -32,7 +32,7 @@ from orchestrator.ensemble.weights import Weights
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.folds import OUT_OF_FOLD
 from orchestrator.reporting.members_pass import MembersPass
-from orchestrator.reporting.result import SplitName
+from orchestrator.reporting.scores import SplitName
 
 Array = npt.NDArray[Any]
 Float64 = npt.NDArray[np.float64]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from orchestrator.errors import InvalidJob
 from orchestrator.planning.outputs import ONLY
 from orchestrator.reporting.outputs import for_output
-from orchestrator.reporting.result import Figure, FigureName, GateResult, Metric, SplitName, SplitScores
+from orchestrator.reporting.result import GateResult
+from orchestrator.reporting.scores import Figure, FigureName, Metric, SplitName, SplitScores
 
 SPOKEN: dict[FigureName, str] = {
     "ensemble": "the ensemble",

@@ -19,7 +19,8 @@ from typing import Any, TypeVar, get_args
 
 from orchestrator.errors import InvalidJob, StoreUnavailable
 from orchestrator.reporting.experiment import Experiment, Trace
-from orchestrator.reporting.result import FigureName, Result
+from orchestrator.reporting.result import Result
+from orchestrator.reporting.scores import FigureName
 from orchestrator.storage.redact import redact
 
 T = TypeVar("T")

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
 
 from orchestrator.planning.outputs import ONLY
-from orchestrator.reporting.result import MemberResult, MemberScores, Result, SplitName, SplitScores, WeightsResult
+from orchestrator.reporting.result import MemberResult, Result, WeightsResult
+from orchestrator.reporting.scores import MemberScores, SplitName, SplitScores
 
 T = TypeVar("T")
 

@@ -8,8 +8,6 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
@@ -19,167 +17,13 @@ from pydantic import (
 
 from orchestrator.errors import DamagedStore, OrchestratorError
 from orchestrator.planning.outputs import ONLY
+from orchestrator.reporting.scores import FigureName, Frozen, MemberScores, Metric, SplitName, SplitScores
 
 RunStatus = Literal["succeeded", "partial", "gate_failed"]
 MemberStatus = Literal["succeeded", "late", "diverged", "failed", "not_started", "stopped"]
-FigureName = Literal["ensemble", "weighted", "best_member", "members_mean"]
-SplitName = Literal["out_of_fold", "validation", "test"]
-Metric = Literal["accuracy", "nll", "brier", "ece", "auc", "top_k", "rmse", "mae", "r2", "gaussian_nll"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
-
-
-def _without(told: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
-    return {name: value for name, value in told.items() if name not in names}
-
-
-class Interval(_Frozen):
-    """A 95 % interval from a paired bootstrap over the rows; see `orchestrator.ensemble.intervals`."""
-
-    low: float
-    high: float
-
-
-class Metrics(_Frozen):
-    """Scores of one prediction, by `orchestrator.ensemble.metrics`; what does not apply to the task is left out."""
-
-    accuracy: float | None = None
-    nll: float | None = None
-    brier: float | None = None
-    ece: float | None = None
-    auc: float | None = None
-    top_k: float | None = None
-    rmse: float | None = None
-    mae: float | None = None
-    r2: float | None = None
-    gaussian_nll: float | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_absent_ones(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Nine nulls for each of a thousand members would tell nothing."""
-        found: dict[str, Any] = serialize(self)
-        return {name: value for name, value in found.items() if value is not None or name not in Metrics.model_fields}
-
-
-class Figure(Metrics):
-    """One scored prediction.
-
-    Attributes:
-        n: number of rows.
-        member: the member's index where the figure is of one member.
-        scored_on: which rows, and what else they were used for.
-        intervals: of some of the metrics, by name.
-        naive: the same metrics where the rows that were scored also fitted the weights: what most tools report.
-        optimism: by how much `naive` looks better than the figure; above 0: it flatters.
-    """
-
-    n: int
-    scored_on: str
-    member: int | None = None
-    intervals: Mapping[str, Interval] = {}
-    naive: Mapping[str, float] = {}
-    optimism: Mapping[str, float] = {}
-
-
-class Gain(_Frozen):
-    """How much better one figure is than another in a metric: above 0 is better, whichever way the metric points.
-
-    The interval is paired: both figures are scored on the same resampled rows. Neither is scaled by a temperature, also
-    where what is delivered is: single members are not, and what scaling brings is told by `Calibration`.
-    """
-
-    of: FigureName
-    over: FigureName
-    metric: Metric
-    gain: float
-    interval: Interval
-
-
-class ReliabilityBin(_Frozen):
-    """Rows whose confidence lies in one bin: how many, how sure they were on average, and how often right."""
-
-    count: int
-    confidence: float
-    accuracy: float
-
-
-class Calibration(_Frozen):
-    """Temperature scaling of the delivered prediction (Guo et al. 2017), fitted on validation rows alone.
-
-    On validation rows `after` is cross-fitted: each row is scaled by a temperature that other rows gave.
-    """
-
-    temperature: float
-    before: Metrics
-    after: Metrics
-    reliability_before: tuple[ReliabilityBin, ...] = ()
-    reliability_after: tuple[ReliabilityBin, ...] = ()
-
-
-class DiversityFigures(_Frozen):
-    """How much the members differ; entropies in nats. `orchestrator.ensemble.diversity` defines each.
-
-    `pairs` is the disagreement of each two of the first 16 members.
-    """
-
-    disagreement: float | None = None
-    member_correlation: float | None = None
-    predictive_entropy: float | None = None
-    mean_entropy: float | None = None
-    mutual_information: float | None = None
-    spread: float | None = None
-    pairs: tuple[tuple[float, ...], ...] = ()
-
-
-class CurvePoint(_Frozen):
-    """The plain average of the first `members` members: by index, and its mean, lowest and highest over orders."""
-
-    members: int
-    metric: Metric
-    in_order: float
-    mean: float
-    low: float
-    high: float
-
-
-class CoveragePoint(_Frozen):
-    """Accuracy on the share `coverage` of the rows of which the prediction is surest."""
-
-    coverage: float
-    accuracy: float
-
-
-class SplitScores(_Frozen):
-    """What a split says. `weighted` is None without weights, `best_member` where no validation rows chose one.
-
-    Attributes:
-        gains: of what is delivered over the best member and the members' mean, and of `weighted` over `ensemble`.
-        confusion: rows by true class, columns by predicted class.
-        recall: by class; None where the split has no such row.
-        aurc: area under the risk-coverage curve; 0 is best.
-    """
-
-    ensemble: Figure
-    members_mean: Figure
-    weighted: Figure | None = None
-    best_member: Figure | None = None
-    gains: tuple[Gain, ...] = ()
-    calibration: Calibration | None = None
-    diversity: DiversityFigures | None = None
-    curve: tuple[CurvePoint, ...] = ()
-    selective: tuple[CoveragePoint, ...] = ()
-    aurc: float | None = None
-    confusion: tuple[tuple[int, ...], ...] | None = None
-    recall: tuple[float | None, ...] | None = None
-
-
-class MemberScores(Metrics):
-    """One member's scores on a split."""
-
-
-class StoredFile(_Frozen):
+class StoredFile(Frozen):
     """A readable copy in storage; `key` is relative to the storage URL."""
 
     key: str
@@ -187,7 +31,7 @@ class StoredFile(_Frozen):
     size: int
 
 
-class FoldResult(_Frozen):
+class FoldResult(Frozen):
     """Of which configuration a member is, and from which fold of which repeat it is held out; all from 0 on."""
 
     configuration: int
@@ -195,7 +39,7 @@ class FoldResult(_Frozen):
     fold: int
 
 
-class ConfigurationResult(_Frozen):
+class ConfigurationResult(Frozen):
     """The members that differ in nothing but their rows and seeds, as one member of the ensemble.
 
     Its prediction of a training row is that of the members which did not learn from it, of other rows the mean of all
@@ -209,7 +53,7 @@ class ConfigurationResult(_Frozen):
     test: MemberScores | Mapping[str, MemberScores] | None = None
 
 
-class MemberResult(_Frozen):
+class MemberResult(Frozen):
     """One member. Epochs are 1-based; `stopped_epoch` is None where training did not stop early.
 
     `weights_sha256` is of the best model's weights: two runs trained the same member exactly when it is equal.
@@ -251,7 +95,7 @@ class MemberResult(_Frozen):
         return _without(serialize(self), {"fold", "out_of_fold"} if self.fold is None else set())
 
 
-class WeightsResult(_Frozen):
+class WeightsResult(Frozen):
     """The weights used: `values[k]` is that of member `members[k]`; they sum to 1. Stacking has none to show.
 
     With folds `members` are configurations.
@@ -263,7 +107,7 @@ class WeightsResult(_Frozen):
     fitted_on: str
 
 
-class RunsBefore(_Frozen):
+class RunsBefore(Frozen):
     """Other runs scored on the same rows: how many, and how many members and trials they planned.
 
     See `orchestrator.storage.looks` for what is counted.
@@ -274,7 +118,7 @@ class RunsBefore(_Frozen):
     trials: int = 0
 
 
-class GateResult(_Frozen):
+class GateResult(Frozen):
     """The quality gate's decision and its reason; `value` is None where there was no such figure."""
 
     passed: bool
@@ -287,7 +131,7 @@ class GateResult(_Frozen):
     max: float | None
 
 
-class StoppedResult(_Frozen):
+class StoppedResult(Frozen):
     """What `ensemble.stop_when` decided, from the scores of the ensembles of the first members by index.
 
     Attributes:
@@ -311,7 +155,7 @@ class StoppedResult(_Frozen):
     saved_s: float = 0.0
 
 
-class TrialResult(_Frozen):
+class TrialResult(Frozen):
     """One trial of a search. Trials that are `kept` are the members, under the same index.
 
     Attributes:
@@ -332,7 +176,7 @@ class TrialResult(_Frozen):
     message: str | None = None
 
 
-class SearchResult(_Frozen):
+class SearchResult(Frozen):
     """How the members were found.
 
     Attributes:
@@ -353,7 +197,7 @@ class SearchResult(_Frozen):
     trials: tuple[TrialResult, ...] = ()
 
 
-class Result(_Frozen):
+class Result(Frozen):
     """What a run found. `timing` is in seconds.
 
     Models with several outputs: `outputs` names them, first the one that decides (`ensemble.output`: the best member,
@@ -428,6 +272,10 @@ class Result(_Frozen):
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def _without(told: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in told.items() if name not in names}
 
 
 def to_json(result: Result) -> bytes:

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.reporting.outputs import OutputResult, by_output, for_output
-from orchestrator.reporting.result import Figure, MemberResult, MemberScores, Result, SplitScores
+from orchestrator.reporting.result import MemberResult, Result
+from orchestrator.reporting.scores import Figure, MemberScores, SplitScores
 
 NONE = "–"
 _PLAN_NUMBERS = ("member", "configuration", "repeat", "fold", "seed", "dropout")

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.experiment import Experiment, Trace
-from orchestrator.reporting.result import FigureName
+from orchestrator.reporting.scores import FigureName
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.parallel import in_order
 from orchestrator.storage.retry import Patience

@@ -9,7 +9,8 @@ from typing import Literal
 from orchestrator.ensemble import metrics
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.reporting.outputs import OutputResult, by_output, for_output
-from orchestrator.reporting.result import Figure, FigureName, Gain, Result, SplitScores
+from orchestrator.reporting.result import Result
+from orchestrator.reporting.scores import Figure, FigureName, Gain, SplitScores
 from orchestrator.reporting.selection import COUNTED
 
 Answer = Literal["clearly", "probably", "cannot be told", "no"]

@@ -13,15 +13,8 @@ import pytest
 from orchestrator import api, load_job
 from orchestrator.planning.plan import make_plan
 from orchestrator.reporting.again import evaluate_again
-from orchestrator.reporting.result import (
-    FoldResult,
-    MemberScores,
-    Result,
-    SplitScores,
-    WeightsResult,
-    from_json,
-    to_json,
-)
+from orchestrator.reporting.result import FoldResult, Result, WeightsResult, from_json, to_json
+from orchestrator.reporting.scores import MemberScores, SplitScores
 from orchestrator.spec import Job
 from orchestrator.storage.open import open_store
 from orchestrator.storage.tables import (

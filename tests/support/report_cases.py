@@ -11,7 +11,8 @@ from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.planning.outputs import ONLY
 from orchestrator.reporting.cases import Case, Cases, Points
 from orchestrator.reporting.report import ReportData
-from orchestrator.reporting.result import (
+from orchestrator.reporting.result import MemberResult, Result, RunsBefore, WeightsResult
+from orchestrator.reporting.scores import (
     Calibration,
     CoveragePoint,
     CurvePoint,
@@ -19,14 +20,10 @@ from orchestrator.reporting.result import (
     Figure,
     Gain,
     Interval,
-    MemberResult,
     MemberScores,
     Metrics,
     ReliabilityBin,
-    Result,
-    RunsBefore,
     SplitScores,
-    WeightsResult,
 )
 from orchestrator.reporting.timeline import Span, Timeline
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from orchestrator.reporting.html.draw import COLORS, WIDE, draw
 from orchestrator.reporting.html.parts import Chart, Key
-from orchestrator.reporting.result import Calibration, CoveragePoint, ReliabilityBin, WeightsResult
+from orchestrator.reporting.result import WeightsResult
+from orchestrator.reporting.scores import Calibration, CoveragePoint, ReliabilityBin
 from orchestrator.reporting.timeline import Span, Timeline
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from orchestrator.reporting.html.headline import SHOWN_METRICS, duration_text, f
 from orchestrator.reporting.html.page import write_page
 from orchestrator.reporting.html.parts import NONE, Cell, Chart, Key, Lines, Page, Part, Section, Table, table
 from orchestrator.reporting.outputs import for_output, of_output
-from orchestrator.reporting.result import Result, SplitName
+from orchestrator.reporting.result import Result
+from orchestrator.reporting.scores import SplitName
 from orchestrator.reporting.verdict import NAMES, Answer, Verdict, gain_text, headline_of, interval_text
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.stages import NO_METRICS
 from orchestrator.reporting.html.draw import COLORS, SERIES, draw
 from orchestrator.reporting.html.parts import Chart, Key
-from orchestrator.reporting.result import CurvePoint, MemberResult
+from orchestrator.reporting.result import MemberResult
+from orchestrator.reporting.scores import CurvePoint
 from orchestrator.reporting.verdict import NAMES
 
 if TYPE_CHECKING:

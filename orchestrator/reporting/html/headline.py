@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from orchestrator.reporting.html.parts import NONE, Cell, Facts, Lines, Part, Section, Table, table
 from orchestrator.reporting.outputs import OutputResult, deciding, for_output
 from orchestrator.reporting.report import OutputData
-from orchestrator.reporting.result import Figure, FigureName, Gain, Result, SplitScores
+from orchestrator.reporting.result import Result
+from orchestrator.reporting.scores import Figure, FigureName, Gain, SplitScores
 from orchestrator.reporting.selection import COUNTED
 from orchestrator.reporting.verdict import NAMES, gain_text, headline_of, score_text, spoken, was_it_worth_it
 

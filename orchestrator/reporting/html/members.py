@@ -10,7 +10,8 @@ from orchestrator.reporting.html.draw import sparkline
 from orchestrator.reporting.html.parts import NONE, Cell, Facts, Part, Section, Table, table
 from orchestrator.reporting.outputs import OutputResult, by_output, for_output
 from orchestrator.reporting.report import OutputData, ReportData, Rows
-from orchestrator.reporting.result import MemberResult, MemberScores
+from orchestrator.reporting.result import MemberResult
+from orchestrator.reporting.scores import MemberScores
 from orchestrator.reporting.verdict import headline_of, score_text
 
 MOST_POINTS = 24

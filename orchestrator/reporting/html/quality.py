@@ -18,7 +18,7 @@ from orchestrator.reporting.html.headline import duration_text, splits_of
 from orchestrator.reporting.html.parts import NONE, Cell, Facts, Lines, Part, Section, Table, table
 from orchestrator.reporting.outputs import OutputResult
 from orchestrator.reporting.report import OutputData
-from orchestrator.reporting.result import Calibration, CurvePoint, DiversityFigures, SplitScores
+from orchestrator.reporting.scores import Calibration, CurvePoint, DiversityFigures, SplitScores
 from orchestrator.reporting.verdict import NAMES, headline_of, score_text
 
 MOST_CLASSES = 20

@@ -20,7 +20,7 @@ from tests.bench.tasks import Task, make_task
 
 if TYPE_CHECKING:
     from orchestrator.planning.ports import Store
-    from orchestrator.reporting.result import SplitScores
+    from orchestrator.reporting.scores import SplitScores
     from orchestrator.storage.layout import RunLayout
     from tests.bench.warm import Warm
 

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.reporting.result import (
-    Figure,
-    GateResult,
-    MemberResult,
-    MemberScores,
-    Result,
-    SplitScores,
-    StoredFile,
-    WeightsResult,
-)
+from orchestrator.reporting.result import GateResult, MemberResult, Result, StoredFile, WeightsResult
+from orchestrator.reporting.scores import Figure, MemberScores, SplitScores
 
 VALIDATION_ROWS = "validation (360 rows; also used for early stopping, choice of the best epoch)"
 TEST_ROWS = "test (361 rows; used for nothing else)"

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.reporting.compare import Comparison, Differing, Pair, RunGain
 from orchestrator.reporting.html.compare import render_comparison
-from orchestrator.reporting.result import SplitName
+from orchestrator.reporting.scores import SplitName
 from tests.support.report_cases import result
 from tests.support.report_pages import Page, parse
 

@@ -15,7 +15,8 @@ from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.plan import make_plan
 from orchestrator.reporting.conclude import result_of
 from orchestrator.reporting.predictions import tiled
-from orchestrator.reporting.result import MemberScores, Result, SplitScores, WeightsResult, from_json, to_json
+from orchestrator.reporting.result import Result, WeightsResult, from_json, to_json
+from orchestrator.reporting.scores import MemberScores, SplitScores
 from orchestrator.reporting.selection import MemberFacts, RunFacts, make_selection, reselect
 from orchestrator.spec import Job, parse_job
 from orchestrator.storage.blobs import get_blob, put_blob

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import InvalidJob
 from orchestrator.reporting.gate import judge_gate
-from orchestrator.reporting.result import Figure, FigureName, Metric, SplitName, SplitScores
+from orchestrator.reporting.scores import Figure, FigureName, Metric, SplitName, SplitScores
 
 VALIDATION = SplitScores(
     ensemble=Figure(accuracy=0.9, nll=0.3, n=10, scored_on="validation"),

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from result_examples import member, result
 
 from orchestrator.errors import DamagedStore, OrchestratorError
-from orchestrator.reporting.result import Figure, from_json, to_json
+from orchestrator.reporting.result import from_json, to_json
+from orchestrator.reporting.scores import Figure
 
 
 def test_a_result_comes_back_equal() -> None:

@@ -21,7 +21,8 @@ from orchestrator.reporting.again import evaluate_again
 from orchestrator.reporting.conclude import result_of
 from orchestrator.reporting.outputs import by_output, of_output
 from orchestrator.reporting.prefixes import StoredPrefixes
-from orchestrator.reporting.result import Figure, Result, SplitScores, from_json, to_json
+from orchestrator.reporting.result import Result, from_json, to_json
+from orchestrator.reporting.scores import Figure, SplitScores
 from orchestrator.spec import parse_job
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.log import Log

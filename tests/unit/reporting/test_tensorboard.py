@@ -19,7 +19,8 @@ from orchestrator.planning.recovery import read_run
 from orchestrator.reporting.experiment import Experiment, Trace, read_experiment
 from orchestrator.reporting.publish import finished_result, report_again
 from orchestrator.reporting.report import Rows
-from orchestrator.reporting.result import Interval, Result, to_json
+from orchestrator.reporting.result import Result, to_json
+from orchestrator.reporting.scores import Interval
 from orchestrator.reporting.tensorboard import write_event_files
 from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.log import Log

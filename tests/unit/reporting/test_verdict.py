@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.reporting.result import Figure, GateResult, Result, RunsBefore
+from orchestrator.reporting.result import GateResult, Result, RunsBefore
+from orchestrator.reporting.scores import Figure
 from orchestrator.reporting.verdict import Answer, compared, gain_text, judge, score_text, verdict_of
 from tests.support.report_cases import TEST_ROWS, VALIDATION_ROWS, gain, member, result
 
