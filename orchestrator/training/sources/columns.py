@@ -25,10 +25,12 @@ class Kind:
     Attributes:
         what: flags (true or false), whole numbers, numbers, or texts.
         because: of a CSV file's texts, the first that is no number, with its place.
+        bits: of a CSV file's whole numbers: they are all 0 or 1, and so may be flags.
     """
 
     what: What
     because: str = ""
+    bits: bool = False
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,10 @@ class _Reader:
                 f"is a list of {lengths[other[0]]}, and the first row's has {lengths[0]}",
                 where=self._piece.where(int(other[0]) // per_row, name),
                 hint="pad the lists to one length",
+            )
+        if not lengths[0]:
+            raise InvalidData(
+                "is an empty list", where=self._piece.where(0, name), hint="leave the column out of data.features"
             )
         return int(lengths[0])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.errors import InvalidData, InvalidJob
@@ -114,7 +114,7 @@ class _Seen:
     """What the files show of the columns, one file after another."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, tuple[Kind, DataFile]] = {}
+        self._kinds: dict[str, tuple[Kind, DataFile, bool]] = {}
 
     def look_at(self, file: DataFile, wanted: Sequence[str]) -> tuple[Piece, ...]:
         """The pieces of a file; the kinds of the columns that are wanted of it are taken in."""
@@ -126,7 +126,7 @@ class _Seen:
         own = [column for column in wanted if column in self._own(file)]
         for column in wanted:
             if column not in own:
-                self._take(column, _kind_of_partition(folders[column]), file)
+                self._take(column, _kind_of_partition(folders[column]), file, typed=False)
         return self._parquet(file, own) if file.kind == "parquet" else self._csv(file, own)
 
     def kind(self, column: str) -> Kind:
@@ -138,7 +138,12 @@ class _Seen:
     def _parquet(self, file: DataFile, columns: Sequence[str]) -> tuple[Piece, ...]:
         schema = parquet_schema(file)
         for column in columns:
-            self._take(column, _kind_of_type(schema.field(column).type, f"{file.name}: column {column!r}"), file)
+            if schema.names.count(column) > 1:
+                raise InvalidData(
+                    f"names the column {column!r} twice", where=file.name, hint="give each a name of its own"
+                )
+            kind = _kind_of_type(schema.field(column).type, f"{file.name}: column {column!r}")
+            self._take(column, kind, file, typed=True)
         return parquet_pieces(file)
 
     def _csv(self, file: DataFile, columns: Sequence[str]) -> tuple[Piece, ...]:
@@ -150,7 +155,7 @@ class _Seen:
             piece = Piece(file, first, 0, span=span, columns=header)
             table = read_piece(piece, columns or header[:1])
             for column in columns:
-                self._take(column, _kind_of_texts(table.column(column), piece, column), file)
+                self._take(column, _kind_of_texts(table.column(column), piece, column), file, typed=False)
             if table.num_rows:
                 pieces.append(Piece(file, first, table.num_rows, span=span, columns=header))
             first += table.num_rows
@@ -158,27 +163,37 @@ class _Seen:
             raise InvalidData("has no rows", where=file.name, hint="fill it, or take it away")
         return tuple(pieces)
 
-    def _take(self, column: str, kind: Kind, file: DataFile) -> None:
-        before, where = self._kinds.get(column, (kind, file))
-        if "text" in (before.what, kind.what) and before.what != kind.what:
-            if file.kind == "parquet":
-                raise InvalidData(
-                    f"the column {column!r} holds {_words(kind)}, and {_words(before)} in {where.name}",
-                    where=file.name,
-                    hint="write all files with one schema",
-                )
-            kind = kind if kind.what == "text" else before
-        elif before.what != "text":
-            kind = max(before, kind, key=lambda each: _ORDER.index(each.what))
+    def _take(self, column: str, kind: Kind, file: DataFile, *, typed: bool) -> None:
+        """Take in what a file shows of a column; `typed` where the file says it, and it is not told from texts."""
+        before, where, was_typed = self._kinds.get(column, (kind, file, typed))
+        if not (typed or was_typed):
+            kind = _of_both(before, kind)
+        elif "text" in (before.what, kind.what) and before.what != kind.what:
+            raise InvalidData(
+                f"the column {column!r} holds {_words(kind)}, and {_words(before)} in {where.name}",
+                where=file.name,
+                hint="write all files with one schema",
+            )
         else:
-            kind = before
-        self._kinds[column] = kind, where
+            kind = max(before, kind, key=lambda each: _ORDER.index(each.what)) if kind.what != "text" else before
+        self._kinds[column] = kind, where, typed
+
+
+def _of_both(before: Kind, kind: Kind) -> Kind:
+    """What all texts of two pieces are. It must be what one piece with all of them would show."""
+    if "text" in (before.what, kind.what):
+        return before if before.what == "text" else kind
+    if "flag" in (before.what, kind.what) and before.what != kind.what:
+        flag, other = (before, kind) if before.what == "flag" else (kind, before)
+        return flag if other.bits else Kind("text", "some values are true or false, and others are numbers")
+    widest = max(before, kind, key=lambda each: _ORDER.index(each.what))
+    return replace(widest, bits=before.bits and kind.bits)
 
 
 def _kind_of_partition(text: str | None) -> Kind:
-    return Kind(
-        "whole" if text is not None and text.lstrip("-").isdecimal() else "text", f"{text!r} in a folder's name"
-    )
+    if text is None:
+        return Kind("whole", bits=True)  # says nothing of what others hold; that it is missing is told with its row
+    return Kind("whole" if text.removeprefix("-").isdecimal() else "text", f"{text!r} in a folder's name")
 
 
 def _kind_of_type(kind: Any, where: str) -> Kind:
@@ -217,11 +232,21 @@ def _kind_of_texts(column: Any, piece: Piece, name: str) -> Kind:
             texts.cast(kind)
         except pa.ArrowInvalid:
             continue
-        return Kind(what)
+        return Kind(what, bits=what == "whole" and _are_bits(head) and _are_bits(texts))
     for row, text in enumerate(texts.to_pylist()):
         if text is not None and not _is_number(text):
             return Kind("text", f"{piece.where(row, name)} holds {text!r}")
     return Kind("text")
+
+
+def _are_bits(texts: Any) -> bool:
+    import pyarrow as pa
+
+    try:
+        texts.cast(pa.bool_())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _is_number(text: str) -> bool:

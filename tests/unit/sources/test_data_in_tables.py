@@ -167,11 +167,49 @@ def test_csv_files_may_be_written_in_different_ways(tmp_path: Path, text: str) -
     assert (train.x.tolist(), train.y.tolist()) == ([[1.5], [2]], [0, 1])
 
 
+@pytest.mark.parametrize(
+    ("parts", "values", "names"),
+    [
+        (("true", "0"), [1, 0], None),
+        (("1", "FALSE"), [1, 0], None),
+        (("true", "5"), [1, 0], ("5", "true")),
+        (("0.5", "true"), [0, 1], ("0.5", "true")),
+        (("0", "1", "true"), [0, 1, 1], None),
+        (("0", "2", "true"), [0, 1, 2], ("0", "2", "true")),
+    ],
+)
+def test_flags_and_numbers_in_a_column_are_the_same_in_one_csv_file_and_in_several(
+    tmp_path: Path, parts: tuple[str, ...], values: list[int], names: Any
+) -> None:
+    for number, part in enumerate(parts):
+        csv(tmp_path, f"a,y\n1,{part}\n", f"several/{number}.csv")
+    one = csv(tmp_path, "a,y\n" + "".join(f"1,{part}\n" for part in parts))
+
+    for place in (str(tmp_path / "several"), one):
+        dataset = load(place, label="y")
+        assert dataset.train.y.tolist() == values
+        assert dataset.class_names.get("") == names
+
+
+@pytest.mark.parametrize("write", [csv, parquet])
+def test_what_folders_name_is_text_as_soon_as_one_of_them_is_no_number(tmp_path: Path, write: Any) -> None:
+    for name in ("3", "--5"):
+        rows: Any = "a,y\n1,0\n" if write is csv else {"a": [1], "y": [0]}
+        write(tmp_path, rows, f"t/p={name}/1.{write.__name__}")
+
+    assert load(str(tmp_path / "t"), features="p", label="y").train.x.tolist() == [0, 1]
+
+
 def test_a_partition_without_a_value_is_missing(tmp_path: Path) -> None:
     csv(tmp_path, "a,y\n1,0\n", "t/city=x/1.csv")
     csv(tmp_path, "a,y\n1,0\n", "t/city=__HIVE_DEFAULT_PARTITION__/1.csv")
     with pytest.raises(InvalidData, match="column 'city': the value is missing"):
         load(str(tmp_path / "t"), features={"a": "a", "city": "city"}, label="y")
+
+    parquet(tmp_path, {"a": [1], "y": [0]}, "u/year=2024/1.parquet")
+    parquet(tmp_path, {"a": [1], "y": [0]}, "u/year=__HIVE_DEFAULT_PARTITION__/1.parquet")
+    with pytest.raises(InvalidData, match="column 'year': the value is missing"):
+        load(str(tmp_path / "u"), features=["a", "year"], label="y")
 
 
 def test_only_the_named_columns_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +329,8 @@ def test_what_is_wrong_in_a_parquet_file_is_told_with_file_row_and_column(tmp_pa
         r"row 1 \(from 0\), column 'a': the value is missing": {"a": [[1.0, 2.0], [None, 4.0]], "y": [0, 1]},
         r"row 1 \(from 0\), column 'y': the value is missing": {"a": [1.0, 2.0], "y": [0, None]},
         "column 'a': holds timestamp": {"a": pa.array([0, 1], pa.timestamp("s")), "y": [0, 1]},
+        r"row 0 \(from 0\), column 'a': is an empty list": {"a": pa.array([[], []], pa.list_(pa.int8())), "y": [0, 1]},
+        "names the column 'a' twice": pa.Table.from_arrays([pa.array([0, 1])] * 3, names=["a", "a", "y"]),
     }
     for number, (said, table) in enumerate(wrong.items()):
         with pytest.raises(InvalidData, match=said) as caught:
