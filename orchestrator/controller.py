@@ -328,6 +328,7 @@ class Controller:
             case ev.PreflightPassed():
                 self._granted = True
                 self._outputs = tuple(event.tasks)
+                self._mark_looks()
                 self._prefixes = self._prefixes or self._make_prefixes(event)
                 if self._search is not None:
                     self._search.score_with(tasks_told(event), event.labels, lambda ref: get_blob(self._store, ref))
@@ -372,6 +373,9 @@ class Controller:
                 started_at=self._clock.epoch(),
             ).body
         self._scored_rows = tuple(event.row_digests.values())
+
+    def _mark_looks(self) -> None:
+        """From here on rows are looked at; what the preflight refuses has looked at none."""
         search = self._request.job.search
         num_members, num_trials = len(self._plan.members), 0
         if search is not None:

@@ -37,7 +37,7 @@ from orchestrator.reporting.status import status_of
 from orchestrator.spec import Job, parse_job
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
-from orchestrator.storage.looks import mark_look
+from orchestrator.storage.looks import Looks, mark_look, other_looks
 from orchestrator.storage.stops import CONTROL_EVERY_S
 from orchestrator.testing import FakeClock, FakeCluster, Fault, FaultyStore, MemoryStore
 from orchestrator.testing.cluster import row_digests
@@ -649,6 +649,10 @@ def test_bad_data_or_a_bad_model_ends_the_run_before_any_member_trains(what: dic
         site.start(**what)
     assert site.trained() == []
     assert site.body("failed")["exit_code"] == 2
+    looks = other_looks(site.store, RunLayout("digits", "next"), row_digests("f" * 64).values())
+    assert looks == Looks(), "nobody has looked at a row"
+    site.start()
+    assert other_looks(site.store, RunLayout("digits", "next"), row_digests("f" * 64).values()).runs == 1
 
 
 def test_a_worker_that_cannot_reach_the_store_ends_the_run_with_75() -> None:
