@@ -25,9 +25,10 @@ def compile_as_asked(model: keras.Model, train: TrainSpec, builder: str) -> None
         InvalidJob: Keras does not know what the job names, or the model has no such output.
     """
     asked = _asked(train)
-    _check_outputs(model, asked)
     own = model._compile_config.config if model.compiled else {}  # what the user's compile() was given
     settings = {name: own.get(name) if asked[name] is None else asked[name] for name in _REPLACED}
+    for name in ("loss", "loss_weights", "metrics"):
+        _check_outputs(model, name, settings[name], f"{builder}: {name}" if asked[name] is None else f"train.{name}")
     missing = [name for name in ("optimizer", "loss") if settings[name] is None]
     if missing or (not model.compiled and (train.optimizer is None or train.loss is None)):
         raise InvalidModel(
@@ -96,18 +97,27 @@ def _own(reference: str, config: dict[str, Any], key: str) -> Any:
         raise InvalidJob(f"it cannot be made: {type(error).__name__}: {error}", where=f"{key}: {reference}") from error
 
 
-def _check_outputs(model: keras.Model, asked: Mapping[str, Any]) -> None:
+def _check_outputs(model: keras.Model, name: str, value: Any, where: str) -> None:
+    """Refuse settings by output of outputs that there are not, and weights of losses for a part of the outputs.
+
+    Keras takes the values of `loss_weights` in the order of the alphabet where names are wrong, and says nothing.
+    """
     outputs = getattr(model, "_outputs_struct", None)
-    known = {*getattr(model, "output_names", ()), *(outputs if isinstance(outputs, Mapping) else ())}
-    for name in ("loss", "loss_weights", "metrics"):
-        named = asked[name] if isinstance(asked[name], Mapping) else {}
-        unknown = [output for output in named if output not in known]
-        if known and unknown:
-            raise InvalidJob(
-                f"the model has no output {unknown[0]!r}",
-                where=f"train.{name}",
-                hint=f"there are: {', '.join(sorted(known))}",
-            )
+    names = list(outputs if isinstance(outputs, Mapping) else getattr(model, "output_names", ()))
+    if not isinstance(value, Mapping) or not names:
+        return
+    unknown = [output for output in value if output not in {*names, *model.output_names}]
+    if unknown:
+        raise InvalidJob(
+            f"the model has no output {unknown[0]!r}", where=where, hint=f"there are: {', '.join(sorted(names))}"
+        )
+    left_out = [output for output in names if output not in value] if name == "loss_weights" else []
+    if left_out and len(value) < len(names):
+        raise InvalidJob(
+            f"there is no weight for the loss of {left_out[0]}",
+            where=where,
+            hint="give one for each output: 1 leaves a loss as it is",
+        )
 
 
 def _set_rate(optimizer: keras.optimizers.Optimizer, rate: float) -> None:

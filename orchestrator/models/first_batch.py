@@ -50,7 +50,9 @@ def call_first_batch(model: keras.Model, x: Any, where: str) -> Any:
         raise InvalidData(
             f"the model does not take the data: inputs have shape {shapes}: {first_line(error)}",
             where=where,
-            hint="the model's Input must have the shape of one row",
+            hint="x has one array for each Input of the model, by its name, and each Input the shape of one row"
+            if isinstance(x, dict)
+            else "the model's Input must have the shape of one row",
         ) from error
 
 
@@ -69,7 +71,8 @@ def score_first_batch(model: keras.Model, x: Any, y: Any, outputs: Any, where: s
         raise InvalidData(
             f"loss or metrics do not take labels of shape {shapes}: {first_line(error)}",
             where=where,
-            hint="integer labels go with sparse_categorical_crossentropy, one-hot labels with categorical_crossentropy",
+            hint="integer labels go with sparse_categorical_crossentropy, one-hot labels with categorical_crossentropy"
+            + ("; loss, loss_weights and metrics are given by output name" if isinstance(y, dict) else ""),
         ) from error
     try:
         if not model.optimizer.built:

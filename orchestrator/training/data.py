@@ -28,6 +28,7 @@ Take = Literal["stratified", "last"]
 _SPLITS = ("train", "validation", "test")
 _GROUPS = "groups"
 _WEIGHTS = "sample weights"
+_BY_NAME = "several inputs or outputs are a dictionary of arrays by name, not a list"
 
 
 @dataclass(frozen=True)
@@ -303,7 +304,7 @@ def _array(value: Any, name: str, where: str) -> Array:
         return np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
     except Exception as error:  # rows of different lengths, or an object that refuses
         raise InvalidData(
-            f"{name} cannot be made an array: {error}", where=where, hint="every row needs the same shape"
+            f"{name} cannot be made an array: {error}", where=where, hint=f"every row needs the same shape; {_BY_NAME}"
         ) from error
 
 
@@ -337,7 +338,9 @@ def _check(split: Split, where: str) -> None:
             )
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise InvalidData(f"the arrays have different numbers of rows: {counts}", where=where)
+        raise InvalidData(
+            f"the arrays have different numbers of rows: {counts}", where=where, hint=f"one row per example; {_BY_NAME}"
+        )
     if split.num_rows == 0:
         raise InvalidData("there are no rows", where=where, hint="an empty set helps nobody: return None instead")
 

@@ -42,6 +42,9 @@ class Told:
         return {TaskKind.REGRESSION: 0, TaskKind.BINARY: 2}.get(self.task, self.width)
 
 
+LONGEST_NAME = 128
+"""Bytes of an output's name: file systems take 255 for the name of a file, which has more than that in it."""
+
 Tells = Mapping[str, Told]
 """By output name (`planning.outputs`), in the order of the model."""
 
@@ -74,7 +77,7 @@ def _check_names(names: list[str], dataset: Dataset, where: str) -> None:
     labels = list(dataset.train.labels)
     if set(names) != set(labels):
         raise InvalidData(
-            f"{_listed('the labels (y)', labels)}, {_listed('the model', names)}",
+            f"{_listed('the labels (y) have', labels)}, {_listed('the model has', names)}",
             where=where,
             hint="return y as a dictionary with one array for each output of the model, by its name",
         )
@@ -83,12 +86,12 @@ def _check_names(names: list[str], dataset: Dataset, where: str) -> None:
             raise InvalidModel(
                 f"predictions cannot be stored under the name {name!r} of an output",
                 where=where,
-                hint="choose a name without slashes that does not begin with a dot",
+                hint=f"choose a name of up to {LONGEST_NAME} bytes without slashes that does not begin with a dot",
             )
 
 
 def _listed(whose: str, names: list[str]) -> str:
-    return f"{whose} have one output without a name" if names == [ONLY] else f"{whose} have the outputs {sorted(names)}"
+    return f"{whose} one output without a name" if names == [ONLY] else f"{whose} the outputs {sorted(names)}"
 
 
 def _can_be_stored(name: str) -> bool:
@@ -96,7 +99,7 @@ def _can_be_stored(name: str) -> bool:
         check_key(part("validation", f"{name}.parquet"))
     except ValueError:
         return False
-    return "/" not in name and not name.startswith(".")
+    return "/" not in name and not name.startswith(".") and len(name.encode()) <= LONGEST_NAME
 
 
 def _check_output(name: str, model: keras.Model, raw: Array, losses: Losses, dataset: Dataset, where: str) -> Told:

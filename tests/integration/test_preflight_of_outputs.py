@@ -91,6 +91,13 @@ def test_each_output_has_the_task_of_its_own_labels_and_loss() -> None:
             ["probabilities already", "output mass"],
         ),
         ({"species": SPECIES, ".mass": MASS}, "build_two", {"second": ".mass"}, InvalidModel, ["'.mass'", "stored"]),
+        (
+            {"species": SPECIES, "m" * 129: MASS},
+            "build_two",
+            {"second": "m" * 129},
+            InvalidModel,
+            ["up to 128 bytes", "stored"],
+        ),
     ],
 )
 def test_labels_and_outputs_that_do_not_fit_are_refused_by_the_name_of_the_output(
@@ -111,6 +118,31 @@ def test_figures_of_single_outputs_can_be_monitored_and_all_that_can_be_are_list
         check(LABELS, job={"train": {"early_stopping": {**stopping, "monitor": "val_accuracy"}}})
     with pytest.raises(InvalidJob, match="mode"):
         check(LABELS, job={"train": {"early_stopping": {"monitor": "val_species_accuracy"}}})
+
+
+def build_weighed(**settings: Any) -> keras.Model:
+    model = build_two()
+    model.compile("sgd", dict(LOSSES), **settings)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"loss_weights": {"species": 1.0, "weight": 0.5}}, ["no output 'weight'", "there are: mass, species"]),
+        ({"loss_weights": {"species": 1.0}}, ["no weight for the loss of mass", "1 leaves a loss as it is"]),
+        ({"metrics": {"weight": ["mae"]}}, ["no output 'weight'", "there are: mass, species"]),
+    ],
+)
+def test_settings_by_the_name_of_an_output_that_is_not_there_are_refused(
+    settings: Mapping[str, Any], told: list[str]
+) -> None:
+    """Keras takes the values of `loss_weights` in the order of the alphabet, whatever their names."""
+    for given, where in (({"job": {"train": settings}}, "train."), (settings, f"{HERE}:build_weighed: ")):
+        with pytest.raises(InvalidJob) as caught:
+            check(LABELS, "build_weighed", **given)
+        assert all(part in str(caught.value) for part in told), str(caught.value)
+        assert str(caught.value.where).startswith(where)
 
 
 def build_turned() -> keras.Model:

@@ -100,3 +100,10 @@ def test_splits_with_other_outputs_are_refused() -> None:
 
     with pytest.raises(InvalidData, match="rows of the training set have shapes"):
         load_dataset(returned, "here", validation_split=0, seed=0)
+
+
+@pytest.mark.parametrize("x", [[X, np.ones((60, 4))], [X, X]])
+def test_a_list_of_inputs_is_refused_and_what_to_give_instead_is_told(x: Any) -> None:
+    with pytest.raises(InvalidData) as caught:
+        load({"mass": MASS, "species": SPECIES}, x=x)
+    assert "a dictionary of arrays by name, not a list" in str(caught.value.hint)
