@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 ONLY = ""
 """The output of a model that has no other: a part of it is named as its split."""
 
@@ -27,3 +29,14 @@ def split_of(part: str) -> str:
 def output_of(part: str) -> str:
     """The output of a part: what `part` was given second."""
     return part.partition("/")[2]
+
+
+def owner_of(metric: str, outputs: Iterable[str]) -> str | None:
+    """The output that a metric is of, as Keras names both; None: of the model as a whole.
+
+    Args:
+        metric: such as `val_species_accuracy`, which begins with the output's name but for `val_`.
+        outputs: all of them: of those whose names the metric begins with, the longest has it.
+    """
+    found = [each for each in outputs if each and metric.removeprefix("val_").startswith(f"{each}_")]
+    return max(found, key=len, default=None)

@@ -21,6 +21,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.planning.outputs import owner_of
+
 if TYPE_CHECKING:
     from orchestrator.planning.ports import Clock
 
@@ -73,12 +75,7 @@ def own_metrics(logs: Mapping[str, float], output: str, outputs: Sequence[str]) 
         output: whose metrics are kept.
         outputs: all of them.
     """
-
-    def owner(name: str) -> str | None:
-        whose = [each for each in outputs if each and name.removeprefix("val_").startswith(f"{each}_")]
-        return max(whose, key=len, default=None)
-
-    return {name: value for name, value in logs.items() if owner(name) in (None, output)}
+    return {name: value for name, value in logs.items() if owner_of(name, outputs) in (None, output)}
 
 
 def make_progress(stream: TextIO, isatty: bool, environ: Mapping[str, str], clock: Clock) -> Progress:

@@ -201,7 +201,7 @@ def _verdicts(outputs: Sequence[OutputResult]) -> Iterable[str]:
     for own in outputs:
         verdict = was_it_worth_it(own)
         yield f"Was the ensemble worth it{for_output(own.output)}? {verdict.title} {verdict.sentence}"
-    yield from dict.fromkeys(line for own in outputs for line in what_flatters(own))
+    yield from what_flatters(outputs)
     yield ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,8 +75,9 @@ def verdict_of(result: Result) -> Verdict:
 
 def caveats_of(result: Result) -> tuple[str, ...]:
     """What to keep in mind of a result; what holds of several outputs is said once."""
-    told = (line for own in by_output(result).values() for line in (*what_flatters(own), *_what_is_missing(own)))
-    return tuple(dict.fromkeys(told))
+    outputs = list(by_output(result).values())
+    missing = (line for own in outputs for line in _what_is_missing(own))
+    return tuple(dict.fromkeys((*what_flatters(outputs), *missing)))
 
 
 def was_it_worth_it(result: OutputResult) -> Verdict:
@@ -85,7 +86,7 @@ def was_it_worth_it(result: OutputResult) -> Verdict:
     Test rows decide where they tell, else validation rows. The answer is that of the headline metric; where that
     cannot tell and the probabilities are clearly better, it is `probably`.
     """
-    caveats = (*what_flatters(result), *_what_is_missing(result))
+    caveats = (*what_flatters([result]), *_what_is_missing(result))
     if len(result.configurations) == 1:
         return Verdict("cannot be told", TITLES["cannot be told"], _ONE_CONFIGURATION, caveats)
     if sum(member.status in COUNTED for member in result.members) == 1:
@@ -211,11 +212,26 @@ def _named(result: OutputResult, name: FigureName) -> str:
     return f"{spoken(result, name)}{for_output(result.output)}"
 
 
-def what_flatters(result: OutputResult) -> Iterator[str]:
-    """What makes the figures look better than they are, or than what they are compared with, a sentence each."""
-    decisive = result.out_of_fold or result.validation
-    if result.test is None and decisive is not None and "also used for" in decisive.members_mean.scored_on:
+def what_flatters(outputs: Sequence[OutputResult]) -> Iterator[str]:
+    """What makes the figures look better than they are, or than what they are compared with, a sentence each.
+
+    What holds of the run is said once, and other runs that looked at its rows after all that is of single outputs.
+    """
+    decisive = outputs[0].out_of_fold or outputs[0].validation
+    if outputs[0].test is None and decisive is not None and "also used for" in decisive.members_mean.scored_on:
         yield "There is no test set, so the figures are of rows that training has looked at in the ways just named."
+    for own in outputs:
+        yield from _optimism(own)
+    before = outputs[0].runs_before
+    if before is not None and before.runs:
+        trials = f" and {before.trials} trials" if before.trials else ""
+        yield (
+            f"{before.runs} other run{'s' if before.runs > 1 else ''} with {before.members} members{trials} looked at "
+            f"the same rows: each look makes a good figure by chance likelier."
+        )
+
+
+def _optimism(result: OutputResult) -> Iterator[str]:
     headline = headline_of(result)
     for name, figure in _fitted(result):
         if figure.optimism.get(headline, 0.0) >= _VISIBLE:
@@ -224,13 +240,6 @@ def what_flatters(result: OutputResult) -> Iterator[str]:
                 f"Scored on the very rows that fitted it, {_named(result, name)} would look {by} better: that "
                 f"difference is optimism, and is left out of the figures here."
             )
-    before = result.runs_before
-    if before is not None and before.runs:
-        trials = f" and {before.trials} trials" if before.trials else ""
-        yield (
-            f"{before.runs} other run{'s' if before.runs > 1 else ''} with {before.members} members{trials} looked at "
-            f"the same rows: each look makes a good figure by chance likelier."
-        )
 
 
 def _what_is_missing(result: OutputResult) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.planning.outputs import ONLY
+from orchestrator.planning.outputs import ONLY, owner_of
 from orchestrator.planning.stages import NO_METRICS
 from orchestrator.reporting.html.draw import COLORS, SERIES, draw
 from orchestrator.reporting.html.parts import Chart, Key
@@ -46,13 +46,14 @@ def history_of(member: MemberResult, rows: Sequence[Mapping[str, float]]) -> His
 
 
 def learning_charts(histories: Sequence[History], outputs: Sequence[str] = (ONLY,)) -> list[Chart]:
-    """Loss over epochs, and the metric of each output that tells most; training and validation, best and last epoch
-    marked."""
+    """Loss over epochs, and the metric of each output that tells most: its own loss where it has no other. Training and
+    validation, best and last epoch marked."""
     names = {name for history in histories for name in history.values}
     shown = {"learning-loss": "loss"}
     for place, output in enumerate(outputs):
         chart = f"learning-metric-{place}" if output else "learning-metric"
-        shown[chart] = _metric({name for name in names if not output or name.startswith(f"{output}_")})
+        own = {name for name in names if not output or owner_of(name, outputs) == output}
+        shown[chart] = _metric(own) or (f"{output}_loss" if output else "")
     return [_learning_chart(histories, name, chart) for chart, name in shown.items() if name in names]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.planning.outputs import ONLY, output_of, part, split_of
+from orchestrator.planning.outputs import ONLY, output_of, owner_of, part, split_of
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,11 @@ def test_the_only_output_has_the_name_of_its_split_and_others_have_their_own(
 @given(split=st.text(min_size=1).filter(lambda text: "/" not in text), output=st.text())
 def test_a_part_tells_its_split_and_its_output_whatever_the_output_is_called(split: str, output: str) -> None:
     assert (split_of(part(split, output)), output_of(part(split, output))) == (split, output)
+
+
+@pytest.mark.parametrize(
+    ("metric", "owner"),
+    [("val_mass_mae", "mass"), ("mass_of_egg_mae", "mass_of_egg"), ("val_loss", None), ("massive_loss", None)],
+)
+def test_a_metric_is_of_the_output_with_whose_whole_name_it_begins(metric: str, owner: str | None) -> None:
+    assert owner_of(metric, [ONLY, "mass", "mass_of_egg"]) == owner

@@ -17,7 +17,7 @@ from orchestrator.reporting.html.compare import render_comparison
 from orchestrator.reporting.html.curves import history_of, learning_charts
 from orchestrator.reporting.html.page import render
 from orchestrator.reporting.report import collect
-from orchestrator.reporting.verdict import verdict_of
+from orchestrator.reporting.verdict import caveats_of, verdict_of
 from orchestrator.storage.layout import RunLayout
 from orchestrator.testing import MemoryStore
 from tests.support.report_cases import member
@@ -98,6 +98,15 @@ def test_the_verdict_is_of_the_output_that_decides_and_those_of_the_others_are_t
     assert len(verdict.caveats) == len(set(verdict.caveats))
 
 
+def test_other_runs_on_the_same_rows_are_told_of_after_what_is_of_single_outputs() -> None:
+    made = MemoryStore()
+    asked = {"combine": "weighted", "weights": "nll"}
+    birds_run(made, ensemble=asked, facts={"runs_before": {"runs": 2, "members": 8}})
+    caveats = caveats_of(result_in(made))
+    assert ["optimism" in line for line in caveats] == [True, False], "by weights for mass, the second output"
+    assert "looked at the same rows" in caveats[1]
+
+
 def test_learning_curves_show_the_metric_of_each_output() -> None:
     rows = [
         {"epoch": n, "loss": 1 / n, "species_accuracy": 0.5, "val_species_accuracy": 0.4, "mass_mae": 2 / n}
@@ -106,6 +115,12 @@ def test_learning_curves_show_the_metric_of_each_output() -> None:
     charts = learning_charts([history_of(member(0, {}), rows)], ("species", "mass"))
     told = [chart.caption.split()[2] for chart in charts]
     assert told == ["loss", "species_accuracy", "mass_mae"]
+
+
+def test_learning_curves_of_an_output_without_a_metric_show_its_loss_and_never_those_of_another() -> None:
+    rows = [{"epoch": 1, "loss": 1.0, "mass_loss": 0.5, "val_mass_loss": 0.6, "mass_of_egg_mae": 2.0}]
+    charts = learning_charts([history_of(member(0, {}), rows)], ("mass", "mass_of_egg"))
+    assert [chart.caption.split()[2] for chart in charts] == ["loss", "mass_loss", "mass_of_egg_mae"]
 
 
 def test_trackers_are_told_of_figures_by_output(store: MemoryStore) -> None:
