@@ -46,6 +46,7 @@ def put_in_front(model: keras.Model, preprocessing: Preprocessing, where: str) -
     import keras
 
     _check(model, where)
+    _check_prepared_once(model, preprocessing, where)
     raw, prepared = _ends(model, preprocessing, where)
     try:
         outputs = _run(model, prepared)
@@ -111,6 +112,19 @@ def _check(model: keras.Model, where: str) -> None:
             where=where,
             hint="put preprocessing layers, such as keras.layers.Normalization, into the model, and leave "
             "data.preprocess out",
+        )
+
+
+def _check_prepared_once(model: keras.Model, preprocessing: Preprocessing, where: str) -> None:
+    """A base from a run with `data.preprocess` begins with layers of ours, and takes raw rows."""
+    ours = [_label(name, n) + "_" for name, fitted in preprocessing.inputs.items() for n, _ in enumerate(fitted.steps)]
+    twice = next((layer.name for layer in model._flatten_layers() if layer.name.startswith(tuple(ours))), None)
+    if twice is not None:
+        raise InvalidModel(
+            f"the model prepares raw rows already, by its layer {twice!r}, and data.preprocess would do it once more",
+            where=where,
+            hint="leave data.preprocess out: a base that was trained with it takes raw rows; or use the base's layers "
+            "behind those",
         )
 
 
@@ -214,7 +228,17 @@ def _fitting(value: Any, fitted: FittedInput, end: Any, name: str, where: str) -
         f"the input {_name(end)} takes rows of shape {wanted}; data.preprocess makes rows of shape {have} of raw rows "
         f"of shape {fitted.row_shape}",
         where=where,
-        hint=f"the model's Input must have the shape that rows have after data.preprocess: {have}",
+        hint="the model's Input must have the shape that rows have after data.preprocess: "
+        f"{have}{_why_so_many(fitted)}",
+    )
+
+
+def _why_so_many(fitted: FittedInput) -> str:
+    if not any(isinstance(step, OneHot) for step in fitted.steps):
+        return ""
+    return (
+        "; unless one_hot has num_classes, there are as many as each member's own training rows show, and a fold may "
+        "lack some"
     )
 
 

@@ -192,14 +192,14 @@ class _Rows:
 
 def _fit_min_max(asked: Any, rows: _Rows, where: str) -> tuple[FittedStep, ...]:
     axes = _reduced(asked.axis, rows, where)
-    low, high = _extremes(rows, axes)
+    low, high = _extremes(rows, axes, where)
     bottom, top = map(float, asked.feature_range)
     return (_affine(low, (top - bottom) / _positive(high - low), high > low, bottom),)
 
 
 def _fit_standardize(asked: Any, rows: _Rows, where: str) -> tuple[FittedStep, ...]:
     axes = _reduced(asked.axis, rows, where)
-    low, high = _extremes(rows, axes)
+    low, high = _extremes(rows, axes, where)
     count = 0
     total = np.zeros_like(low)
     for block in rows.blocks():
@@ -222,6 +222,12 @@ def _fit_one_hot(asked: Any, rows: _Rows, where: str) -> tuple[FittedStep, ...]:
                 hint="number the categories from 0, or leave this input as it is",
             )
         largest = max(largest, int(block.max()))
+    if largest >= np.iinfo(np.int32).max:
+        raise InvalidData(
+            f"the training rows hold the number {largest}, and categories are numbered below 2³¹",
+            where=where,
+            hint="number the categories from 0, or leave this input as it is",
+        )
     if asked.num_classes is not None and largest >= asked.num_classes:
         raise InvalidData(
             f"the training rows hold category {largest}, and num_classes is {asked.num_classes}",
@@ -242,7 +248,7 @@ def _fit_images(asked: Any, rows: _Rows, where: str) -> tuple[FittedStep, ...]:
             where=where,
             hint="images are [height, width] or [height, width, channels]; for other rows use min_max",
         )
-    low, high = _extremes(rows, tuple(range(len(rows.shape) + 1)))
+    low, high = _extremes(rows, tuple(range(len(rows.shape) + 1)), where)
     if low.min() < 0 or high.max() > 255 or (rows.raw_kind == "f" and high.max() <= 1):
         raise InvalidData(
             f"the training rows go from {low.min():g} to {high.max():g}, not from 0 to 255",
@@ -270,9 +276,16 @@ def _affine(center: Values, scale: Values, varies: npt.NDArray[np.bool_], offset
     return Affine(np.where(kept, center, 0)[0].astype(np.float32), np.where(kept, rounded, 0)[0], offset)
 
 
-def _extremes(rows: _Rows, axes: tuple[int, ...]) -> tuple[Values, Values]:
+def _extremes(rows: _Rows, axes: tuple[int, ...], where: str) -> tuple[Values, Values]:
     found = [(block.min(axis=axes, keepdims=True), block.max(axis=axes, keepdims=True)) for block in rows.blocks()]
-    return np.min([low for low, _ in found], axis=0), np.max([high for _, high in found], axis=0)
+    low, high = np.min([low for low, _ in found], axis=0), np.max([high for _, high in found], axis=0)
+    if not (high - low <= np.finfo(np.float32).max).all():  # a number beyond is infinite, and gives NaN here
+        raise InvalidData(
+            "the training rows hold numbers, or differences of numbers, that are more than float32 can tell",
+            where=where,
+            hint=f"give them in another unit, or as logarithms: {np.finfo(np.float32).max:.2g} is the largest",
+        )
+    return low, high
 
 
 def _positive(values: Values) -> Values:
@@ -295,7 +308,9 @@ def _reduced(axis: int | Sequence[int] | None, rows: _Rows, where: str) -> tuple
 
 
 def _rows(fitted: FittedInput, x: Array) -> Values:
-    return np.asarray(x, dtype=fitted.dtype).reshape(len(x), *fitted.row_shape).astype(np.float64)
+    with np.errstate(over="ignore"):  # told of training rows, which are looked at first
+        typed = np.asarray(x, dtype=fitted.dtype)
+    return typed.reshape(len(x), *fitted.row_shape).astype(np.float64)
 
 
 def _apply(step: FittedStep, values: Values) -> Values:

@@ -177,6 +177,7 @@ def test_several_inputs_and_outputs_keep_their_names_through_file_and_fit(tmp_pa
     }
     y = {"species": rng.integers(0, 3, 60), "mass": rng.normal(size=60)}
     keras.utils.clear_session()
+    keras.utils.set_random_seed(1)
     size, kind = keras.Input((1,), name="size"), keras.Input((3,), name="kind")
     words = keras.Input((4,), dtype="int32", name="words")
     mean = layers.GlobalAveragePooling1D()(layers.Embedding(10, 4)(words))
@@ -258,6 +259,7 @@ class OwnStep(OwnModel):
 def test_a_class_of_the_users_own_stands_in_the_model_as_one_layer(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
+    keras.utils.set_random_seed(1)
     x, y = np.random.default_rng(0).normal(5, 1, (40, 3)), np.arange(40) % 2
 
     whole = put_in_front(compiled(OwnModel()), fitted(["min_max"], x), "here")
@@ -304,6 +306,30 @@ def test_a_model_that_cannot_follow_preprocessing_is_refused(
 ) -> None:
     with pytest.raises(error, match=match):
         put_in_front(make(), fitted(["standardize"], x), "here")
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_rows_are_prepared_once_where_a_base_brings_its_preprocessing(nested: bool) -> None:
+    """Each layer alone, its name would be there twice; as one layer, rows would be standardised twice, unseen."""
+    x = np.random.default_rng(0).normal(5, 1, (9, 3))
+    base = put_in_front(keras.Sequential([keras.Input((3,)), layers.Dense(4)]), fitted(["standardize"], x), "here")
+    parts = [base] if nested else base.layers[1:]
+
+    with pytest.raises(InvalidModel, match=r"'preprocess_0_\w+', and data\.preprocess would do it once more"):
+        put_in_front(keras.Sequential([keras.Input((3,)), *parts]), fitted(["standardize"], x), "here")
+
+    behind = keras.Sequential([keras.Input((3,)), base.layers[-1]])
+    assert put_in_front(behind, fitted(["standardize"], x), "here").count_params() == 16
+
+
+def test_a_member_that_has_not_seen_all_categories_is_told_how_to_fix_their_number() -> None:
+    categories = np.array([0, 1, 2, 9])
+    own = fit(steps(["one_hot"]), categories, np.array([0, 1, 2]))
+    assert own is not None
+
+    with pytest.raises(InvalidModel, match=r"a fold may lack some") as caught:
+        put_in_front(keras.Sequential([keras.Input((10,)), layers.Dense(2)]), own, "here")
+    assert "unless one_hot has num_classes" in str(caught.value.hint)
 
 
 def test_numbers_beyond_float16_survive_mixed_precision() -> None:
