@@ -53,6 +53,6 @@ def _freeze(model: keras.Model, base: keras.Model, stage: StagePlan, builder: st
     frozen = frozen_layers([layer.name for layer in layers], stage.freeze or "none", where)
     for layer in base._flatten_layers():  # a model that is trainable already would not pass it on
         layer.trainable = True
-    for layer in layers:
-        if layer.name in frozen:
+    for layer, is_frozen in zip(layers, frozen, strict=True):
+        if is_frozen:
             layer.trainable = False

@@ -68,11 +68,12 @@ def _has_rate(train: TrainSpec) -> bool:
     return isinstance(train.optimizer, KerasObject) and _RATE in train.optimizer.config
 
 
-def frozen_layers(layers: Sequence[str], freeze: Freeze, where: str) -> frozenset[str]:
-    """Which of the base's layers a stage does not train.
+def frozen_layers(layers: Sequence[str], freeze: Freeze, where: str) -> tuple[bool, ...]:
+    """Of each of the base's layers, whether a stage leaves it alone.
 
     Args:
-        layers: names of the base's layers from its inputs on, inputs left out.
+        layers: names of the base's layers from its inputs on, inputs left out. A name may stand there twice: in models
+            within the base.
         freeze: what the stage says.
         where: the key that says so, for messages.
 
@@ -80,9 +81,9 @@ def frozen_layers(layers: Sequence[str], freeze: Freeze, where: str) -> frozense
         InvalidJob: a name that is not there, or more layers left out than there are.
     """
     if freeze == "all":
-        return frozenset(layers)
+        return (True,) * len(layers)
     if freeze == "none":
-        return frozenset()
+        return (False,) * len(layers)
     if isinstance(freeze, AllButLast):
         if freeze.all_but_last > len(layers):
             raise InvalidJob(
@@ -90,11 +91,11 @@ def frozen_layers(layers: Sequence[str], freeze: Freeze, where: str) -> frozense
                 where=where,
                 hint="`none` trains them all",
             )
-        return frozenset(layers[: len(layers) - freeze.all_but_last])
+        return tuple(number < len(layers) - freeze.all_but_last for number in range(len(layers)))
     for name in freeze:
         if name not in layers:
             raise no_such_layer(name, layers, where)
-    return frozenset(freeze)
+    return tuple(name in freeze for name in layers)
 
 
 def no_such_layer(name: str, layers: Sequence[str], where: str) -> InvalidJob:

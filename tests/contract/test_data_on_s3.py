@@ -83,6 +83,11 @@ def test_what_is_not_there_is_named(s3_bucket: S3Bucket) -> None:
             load(source, s3_bucket.endpoint_url, label="y")
         assert source in str(caught.value)
 
+    doubled = f"{s3_bucket.url}//rows.csv"
+    with pytest.raises(InvalidData, match="Empty path component") as caught:
+        load(doubled, s3_bucket.endpoint_url, label="y")
+    assert doubled in str(caught.value)
+
 
 def test_wrong_credentials_are_told_without_them(s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     source = put(s3_bucket, "rows.csv", b"a,y\n1,0\n")

@@ -163,8 +163,12 @@ def _filesystem(s3: S3Settings | None) -> Any:
 @contextmanager
 def told(where: str) -> Iterator[None]:
     """What goes wrong with a file system, as an error of ours that says whether a retry can help."""
+    import pyarrow as pa
+
     try:
         yield
+    except pa.ArrowInvalid as error:  # such as an empty part between slashes
+        raise InvalidData(str(error)[:300], where=where, hint="correct the location, or move the file") from None
     except OSError as error:
         raise _explained(error, where) from None  # what the client says may quote parts of a signed request
 

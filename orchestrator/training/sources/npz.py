@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,12 @@ def read_npz(file: DataFile) -> dict[str, tuple[Any, ...]]:
     with file.open() as opened, told(file.name):
         body = io.BytesIO(opened.read())
     try:
+        if not zipfile.is_zipfile(body):  # else NumPy tries other formats, and advises to unpickle the file
+            raise zipfile.BadZipFile("it is no zip archive")
+        body.seek(0)
         with np.load(body, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InvalidData(f"is no .npz of plain arrays: {error}", where=file.name, hint=_HINT) from error
     sets = {"train": _rows(arrays, "")} | {
         name: _rows(arrays, f"_{ending}")

@@ -98,7 +98,15 @@ def test_a_members_own_model_has_its_own_base() -> None:
     ],
 )
 def test_frozen_are_those_that_the_stage_says(freeze: Any, frozen: set[str]) -> None:
-    assert frozen_layers(LAYERS, freeze, "freeze") == frozen
+    assert frozen_layers(LAYERS, freeze, "freeze") == tuple(name in frozen for name in LAYERS)
+
+
+def test_of_layers_with_one_name_only_the_last_ones_are_left_out() -> None:
+    """A base that had a base itself may have a `head` within and one of its own."""
+    layers = ("dense", "head", "dropout", "head")
+
+    assert frozen_layers(layers, AllButLast(all_but_last=1), "freeze") == (True, True, True, False)
+    assert frozen_layers(layers, ("head",), "freeze") == (False, True, False, True)
 
 
 def test_a_layer_that_is_not_there_is_refused_with_the_nearest() -> None:

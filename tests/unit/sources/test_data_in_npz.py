@@ -62,5 +62,15 @@ def test_what_is_no_npz_of_plain_arrays_is_refused_and_never_unpickled(tmp_path:
     (tmp_path / "text.npz").write_text("x")
     with pytest.raises(InvalidData, match=r"no \.npz of plain arrays"):
         load(str(tmp_path / "text.npz"))
+    with (tmp_path / "one_array.npz").open("wb") as file:
+        np.save(file, X)
+    np.savez_compressed(tmp_path / "bits.npz", x=np.random.default_rng(0).normal(size=1000), y=np.arange(1000))
+    damaged = bytearray((tmp_path / "bits.npz").read_bytes())
+    damaged[60:400] = bytes(340)
+    (tmp_path / "bits.npz").write_bytes(damaged)
+    for name in ("one_array", "bits"):
+        with pytest.raises(InvalidData, match=rf"{name}\.npz: is no \.npz of plain arrays") as caught:
+            load(str(tmp_path / f"{name}.npz"))
+        assert "pickle" not in str(caught.value)
     with pytest.raises(InvalidData, match="holds the arrays"):
         load(saved(tmp_path, images=X, labels=Y))
