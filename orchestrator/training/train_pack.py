@@ -374,7 +374,6 @@ class _Training:
         ]
         train_fused(
             seats,
-            seats[0].member.train,
             self._dataset,
             self._device,
             self._trainer._on_batch,

@@ -99,7 +99,7 @@ class Warm:
                 raise trained
             on_end(seats[seat].member.index, trained)
 
-        train_fused(seats, self.job.train, self.dataset, self.device, lambda: None, done=done)
+        train_fused(seats, self.dataset, self.device, lambda: None, done=done)
 
 
 def main(engine: str, backend: str, task_path: str, report_path: str) -> None:

@@ -15,6 +15,7 @@ from orchestrator.errors import InvalidJob, InvalidModel
 from orchestrator.models.build import build_member
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec import TrainSpec
+from orchestrator.spec.varied import train_with
 from orchestrator.training.data import Dataset, load_dataset
 from orchestrator.training.device import Device
 from orchestrator.training.fused.architecture import why_not_fused
@@ -155,6 +156,16 @@ def test_class_weights_the_order_of_rows_and_each_members_rate_act_in_a_pack_as_
             assert curve(one, name) == pytest.approx(curve(alone, name), abs=5e-4), name
         assert f"Epoch 4/4, member {each.index}\n10/10 - " in printed
     assert curve(together[0])[-1] > curve(together[1])[-1] + 0.05, "the rates have to act"
+
+
+def test_what_the_first_member_of_a_pack_has_for_itself_reaches_no_other(tmp_path: Path, device: Device) -> None:
+    train = spec(epochs=3, early_stopping={"patience": 2}, learning_rate=0.003)
+    own = {"learning_rate": 0.5, "early_stopping.patience": 0, "early_stopping.min_delta": 100.0}
+    members = [replace(member(0), train=train_with(train, own), train_values=own), replace(member(1), train=train)]
+    together = pack(members, train, dataset_of(), tmp_path / "pack", device)
+    assert [len(one.history) for one in together] == [2, 3]
+    alone = solo(members[1], train, dataset_of(), tmp_path / "alone", device)
+    assert curve(together[1]) == pytest.approx(curve(alone), abs=5e-4)
 
 
 @pytest.mark.parametrize(

@@ -181,23 +181,23 @@ def test_the_job_that_comes_along_tells_wines_by_members_that_never_saw_them(tmp
 def test_a_pack_trains_members_of_one_fold_as_they_train_alone(job: Job, device: Device, tmp_path: Path) -> None:
     """Its members have their own rows of the shared arrays, and are watched on the rows held out."""
     dataset, members = load(job), make_plan(job, {}).members
-    pack = [members[1], members[1 + FOLDS]]
     train = job.train.model_copy(update={"epochs": 2})
+    pack = [replace(members[i], train=train) for i in (1, 1 + FOLDS)]
     seats = []
     for member in pack:
         (tmp_path / f"fused-{member.index}").mkdir()
         (tmp_path / f"alone-{member.index}").mkdir()
         seats.append(Seat(member, tmp_path / f"fused-{member.index}", None, False, lambda epoch, logs: None))
     fused: dict[int, Any] = {}
-    train_fused(seats, train, dataset, device, lambda: None, done=fused.__setitem__)
+    train_fused(seats, dataset, device, lambda: None, done=fused.__setitem__)
     for number, member in enumerate(pack):
         folder = tmp_path / f"alone-{member.index}"
         alone = train_solo(member, train, dataset, folder, device, lambda epoch, logs: None, lambda: None)
         for ours, theirs in zip(fused[number].history, alone.history, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-4)
-    other = [seats[0], replace(seats[1], member=members[2])]
+    other = [seats[0], replace(seats[1], member=replace(members[2], train=train))]
     with pytest.raises(CannotFuse, match="watched on different rows"):
-        train_fused(other, train, dataset, device, lambda: None, done=fused.__setitem__)
+        train_fused(other, dataset, device, lambda: None, done=fused.__setitem__)
 
 
 def test_a_member_of_a_fold_that_goes_on_ends_with_the_same_bits(job: Job, device: Device, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec import TrainSpec
+from orchestrator.spec.varied import train_with
 from orchestrator.training.checkpoint import Snapshot, read_best, read_checkpoint, write_best, write_checkpoint
 from orchestrator.training.data import Dataset, load_dataset
 from orchestrator.training.device import Device, prepare_backend, start_backend
@@ -195,7 +196,6 @@ class PackLife:
         try:
             train_fused(
                 self._seats(home),
-                self.train,
                 self.dataset,
                 self.device,
                 lambda: None,
@@ -215,7 +215,8 @@ class PackLife:
             folder.mkdir(parents=True)
             finished = number in self.published
             start = None if finished else self.newest.get(plan.index)
-            seats.append(Seat(plan, folder, start, finished, lambda epoch, logs: None))
+            trained = replace(plan, train=train_with(self.train, plan.train_values))
+            seats.append(Seat(trained, folder, start, finished, lambda epoch, logs: None))
         return seats
 
 

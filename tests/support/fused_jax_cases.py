@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,12 @@ def test_signs_of_life_and_looks_for_a_stop_come_when_the_blocks_before_them_are
     def is_computed() -> bool:
         return all(array.is_ready() for array in jax.live_arrays())
 
-    seats = [Seat(member(i, units=8192), tmp_path / str(i), None, False, lambda epoch, logs: None) for i in range(2)]
+    members = [replace(member(i, units=8192), train=spec(epochs=2, batch_size=BATCH)) for i in range(2)]
+    seats = [Seat(each, tmp_path / str(each.index), None, False, lambda epoch, logs: None) for each in members]
     for seat in seats:
         seat.folder.mkdir()
     engine.train_fused(
         seats,
-        spec(epochs=2, batch_size=BATCH),
         load_dataset(rows, "rows", validation_split=0.0, seed=0),
         backend_device,
         lambda: signs.append(is_computed()),

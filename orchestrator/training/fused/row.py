@@ -15,7 +15,6 @@ from orchestrator.models.build import build_member
 from orchestrator.models.first_batch import call_first_batch
 from orchestrator.models.preprocess_fit import Preprocessing
 from orchestrator.spec import TrainSpec
-from orchestrator.spec.varied import train_with
 from orchestrator.training.callback_state import restore_states, take_states
 from orchestrator.training.callbacks import PrintEpochs, StopOnDivergence, TellEpochs
 from orchestrator.training.checkpoint import Array, Snapshot
@@ -50,12 +49,11 @@ class Row:
         self,
         number: int,
         seat: Seat,
-        train: TrainSpec,
         *,
         has_validation: bool,
         preprocessing: Preprocessing | None = None,
     ) -> None:
-        self.number, self.seat, self._train = number, seat, train_with(train, seat.member.train_values)
+        self.number, self.seat, self._train = number, seat, seat.member.train
         self.active = not seat.finished and not (seat.start_from is not None and seat.start_from.stopped)
         self.error: BaseException | None = None
         self._has_validation = has_validation

@@ -46,7 +46,6 @@ BLOCK = 100
 
 def train_fused(
     seats: Sequence[Seat],
-    train: TrainSpec,
     dataset: Dataset,
     device: Device,
     on_batch: Callable[[], None],
@@ -61,8 +60,8 @@ def train_fused(
     deterministic mode, if it has the same members in the same seats.
 
     Args:
-        seats: the pack, in a fixed order.
-        train: the pack's settings: a member's own values of them may say otherwise for what is its own in a pack.
+        seats: the pack, in a fixed order. Each member is trained by its own settings; epochs, batch size, order of rows
+            and weights of classes are alike in all of them.
         dataset: the rows; shared and read-only.
         device: what is trained on.
         on_batch: called for each block of batches, as a sign of life.
@@ -77,11 +76,12 @@ def train_fused(
             their program; before anything has been trained.
         InvalidModel: a snapshot is of another epoch than the others.
     """
+    train = seats[0].member.train
     epoch = _common_epoch(seats, train)
     own = _rows_of(seats, dataset)
     prepared = prepare_all([seat.member for seat in seats], [each.train for each in own])
     rows = [
-        Row(number, seat, train, has_validation=own[0].validation is not None, preprocessing=fitted)
+        Row(number, seat, has_validation=own[0].validation is not None, preprocessing=fitted)
         for number, (seat, fitted) in enumerate(zip(seats, prepared, strict=True))
     ]
     first = own[0].train.take(slice(0, train.batch_size))
