@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -115,19 +116,30 @@ KILLS: Mapping[str, Callable[[], list[int]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, backend_device: Device) -> Callable[[str], Mapping[int, Any]]:
+    """Facts of the members of a pack that was never interrupted, trained once for each model."""
+
+    @cache
+    def of(model: str) -> Mapping[int, Any]:
+        outcomes = life(tmp_path_factory.mktemp("straight"), backend_device, model).go_on()
+        return {seat: facts(trained) for seat, trained in outcomes.items()}
+
+    return of
+
+
 @pytest.mark.parametrize("model", ["mlp", "batch normalization", "two inputs, weights"])
 @pytest.mark.parametrize("kill", KILLS)
-def test_a_killed_pack_ends_with_the_same_bits(kill: str, model: str, tmp_path: Path, backend_device: Device) -> None:
+def test_a_killed_pack_ends_with_the_same_bits(
+    kill: str, model: str, tmp_path: Path, backend_device: Device, straight: Callable[[str], Mapping[int, Any]]
+) -> None:
     logger.warning("replay with ORCHESTRATOR_SEED=%s", SEED)
-    straight = life(tmp_path / "straight", backend_device, model).go_on()
     killed = life(tmp_path / "killed", backend_device, model)
     for look in KILLS[kill]():
         with pytest.raises(Killed):
             killed.go_on(killed_at=look)
     outcomes = killed.go_on()
-    assert {seat: facts(trained) for seat, trained in outcomes.items()} == {
-        seat: facts(trained) for seat, trained in straight.items()
-    }
+    assert {seat: facts(trained) for seat, trained in outcomes.items()} == straight(model)
 
 
 def test_members_stop_alone_and_the_others_go_on(tmp_path: Path, backend_device: Device) -> None:

@@ -24,7 +24,7 @@ from orchestrator.training.device import Device
 from orchestrator.training.fused.architecture import why_not_fused
 from orchestrator.training.solo import train_solo
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]
 
 ROWS = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
 LABELS = {"species": np.arange(20) % 3, "mass": np.linspace(0, 1, 20)}
@@ -155,7 +155,6 @@ def build_two_inputs() -> keras.Model:
     return model
 
 
-@pytest.mark.slow
 def test_a_subclassed_model_of_two_inputs_is_trained_published_and_predicts_as_it_was_left(
     tmp_path: Path, device: Device
 ) -> None:
@@ -179,7 +178,6 @@ def build_list() -> keras.Model:
     return model
 
 
-@pytest.mark.slow
 def test_the_validation_loss_of_an_output_is_a_mean_over_rows(tmp_path: Path, device: Device) -> None:
     """Keras' is one over batches on TensorFlow, whatever their sizes: 1,500 rows as 1,024 and 476 would show it."""
     rng = np.random.default_rng(0)

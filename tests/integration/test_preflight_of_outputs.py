@@ -16,7 +16,7 @@ from orchestrator.spec import parse_job
 from orchestrator.training.data import load_dataset
 from orchestrator.training.preflight import Checked, check_before_training
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]
 
 HERE = __name__
 X = np.random.default_rng(0).normal(size=(60, 4)).astype("float32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from orchestrator import load_member
 from orchestrator.errors import InvalidInput
 from orchestrator.reporting.result import Result
 from orchestrator.storage.tables import history_from_parquet
+from orchestrator.training.device import Device
 from tests.support.in_process import run_in_process
 from tests.support.tiny_jobs import TinyProject
 
@@ -42,16 +44,18 @@ STAGES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture
-def transfer(project: TinyProject) -> TinyProject:
-    """The tiny project with build functions that take a base, and a run whose members can be one."""
-    file = project.folder / f"{project.name}.py"
-    file.write_text(file.read_text(encoding="utf-8") + SOURCE, encoding="utf-8")
-    return project
+@pytest.fixture(scope="module")
+def transfer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyProject]:
+    """A tiny project with build functions that take a base."""
+    folder = tmp_path_factory.mktemp("transfer")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield TinyProject(folder, "tiny_transfer", SOURCE)
 
 
-@pytest.fixture
-def earlier(transfer: TinyProject) -> Result:
+@pytest.fixture(scope="module")
+def earlier(transfer: TinyProject, device: Device) -> Result:
+    """A run whose members can be a base."""
     return run_in_process(transfer.job(train={"epochs": 1}), transfer.folder, run_id="earlier")
 
 
