@@ -39,6 +39,7 @@ from orchestrator.reporting.result import Result
 from orchestrator.search.samplers import sampler_of
 from orchestrator.spec import (
     Job,
+    SearchSpec,
     check_job,
     code_digest,
     default_run_id,
@@ -157,8 +158,10 @@ class RunPlan:
         count, metric = job.members.count, search.metric or "nll, of regression by rmse,"
         chosen = f"the {count} best by {metric} on the validation set become members"
         if search.keep == "greedy":
-            chosen = f"greedy selection among all trials makes the best ensemble of at most {count} members"
-        return f"{search.num_trials} trials by {search.sampler}, {later}; {chosen}"
+            among = "all trials" if search.pruning is None else "those that reach the last"
+            chosen = f"greedy selection among {among} makes the best ensemble of at most {count} members"
+        pruned = _pruning_text(search, job.train.epochs)
+        return f"{search.num_trials} trials by {search.sampler}, {later}; {pruned}{chosen}"
 
     def folds_text(self) -> str | None:
         """How the rows are dealt into folds, and on which ones callbacks watch a member; None: they are not."""
@@ -186,6 +189,17 @@ class RunPlan:
         elif self.may_fuse:
             guess = f"fused on a GPU, or from {FEW_STEPS:,} gradient steps of a pack on"
         return f"decided at the start, when the models are there; as far as can be told now: {guess}"
+
+
+def _pruning_text(search: SearchSpec, epochs: int) -> str:
+    """How far trials are trained, and how many of them reach the end; nothing where all do."""
+    if search.pruning is None:
+        return ""
+    first, *later = search.rungs(epochs)
+    return (
+        f"of each generation all trials train to epoch {first}, and one in {search.pruning.reduction_factor}, at least "
+        f"one, goes on to epoch {', then to '.join(map(str, later))}: {search.num_unpruned(epochs)} reach the last; "
+    )
 
 
 def _fold_json(member: MemberPlan) -> dict[str, int]:

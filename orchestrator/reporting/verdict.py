@@ -44,7 +44,7 @@ _VISIBLE = 5e-5
 """Optimism below this is none at the decimals that are shown."""
 
 _ONE_CONFIGURATION = (
-    "One configuration is all there is: out-of-fold each row is told by one member per repeat, and elsewhere the "
+    "One whole configuration is all there is: out-of-fold each row is told by one member per repeat, and elsewhere the "
     "average of all its members is delivered. With a second configuration there would be something to compare."
 )
 
@@ -87,7 +87,7 @@ def was_it_worth_it(result: OutputResult) -> Verdict:
     cannot tell and the probabilities are clearly better, it is `probably`.
     """
     caveats = (*what_flatters([result]), *_what_is_missing(result))
-    if len(result.configurations) == 1:
+    if result.configurations and len(_whole_configurations(result)) == 1:
         return Verdict("cannot be told", TITLES["cannot be told"], _ONE_CONFIGURATION, caveats)
     if sum(member.status in COUNTED for member in result.members) == 1:
         sentence = "One member is all there is: an average of one is that member."
@@ -205,6 +205,12 @@ def spoken(result: OutputResult, name: FigureName) -> str:
 def _unit(result: OutputResult) -> str:
     """What is averaged."""
     return "configuration" if result.configurations else "member"
+
+
+def _whole_configurations(result: OutputResult) -> set[int]:
+    """The configurations in the ensemble: those that lack no member."""
+    lacking = {member.configuration for member in result.members if member.status not in COUNTED}
+    return {configuration.index for configuration in result.configurations} - lacking
 
 
 def _named(result: OutputResult, name: FigureName) -> str:

@@ -27,10 +27,21 @@ def wrong_train_value(train: TrainSpec, key: str, value: Any) -> str | None:
         train_with(train, {key: value})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["type"] == "extra_forbidden":
+            return _unknown(first["loc"])
         return f"gives no train.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
     except (LookupError, ValueError) as error:
         return str(error.args[0])
     return None
+
+
+def _unknown(path: tuple[int | str, ...]) -> str:
+    # Imported here: it knows the keys of the whole job, which is made of parts that look at their values here.
+    from orchestrator.spec.keys import nearest_key
+
+    nearest = nearest_key(("train", *path))
+    told = f"names no setting: train.{'.'.join(map(str, path))} is not a key of a job"
+    return f"{told}; did you mean {nearest}?" if nearest else told
 
 
 def train_with(train: TrainSpec, values: Mapping[str, Any]) -> TrainSpec:

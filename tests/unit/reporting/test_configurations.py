@@ -18,6 +18,7 @@ from orchestrator.reporting.predictions import tiled
 from orchestrator.reporting.result import Result, WeightsResult, from_json, to_json
 from orchestrator.reporting.scores import MemberScores, SplitScores
 from orchestrator.reporting.selection import MemberFacts, RunFacts, make_selection, reselect
+from orchestrator.reporting.verdict import verdict_of
 from orchestrator.spec import Job, parse_job
 from orchestrator.storage.blobs import get_blob, put_blob
 from orchestrator.storage.tables import labels_to_parquet, predictions_to_parquet
@@ -165,6 +166,15 @@ def test_a_configuration_that_lacks_a_member_is_left_out_and_the_result_says_so(
     assert isinstance(result.weights, WeightsResult)
     assert result.weights.members == (0,)
     assert "configuration 1 is not in the ensemble: it lacks member 4" in result.notes
+
+
+@pytest.mark.parametrize("bad", [[4], [3, 4, 5]])
+def test_one_configuration_that_is_left_has_nothing_to_be_compared_with(bad: list[int]) -> None:
+    stacked = Run(job_of(ensemble={"quorum": 1, "combine": "stacking"}), bad=bad).result()
+    assert len(stacked.configurations) == 2
+    verdict = verdict_of(stacked)
+    assert verdict.answer == "cannot be told"
+    assert "One whole configuration is all there is" in verdict.sentence
 
 
 def test_a_gate_may_be_on_out_of_fold_rows() -> None:

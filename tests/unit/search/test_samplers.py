@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator import api
 from orchestrator.errors import InvalidJob
 from orchestrator.planning.search import Params
 from orchestrator.search.samplers import importance, make_sampler
-from orchestrator.spec import SearchSpec
+from orchestrator.spec import SearchSpec, load_job
 
+ROOT = Path(__file__).parents[3]
 PLANE = {"x": {"min": -1.0, "max": 1.0}, "y": {"min": -1.0, "max": 1.0}}
 
 
@@ -125,3 +128,14 @@ def test_without_optuna_only_a_grid_can_be_searched(monkeypatch: pytest.MonkeyPa
     with pytest.raises(InvalidJob, match=r"pip install 'orchestrator\[search\]'; `sampler: grid` does without"):
         make_sampler(spec(), 0)
     assert make_sampler(spec(space={"units": [16, 32]}, sampler="grid"), 0).ask(1) == [{"units": 16}]
+
+
+def test_the_plan_tells_how_far_trials_train_and_how_many_reach_the_end() -> None:
+    job = load_job(ROOT / "jobs/search.yaml", ["search.pruning.min_epochs=2", "members=4"])
+    told = api.plan(job, root=str(ROOT)).search_text()
+    assert told is not None
+    assert "all trials train to epoch 2, and one in 3, at least one, goes on to epoch 6, then to 12" in told
+    assert "4 reach the last" in told, "of four generations of six one each"
+    whole = api.plan(load_job(ROOT / "jobs/search.yaml"), root=str(ROOT)).search_text()
+    assert whole is not None
+    assert "epoch" not in whole

@@ -27,6 +27,8 @@ def test_a_space_alone_is_a_search() -> None:
     ("search", "parts", "told"),
     [
         ({}, {}, "search.space"),
+        ({"space": {"train.batch_sizes": [8]}}, {}, "did you mean train.batch_size?"),
+        ({"space": {"train.early_stopping.patienc": [8]}}, {}, "did you mean train.early_stopping.patience?"),
         ({"space": {}}, {}, "search.space"),
         ({"space": SPACE, "sampler": "grid"}, {}, "is a range, and a grid needs a list of values"),
         ({"space": {"units": [1, 2], "depth": [1, 2]}, "sampler": "grid", "trials": 3}, {}, "has 4 combinations"),
