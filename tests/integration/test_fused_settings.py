@@ -233,11 +233,9 @@ def test_kinds_of_layers_are_told_for_the_table_of_engines(backend_device: Devic
     assert told is None if ON_JAX else "train.backend: jax" in str(told)
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.4] if ON_JAX else [0.0])
-def test_convolutions_with_dropped_channels_learn_as_by_fit(
-    rate: float, tmp_path: Path, backend_device: Device
-) -> None:
-    """JAX draws the same masks for both engines."""
+def test_convolutions_with_dropped_channels_learn_as_by_fit(tmp_path: Path, backend_device: Device) -> None:
+    """JAX draws the same masks for both engines; on TensorFlow nothing may be dropped for the curves to be the same."""
+    rate = 0.4 if ON_JAX else 0.0
     members, dataset = [member(i, "convolution", dropout=rate * i) for i in range(2)], dataset_of("convolution")
     together = pack(members, spec(), dataset, tmp_path / "pack", backend_device)
     for plan, trained in zip(members, together, strict=True):
