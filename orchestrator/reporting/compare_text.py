@@ -192,15 +192,20 @@ def _reasons(pair: Pair) -> Iterator[tuple[str, str]]:
 
 
 def scored_on(comparison: Comparison) -> Iterator[str]:
-    """Which rows each run was scored on; runs of which the same is to be said share a line."""
-    names: dict[str, list[str]] = {}
+    """Which rows each run was scored on; runs of which the same is to be said share a line, and so do outputs."""
+    names: dict[str, dict[str, list[str]]] = {}
     for split, output in product(SPLITS, comparison.outputs):
         for name, result in comparison.results.items():
             figure = delivered(result, split, output)
             if figure is not None:
-                names.setdefault(figure.scored_on, []).append(name)
-    for rows, of in names.items():
-        yield f"{', '.join(dict.fromkeys(of))}: scored on {rows}"
+                names.setdefault(figure.scored_on, {}).setdefault(output, []).append(name)
+    for rows, by_output in names.items():
+        alike: dict[str, list[str]] = {}
+        for output, of in by_output.items():
+            alike.setdefault(", ".join(of), []).append(output)
+        for of_runs, outputs in alike.items():
+            told = "" if set(outputs) == set(comparison.outputs) else for_output(", ".join(outputs))
+            yield f"{of_runs}{told}: scored on {rows}"
 
 
 def _runs_table(comparison: Comparison) -> RenderableType:

@@ -11,7 +11,7 @@ from run_examples import LAYOUT, finished_run
 
 from orchestrator.planning.outputs import output_of
 from orchestrator.reporting.compare import Comparison, compare_runs
-from orchestrator.reporting.compare_text import comparison_json, comparison_text, judge_pair
+from orchestrator.reporting.compare_text import comparison_json, comparison_text, judge_pair, scored_on
 from orchestrator.reporting.experiment import read_experiment
 from orchestrator.reporting.html.compare import render_comparison
 from orchestrator.reporting.html.curves import history_of, learning_charts
@@ -158,6 +158,15 @@ def test_a_comparison_is_told_by_output(comparison: Comparison) -> None:
     assert (shown.mistakes, len(ids)) == ([], len(set(ids)))
     assert "On test for mass" in shown.section("figures").text
     assert "Gains on validation for species" in shown.section("gains").text
+
+
+def test_a_comparison_says_of_which_outputs_rows_fitted_something_more() -> None:
+    made = MemoryStore()
+    for layout, calibrate in ((A, False), (B, True)):
+        birds_run(made, layout=layout, run_id=layout.run_key[-1], ensemble={"calibrate": calibrate})
+    lines = [line for line in scored_on(compare_runs(made, [A, B])) if "validation" in line]
+    assert [line.partition(": scored on")[0] for line in lines] == ["A for species", "A, B for mass", "B for species"]
+    assert ["temperature" in line for line in lines] == [False, False, True]
 
 
 def test_runs_without_a_common_output_are_not_compared() -> None:
