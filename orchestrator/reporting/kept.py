@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.ensemble.metrics import METRICS
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.search import KeptDecision, decide_kept
 from orchestrator.reporting.result import SearchResult, TrialResult
 
@@ -92,6 +93,7 @@ def search_result(selection: Mapping[str, Json]) -> SearchResult | None:
     return SearchResult(
         sampler=search["sampler"],
         metric=search["metric"],
+        output=search.get("output", ONLY),
         planned=search["planned"],
         keep=search["keep"],
         because=search["because"],

@@ -180,7 +180,7 @@ class SearchResult(Frozen):
     """How the members were found.
 
     Attributes:
-        metric: by which trials are compared, on the validation rows.
+        metric, output: by which trials are compared, on the validation rows; the output that decided then.
         planned: trials in all; a deadline may leave fewer.
         keep: `best` or `greedy`.
         because: which trials were kept, in words.
@@ -195,6 +195,7 @@ class SearchResult(Frozen):
     because: str
     importance: Mapping[str, float] = {}
     trials: tuple[TrialResult, ...] = ()
+    output: str = ONLY
 
 
 class Result(Frozen):

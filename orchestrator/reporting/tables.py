@@ -175,7 +175,8 @@ def _footer(result: Result) -> Iterable[str]:
         yield from _of_output(own)
     if result.search is not None:
         search = result.search
-        yield f"search: {len(search.trials)} trials by {search.sampler}, compared by {search.metric} on validation"
+        compared = f"{search.metric}{for_output(search.output)} on validation"
+        yield f"search: {len(search.trials)} trials by {search.sampler}, compared by {compared}"
         yield f"members are {search.because}"
     if result.missing:
         missing = ", ".join(map(str, result.missing))

@@ -11,6 +11,7 @@ from orchestrator.ensemble.metrics import METRICS
 from orchestrator.ensemble.prefix import watched
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import IdentityChanged, InvalidModel, OrchestratorError
+from orchestrator.planning.outputs import output_of
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.ports import Sampler
 from orchestrator.planning.search import (
@@ -51,7 +52,7 @@ class TrialScores:
     def __init__(
         self, search: SearchSpec, task: TaskKind, part: str, labels: References, read: Callable[[BlobRef], bytes]
     ) -> None:
-        self.metric = metric_of(search, task)
+        self.metric, self.output = metric_of(search, task), output_of(part)
         self._task, self._part, self._read = task, part, read
         self._targets = labels_from_parquet(read(BlobRef.from_json(labels[part], where=f"labels of {part}")))
 
@@ -144,6 +145,7 @@ class Study:
         return {
             "sampler": self._search.sampler,
             "metric": score.metric,
+            "output": score.output,
             "planned": self._search.num_trials,
             "generations": [len(generation.params) for generation in self._generations],
             "params": [dict(each) for each in params],

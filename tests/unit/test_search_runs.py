@@ -13,12 +13,16 @@ import pytest
 from orchestrator.controller import Controller, RunRequest
 from orchestrator.errors import IdentityChanged, QuorumMissed
 from orchestrator.planning import commands as cmd
+from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.placement import Crew
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.ports import Sampler, Store
 from orchestrator.planning.recovery import read_member
 from orchestrator.reporting.again import evaluate_again
+from orchestrator.reporting.html.search import search_section
+from orchestrator.reporting.kept import search_result
 from orchestrator.reporting.progress import SilentProgress
+from orchestrator.reporting.report import collect
 from orchestrator.reporting.result import Result
 from orchestrator.reporting.status import status_of
 from orchestrator.search.samplers import make_sampler
@@ -291,6 +295,19 @@ def test_the_report_and_the_table_show_the_search() -> None:
     table = str(result)
     assert "search: 10 trials by tpe, compared by nll on validation" in table
     assert "members are the 3 best of 10 trials" in table
+
+
+def test_the_output_by_which_trials_are_compared_is_told(straight: tuple[Site, Result]) -> None:
+    site, result = straight
+    records = site.log(LAYOUT.coord_log).records()
+    selection = next(record.body for record in records if record.kind == "selection")
+    assert selection["search"]["output"] == ONLY
+    told = search_result({**selection, "search": {**selection["search"], "output": "mass"}})
+    several = result.model_copy(update={"search": told})
+    assert "compared by nll for mass on validation" in str(several)
+    section = search_section(collect(site.store, LAYOUT, several))
+    assert section is not None
+    assert "nll for mass on the validation set" in str(section.parts[0])
 
 
 def test_a_deadline_ends_the_search_with_what_there_is() -> None:

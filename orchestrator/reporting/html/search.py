@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.ensemble.metrics import METRICS
 from orchestrator.reporting.html.draw import COLORS, WIDE, draw
 from orchestrator.reporting.html.parts import NONE, Cell, Chart, Facts, Key, Part, Section, table
+from orchestrator.reporting.outputs import for_output
 from orchestrator.reporting.report import ReportData
 from orchestrator.reporting.result import SearchResult, TrialResult
 from orchestrator.reporting.verdict import score_text
@@ -38,7 +39,7 @@ def search_section(data: ReportData) -> Section | None:
         ("trials", f"{len(search.trials)} of {search.planned}, {len(scored)} of them with a usable model"),
         ("generations", str(1 + max((trial.generation for trial in search.trials), default=-1))),
         *((("pruned", f"{num_pruned} trials, at the score that they had then"),) if num_pruned else ()),
-        ("compared by", f"{search.metric} on the validation set"),
+        ("compared by", f"{search.metric}{for_output(search.output)} on the validation set"),
         ("members", search.because),
     )
     parts: list[Part] = [Facts(facts)]
