@@ -333,9 +333,10 @@ class Controller:
                 if self._search is not None:
                     self._search.score_with(tasks_told(event), event.labels, lambda ref: get_blob(self._store, ref))
             case ev.EpochEnded():
-                shown = own_metrics(
-                    event.logs, deciding_output(self._request.job.ensemble, self._outputs), self._outputs
-                )
+                job = self._request.job
+                watched = [s.monitor for s in (job.train.early_stopping, job.train.checkpoint) if s is not None]
+                deciding = deciding_output(job.ensemble, self._outputs)
+                shown = own_metrics(event.logs, deciding, self._outputs, watched)
                 self._progress.epoch(event.member, event.epoch, event.epochs, shown)
             case ev.MemberTrained(member=member, late=late):
                 self._progress.member(member, "trained", "its best so far: the deadline has come" if late else None)

@@ -11,7 +11,7 @@ The controller's loop calls these; none of them decides anything.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -67,15 +67,18 @@ class MemberProgress:
         return self.status in _ENDED
 
 
-def own_metrics(logs: Mapping[str, float], output: str, outputs: Sequence[str]) -> Mapping[str, float]:
+def own_metrics(
+    logs: Mapping[str, float], output: str, outputs: Sequence[str], watched: Collection[str | None] = ()
+) -> Mapping[str, float]:
     """What Keras reported of one output and of the model as a whole: of all outputs there is no room in a line.
 
     Args:
         logs: by Keras' names: those of an output begin with its name, after `val_` if they are of validation.
         output: whose metrics are kept.
         outputs: all of them.
+        watched: names that are kept, whosever they are: by them it is decided when to stop and what to keep.
     """
-    return {name: value for name, value in logs.items() if owner_of(name, outputs) in (None, output)}
+    return {name: value for name, value in logs.items() if name in watched or owner_of(name, outputs) in (None, output)}
 
 
 def make_progress(stream: TextIO, isatty: bool, environ: Mapping[str, str], clock: Clock) -> Progress:

@@ -68,14 +68,15 @@ def test_penguins_are_told_by_species_and_mass(tmp_path: Path) -> None:
 def test_the_output_that_is_named_decides(tmp_path: Path) -> None:
     asked = ("ensemble.output=mass", "ensemble.stop_when={metric: rmse, patience: 1}", "ensemble.calibrate=true")
     gate, shown = "ensemble.gate={metric: rmse, max: 100}", Shown()
-    result = trained("penguins", tmp_path, "members.count=2", "train.epochs=2", *asked, gate, progress=shown)
+    watched = "train.early_stopping={monitor: val_species_accuracy, mode: max}"
+    result = trained("penguins", tmp_path, "members.count=2", "train.epochs=2", *asked, gate, watched, progress=shown)
     mass = result.scores("validation")["mass"]
     assert result.outputs == ("mass", "species")
     assert (result.gate is not None, result.gate and result.gate.value) == (True, mass.ensemble.rmse)
     assert result.stop_when is not None
     assert result.stop_when.scores[-1] == pytest.approx(mass.ensemble.rmse, rel=1e-9)
     assert {"loss", "val_loss", "mass_mae", "val_mass_mae"} <= shown.names
-    assert not [name for name in shown.names if "species" in name]
+    assert [name for name in shown.names if "species" in name] == ["val_species_accuracy"], "it is watched"
     report = (tmp_path / result.artifacts["report"]).read_text(encoding="utf-8")
     assert "Was the ensemble worth it? <strong>mass: " in report
 

@@ -196,7 +196,9 @@ def test_of_several_outputs_the_metrics_of_one_are_shown(output: str, shown: set
     whole = ("loss", "val_loss", "learning_rate")
     logs = dict.fromkeys((*whole, "species_loss", "val_species_accuracy", "mass_mae", "val_mass_mae"), 0.5)
     logs["val_mass_of_egg_mae"] = 0.5
-    assert set(own_metrics(logs, output, ["species", "mass", "mass_of_egg"])) == shown
+    outputs = ["species", "mass", "mass_of_egg"]
+    assert set(own_metrics(logs, output, outputs)) == shown
+    assert set(own_metrics(logs, output, outputs, ["val_mass_mae", None])) == shown | {"val_mass_mae"}
 
 
 def test_of_an_only_output_everything_is_shown() -> None:
