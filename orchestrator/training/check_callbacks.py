@@ -53,8 +53,25 @@ def check_callbacks(
         if hasattr(callback, "_set_monitor_op"):
             with _refused_by_keras(key):
                 callback.set_model(model)
-                callback._set_monitor_op()  # says whether more of it is better, where Keras can tell
+                knows = _knows_what_is_better(callback)
+            if not knows:
+                raise InvalidJob(
+                    f"Keras cannot tell whether more or less of {callback.monitor!r} is better",
+                    where=key,
+                    hint="say which: `mode: max` or `mode: min`",
+                )
     return callbacks
+
+
+def _knows_what_is_better(callback: Any) -> bool:
+    """Keras knows it of the loss and of the metrics of an only output."""
+    try:
+        callback._set_monitor_op()
+    except ValueError:
+        if callback.mode != "auto":
+            raise
+        return False
+    return True
 
 
 def _check_monitors(

@@ -116,8 +116,9 @@ def test_figures_of_single_outputs_can_be_monitored_and_all_that_can_be_are_list
     check(LABELS, job={"train": {"early_stopping": stopping}})
     with pytest.raises(InvalidJob, match="val_mass_loss, val_species_accuracy, val_species_loss"):
         check(LABELS, job={"train": {"early_stopping": {**stopping, "monitor": "val_accuracy"}}})
-    with pytest.raises(InvalidJob, match="mode"):
+    with pytest.raises(InvalidJob, match="more or less of 'val_species_accuracy' is better") as caught:
         check(LABELS, job={"train": {"early_stopping": {"monitor": "val_species_accuracy"}}})
+    assert (caught.value.where, caught.value.hint) == ("train.early_stopping", "say which: `mode: max` or `mode: min`")
 
 
 def build_weighed(**settings: Any) -> keras.Model:
