@@ -54,8 +54,8 @@ def _check_size(rows: Rows, piece: Piece, window_bytes: int) -> None:
     size = sum(array.nbytes for array in rows.arrays())
     if size > window_bytes:
         raise InvalidData(
-            f"the {piece.num_rows} rows from {piece.first_row} on take {size / 2**20:.1f} MiB as arrays, and a window "
-            f"holds {window_bytes / 2**20:.1f}",
+            f"the {piece.num_rows} rows from {piece.first_row} on take {size / 2**20:.3g} MiB as arrays, and a window "
+            f"holds {window_bytes / 2**20:.3g}",
             where=piece.file.name,
             hint="raise data.stream.window_mb, or write Parquet files with smaller row groups",
         )
