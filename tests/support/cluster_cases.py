@@ -143,26 +143,21 @@ class Cases:
     def impossible(self) -> dict[str, Any]:
         return self._run("impossible", {"num_gpus": 8}, faults={"node_wait_s": 1})
 
-    def killed(self) -> dict[str, Any]:
-        def kill(member: int) -> bool:
-            if member == 0:
-                os.kill(self._last("killed", member)["pid"], signal.SIGKILL)
-            return member == 0
+    def struck(self) -> dict[str, Any]:
+        """A worker on one node is killed, and the other node is lost, while three members are trained."""
+        struck: dict[str, int] = {}
 
-        return self._run("killed", {"num_gpus": 1, "num_cpus": 2, "concurrency": 2}, strike=kill)
+        def strike(member: int) -> bool:
+            build = self._last("struck", member)
+            if build["node"] == "one":
+                struck["lost"] = member
+                self.cluster.remove_node(self.one_gpu, allow_graceful=False)
+            elif "killed" not in struck:
+                struck["killed"] = member
+                os.kill(build["pid"], signal.SIGKILL)
+            return len(struck) == 2
 
-    def node_lost(self) -> dict[str, Any]:
-        struck: list[int] = []
-
-        def remove(member: int) -> bool:
-            if self._last("node_lost", member)["node"] != "one":
-                return False
-            struck.append(member)
-            self.cluster.remove_node(self.one_gpu, allow_graceful=False)
-            return True
-
-        seen = self._run("node_lost", {"num_gpus": 1, "num_cpus": 2}, strike=remove)
-        return {**seen, "struck": struck}
+        return {**self._run("struck", {"num_gpus": 1, "num_cpus": 2}, strike=strike), **struck}
 
     def _run(
         self,
@@ -171,7 +166,7 @@ class Cases:
         faults: Mapping[str, Any] | None = None,
         strike: Callable[[int], bool] | None = None,
     ) -> dict[str, Any]:
-        """A run with real training, and a fault at the first end of an epoch at which `strike` says that it struck."""
+        """A run with real training, and faults at ends of first epochs until `strike` says that all have struck."""
         (self.folder / "loads").unlink(missing_ok=True)
         job = self._job(tag, resources, {"backoff_min_s": 0.1, "backoff_max_s": 0.1, **(faults or {})})
         progress = Disturbance(strike, self.folder / "hold")
@@ -253,7 +248,7 @@ class Cases:
 
 
 class Disturbance(SilentProgress):
-    """Strikes once, when a member's first epoch has ended; members wait in their second epoch until then."""
+    """Strikes when a member's first epoch has ended; members wait in their second epoch until all has struck."""
 
     def __init__(self, strike: Callable[[int], bool] | None, hold: Path) -> None:
         self.notes: list[str] = []
@@ -289,8 +284,7 @@ def main(folder: Path) -> None:
             cases.half_gpus,
             cases.impossible,
             cases.undisturbed,
-            cases.killed,
-            cases.node_lost,
+            cases.struck,
         ):
             began = time.monotonic()
             try:

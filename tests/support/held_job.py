@@ -250,3 +250,17 @@ def held_job(folder: Path, url: str, *, looks_at: str | None = None, **settings:
 def weights(result: Any) -> Sequence[str]:
     """Digests of the members' weights in a result."""
     return [member["weights_sha256"] for member in result["members"]]
+
+
+def living(group: int) -> list[str]:
+    """Command lines of the processes of a group that are not zombies."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.getpgid(int(entry.name)) == group:
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                if state != "Z":
+                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+        except (ProcessLookupError, FileNotFoundError):  # it ended while we looked
+            continue
+    return found
