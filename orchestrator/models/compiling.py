@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ from orchestrator.spec.base import is_reference
 
 if TYPE_CHECKING:
     import keras
+
+_BY_SHAPE = ("accuracy", "acc", "crossentropy", "ce")
+"""Names of metrics that no object of Keras has: `compile` finds which is meant when it sees labels and outputs."""
 
 _REPLACED = ("optimizer", "loss", "loss_weights", "metrics")
 
@@ -68,7 +72,11 @@ def _metric(value: str | KerasObject, key: str) -> Any:
     """A metric of Keras by name stays a name: Keras picks the variant (`accuracy`) that suits labels and outputs."""
     import keras
 
-    return value if isinstance(value, str) and not is_reference(value) else _named(keras.metrics, value, key)
+    if not isinstance(value, str) or is_reference(value):
+        return _named(keras.metrics, value, key)
+    if value not in _BY_SHAPE:
+        _named(keras.metrics, value, key)
+    return value
 
 
 def _named(kind: Any, value: str | KerasObject | None, key: str) -> Any:
@@ -84,7 +92,19 @@ def _named(kind: Any, value: str | KerasObject | None, key: str) -> Any:
             return make(with_modules(config))
         return kind.get(name if isinstance(value, str) else {"class_name": name, "config": with_modules(config)})
     except Exception as error:
-        raise InvalidJob(f"Keras knows no {name!r} with such arguments: {error}", where=key) from error
+        told = f"Keras knows no {name!r} with such arguments: {error}"
+        raise InvalidJob(told, where=key, hint=_meant(kind, name)) from error
+
+
+def _meant(kind: Any, name: str) -> str | None:
+    """What to do about a name that Keras' module `kind` does not have; None where it has it."""
+    if hasattr(kind, name):
+        return None
+    part = kind.__name__.rpartition(".")[2]
+    known = [*(_BY_SHAPE if part == "metrics" else ()), *vars(kind)]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    named = f"{part} of Keras go by their names, yours are named as module:name"
+    return f"did you mean {close[0]}?" if close else named
 
 
 def _own(reference: str, config: dict[str, Any], key: str) -> Any:

@@ -39,6 +39,11 @@ def _made(value: Any, where: str) -> Any:
     return value
 
 
+def _reason(error: Exception) -> str:
+    """The last line of what Keras says: it is what the layer itself said; the lines above tell who asked it."""
+    return str(error).strip().splitlines()[-1].removeprefix("Exception encountered: ")
+
+
 def _layer(name: str, config: dict[str, Any], where: str) -> keras.layers.Layer:
     import keras
 
@@ -51,7 +56,7 @@ def _layer(name: str, config: dict[str, Any], where: str) -> keras.layers.Layer:
         raise
     except Exception as error:
         raise InvalidJob(
-            f"the layer {name} cannot be made: {type(error).__name__}: {str(error).splitlines()[0]}",
+            f"the layer {name} cannot be made: {type(error).__name__}: {_reason(error)}",
             where=f"{where} (an argument of the build function)",
             hint="a mapping with class_name is a layer: one of keras.layers, or yours as module:Class",
         ) from error

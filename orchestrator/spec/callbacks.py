@@ -18,6 +18,8 @@ KERAS_CALLBACKS = (
     "TerminateOnNaN",
 )
 
+_KERAS_MODULES = ("keras.callbacks", "tensorflow.keras.callbacks", "tf_keras.callbacks")
+
 _OURS = "is not needed: every member is checkpointed, and goes on from there exactly as if nothing had happened"
 _HOOKS = ("on_epoch_begin", "on_epoch_end", "on_train_begin", "on_train_end")
 FUNCTIONS = {
@@ -55,6 +57,9 @@ def references_of(callback: str | KerasObject) -> Iterator[str]:
 def wrong_callback(callback: str | KerasObject) -> str | None:
     """What is wrong with the name, or with functions that it needs, in words that follow it; None where nothing is."""
     name = callback_name(callback)
+    module, _, own = name.partition(":")
+    if module in _KERAS_MODULES:
+        return wrong_callback(own) or f"{name} is Keras' own: name it without its module, as {own}"
     if name in FUNCTIONS:
         return _wrong_functions(name, {} if isinstance(callback, str) else callback.config)
     if name in KERAS_CALLBACKS or is_reference(name):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
+from orchestrator.spec.base import SHAPES
 from orchestrator.spec.train import TrainSpec
 
 PREFIX = "train."
@@ -26,21 +28,34 @@ def wrong_train_value(train: TrainSpec, key: str, value: Any) -> str | None:
     try:
         train_with(train, {key: value})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        if first["type"] == "extra_forbidden":
-            return _unknown(first["loc"])
-        return f"gives no train.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        return _told(error.errors(include_url=False)[0])
     except (LookupError, ValueError) as error:
         return str(error.args[0])
     return None
 
 
-def _unknown(path: tuple[int | str, ...]) -> str:
+def _told(details: ErrorDetails) -> str:
+    """The first of pydantic's errors, in words that follow the key of the job that names the setting."""
+    path = [str(part) for part in details["loc"] if part not in SHAPES]
+    place = ".".join(["train", *path])
+    if details["type"] == "problems":
+        problem = details["ctx"]["problems"][0]
+        return f"gives a train.{'.'.join(map(str, (*path, *problem.path)))} that {problem.what}"
+    if details["type"] == "extra_forbidden":
+        return _unknown(path)
+    if path[-1:] == ["class_name"] and details["type"] == "missing":
+        owner = ".".join(["train", *path[:-1]])
+        rate = ", or name train.learning_rate instead" if owner == "train.optimizer" else ""
+        return f"goes below {owner}, which the job does not give: set {owner}{rate}"
+    return f"gives no {place}: {details['msg']}"
+
+
+def _unknown(path: Sequence[str]) -> str:
     # Imported here: it knows the keys of the whole job, which is made of parts that look at their values here.
     from orchestrator.spec.keys import nearest_key
 
     nearest = nearest_key(("train", *path))
-    told = f"names no setting: train.{'.'.join(map(str, path))} is not a key of a job"
+    told = f"names no setting: train.{'.'.join(path)} is not a key of a job"
     return f"{told}; did you mean {nearest}?" if nearest else told
 
 

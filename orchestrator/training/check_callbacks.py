@@ -74,6 +74,12 @@ def _knows_what_is_better(callback: Any) -> bool:
     return True
 
 
+def made_callbacks(train: TrainSpec, *, has_validation: bool) -> Sequence[keras.callbacks.Callback]:
+    """A member's further callbacks, to be looked at alone: their files have no folder. Raises as `make_callbacks`."""
+    with TemporaryDirectory() as folder:
+        return make_callbacks(train, Path(folder) / "files", has_validation=has_validation)
+
+
 def _check_monitors(
     train: TrainSpec, further: Mapping[str, keras.callbacks.Callback], names: Sequence[str], *, has_validation: bool
 ) -> None:

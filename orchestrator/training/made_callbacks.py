@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, get_args
 
 import keras
 
 from orchestrator.errors import InvalidJob
 from orchestrator.models.user_code import import_function, in_user_code
 from orchestrator.spec import TrainSpec
-from orchestrator.spec.base import is_reference
+from orchestrator.spec.base import Mode, is_reference
 from orchestrator.spec.callbacks import FUNCTIONS
 from orchestrator.training.checkpoint import Best
 from orchestrator.training.variables import copies
@@ -129,6 +130,8 @@ def _make(place: str, asked: Any, files: Path, has_validation: bool) -> keras.ca
     cls = _class(name, where)
     if name == "ReduceLROnPlateau":
         config.setdefault("monitor", "val_loss" if has_validation else "loss")
+    if not is_reference(name):
+        _check_arguments(cls, config, where)
     _check_installed(name, where)
     if name == "TensorBoard":
         config.setdefault("log_dir", "logs")
@@ -152,6 +155,19 @@ def _class(name: str, where: str) -> type[keras.callbacks.Callback]:
     if isinstance(cls, type) and issubclass(cls, keras.callbacks.Callback):
         return cls
     raise InvalidJob("this is no Keras callback", where=where, hint="derive your class from keras.callbacks.Callback")
+
+
+def _check_arguments(cls: type[keras.callbacks.Callback], config: Mapping[str, Any], where: str) -> None:
+    """Refuse what a callback of Keras would pass over in silence: some take any argument, and any text as `mode`."""
+    known = [name for name, each in inspect.signature(cls).parameters.items() if each.kind is not each.VAR_KEYWORD]
+    unknown = [name for name in config if name not in known]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known) or 'none'}"
+        raise InvalidJob(f"it has no argument {unknown[0]!r}", where=where, hint=hint)
+    if config.get("mode", "auto") not in get_args(Mode):
+        wrong = config["mode"]
+        raise InvalidJob(f"the mode {wrong!r} is none", where=where, hint=f"there are {', '.join(get_args(Mode))}")
 
 
 def _check_installed(name: str, where: str) -> None:

@@ -120,7 +120,7 @@ def _check_output(name: str, model: keras.Model, raw: Array, losses: Losses, dat
         raise InvalidData(error.what, where=f"labels of {name}" if name else error.where, hint=error.hint) from None
     told = Told(task, outputs.shape[1])
     _check_labels(told, labels, place)  # before the loss, which says less of a wrong label
-    _check_values(told.task, outputs, place)
+    _check_values(told.task, outputs, place, in_16_bits=raw.dtype.itemsize == 2)
     return told
 
 
@@ -184,7 +184,7 @@ def _check_labels(told: Told, labels: Mapping[str, Array], where: str) -> None:
             )
 
 
-def _check_values(task: TaskKind, outputs: Array, where: str) -> None:
+def _check_values(task: TaskKind, outputs: Array, where: str, *, in_16_bits: bool) -> None:
     finite = bool(np.isfinite(outputs).all())
     if task is TaskKind.REGRESSION:
         if not finite:
@@ -201,7 +201,9 @@ def _check_values(task: TaskKind, outputs: Array, where: str) -> None:
         raise InvalidModel(
             "the model's outputs are no probabilities",
             where=where,
-            hint="end with softmax (one output per class) or sigmoid (yes or no, and several labels), or compile with "
+            hint='give the last layer dtype="float32": in 16 bits probabilities do not add up to 1'
+            if in_16_bits and not bad_range
+            else "end with softmax (one output per class) or sigmoid (yes or no, and several labels), or compile with "
             "a loss that says from_logits=True",
         )
 

@@ -17,7 +17,7 @@ from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.packs import Architecture
 from orchestrator.planning.stages import stages_of
 from orchestrator.spec import Job
-from orchestrator.training.check_callbacks import check_callbacks
+from orchestrator.training.check_callbacks import check_callbacks, made_callbacks
 from orchestrator.training.class_weight import check_class_weight
 from orchestrator.training.data import Dataset
 from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
@@ -82,6 +82,7 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
         architectures |= {each.index: _on_own_rows(seen, rows.get(each.index)) for each in same}
     if job.train.engine != "solo":
         for same in alike[MOST_CHECKED:]:
+            callbacks = made_callbacks(same[0].train, has_validation=watched)
             seen = _look_at(_built(same[0], dataset), same[0], callbacks, streamed=streamed)
             architectures |= {each.index: _on_own_rows(seen, rows.get(each.index)) for each in same}
     check_asked_of_outputs(tells, job, dataset)

@@ -20,7 +20,7 @@ from orchestrator.training.class_weight import check_class_weight
 from orchestrator.training.data import load_dataset
 from orchestrator.training.device import Device
 from orchestrator.training.output_checks import Told
-from orchestrator.training.preflight import check_before_training
+from orchestrator.training.preflight import MOST_CHECKED, check_before_training
 from orchestrator.training.solo import train_solo
 from tests.support.in_process import load
 from tests.support.tiny_jobs import TinyProject
@@ -139,6 +139,24 @@ def test_every_callback_of_keras_that_is_allowed_does_its_work(
             "train.callbacks.0.config.monitor",
             "there are: accuracy, loss, val_accuracy, val_loss",
         ),
+        (
+            {"class_name": "ReduceLROnPlateau", "config": {"patiense": 2}},
+            "build_model",
+            "train.callbacks.0: ReduceLROnPlateau",
+            "did you mean patience?",
+        ),
+        (
+            {"class_name": "ReduceLROnPlateau", "config": {"mode": "up"}},
+            "build_model",
+            "train.callbacks.0: ReduceLROnPlateau",
+            "there are auto, min, max",
+        ),
+        (
+            {"class_name": "TerminateOnNaN", "config": {"patience": 1}},
+            "build_model",
+            "train.callbacks.0: TerminateOnNaN",
+            "no argument 'patience'",
+        ),
         ("SwapEMAWeights", "build_model", "train.callbacks.0", "needs an optimizer that averages weights"),
         ("ReduceLROnPlateau", "build_scheduled", "train.callbacks.0", "sets the learning rate, which a schedule gives"),
         (
@@ -160,6 +178,24 @@ def test_callbacks_that_would_fail_in_training_are_refused_before(
         check_before_training(job, members, load(job))
     assert caught.value.where == where
     assert told in str(caught.value)
+
+
+def test_the_callbacks_of_every_member_decide_whether_it_can_be_fused(project: TinyProject) -> None:
+    """Also beyond those whose models the preflight runs a batch through."""
+    add(project)
+    own = {"class_name": "LambdaCallback", "config": {"on_train_batch_end": f"{project.name}:say"}}
+    count = MOST_CHECKED + 2
+    job = project.job(
+        members={
+            "count": count,
+            "vary": {"train.early_stopping.patience": list(range(1, count + 1))},
+            "overrides": {count - 1: {"train": {"callbacks": [own]}}},
+        }
+    )
+    members = api.plan(job, root=str(project.folder)).request.plan.members
+    architectures = check_before_training(job, members, load(job)).architectures
+    assert "looks at batches" in str(architectures[count - 1].obstacle)
+    assert architectures[count - 2].obstacle is None
 
 
 @pytest.mark.parametrize("package", ["tensorboard", "requests"])

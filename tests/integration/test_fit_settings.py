@@ -19,6 +19,7 @@ from orchestrator.spec.varied import train_with
 from orchestrator.training.data import Dataset, load_dataset
 from orchestrator.training.device import Device
 from orchestrator.training.fused.architecture import why_not_fused
+from orchestrator.training.preflight import check_before_training
 from orchestrator.training.solo import train_solo
 from tests.support.fused_cases import curve, dataset_of, member, pack, solo, spec
 from tests.support.in_process import run_in_process
@@ -271,6 +272,34 @@ def test_mixed_precision_computes_in_16_bits_and_ends_with_the_model(tmp_path: P
     assert losses != plain
 
 
+def test_outputs_of_16_bits_that_are_no_probabilities_are_refused_with_the_remedy(project: TinyProject) -> None:
+    kwargs = {"kind": "sparse"}
+    job = project.job(
+        model={"builder": f"{__name__}:build_classifier", "kwargs": kwargs}, train={"mixed_precision": "mixed_bfloat16"}
+    )
+    with pytest.raises(InvalidModel, match="no probabilities") as caught:
+        check_before_training(job, [replace(plan(**kwargs), train=job.train)], rows())
+    assert "float32" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "hint"),
+    [
+        ({"metrics": ["accuracy", "acuracy"]}, "train.metrics.1", "did you mean accuracy?"),
+        ({"metrics": ["xyz"]}, "train.metrics.0", "metrics of Keras go by their names"),
+        ({"metrics": ["mean_absolute_eror"]}, "train.metrics.0", "did you mean mean_absolute_error?"),
+        ({"loss": "CategoricalCrosentropy"}, "train.loss", "did you mean CategoricalCrossentropy?"),
+        ({"optimizer": "Adamm"}, "train.optimizer", "did you mean Adam?"),
+        ({"optimizer": {"class_name": "Adam", "config": {"lr": 1}}}, "train.optimizer", None),
+    ],
+)
+def test_a_name_that_keras_does_not_have_is_refused_where_it_stands(changes: Any, where: str, hint: Any) -> None:
+    with pytest.raises(InvalidJob, match="Keras knows no") as caught:
+        compiled(**changes)
+    assert caught.value.where == where
+    assert (caught.value.hint is None) if hint is None else (hint in str(caught.value.hint))
+
+
 DENSE = {"class_name": "Dense", "config": {"units": 5, "activation": "tanh"}}
 
 
@@ -299,7 +328,7 @@ def test_layers_begin_from_the_members_seed() -> None:
     ("layer", "told"),
     [
         ({"class_name": "Dens", "config": {}}, "the layer Dens cannot be made"),
-        ({"class_name": "Dense", "config": {"unit": 3}}, "the layer Dense cannot be made"),
+        ({"class_name": "Dense", "config": {}}, "cannot be made: .* missing 1 required positional argument: 'units'"),
         ({"class_name": f"{__name__}:rows"}, "is no Keras layer but a Dataset"),
     ],
 )

@@ -127,6 +127,8 @@ def _arguments_of(name: str) -> list[str]:
     ("callback", "fragments"),
     [
         ("EarlyStopping", ["train.early_stopping"]),
+        ("keras.callbacks:BackupAndRestore", ["every member is checkpointed"]),
+        ("keras.callbacks:CSVLogger", ["name it without its module, as CSVLogger"]),
         (configured("ModelCheckpoint"), ["train.checkpoint"]),
         ("BackupAndRestore", ["every member is checkpointed"]),
         ("LearningRateScheduler", ["needs a function as schedule", "module:function"]),

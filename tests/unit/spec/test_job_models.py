@@ -195,8 +195,16 @@ def test_names_of_classes_are_texts_of_which_each_stands_once(names: Any, where:
 @pytest.mark.parametrize(
     ("members", "told"),
     [
-        ({"vary": {"train.batch_sise": [32]}}, r"members.vary.train.batch_sise.*batch_sise"),
+        (
+            {"vary": {"train.batch_sise": [32]}},
+            r"vary.train.batch_sise names .*did you mean train.batch_size\?",
+        ),
         ({"vary": {"train.batch_size": [32, 0]}}, r"members.vary.train.batch_size.*greater than or equal to 1"),
+        (
+            {"overrides": {0: {"train": {"early_stopping.patiense": 3}}}},
+            r"mean train.early_stopping.patience\?",
+        ),
+        ({"vary": {"train.optimizer.config.learning_rate": [0.1]}}, "set train.optimizer, or name train.learning_rate"),
         ({"vary": {"train.backend": ["jax"]}}, "is the same for all members of a run"),
         ({"vary": {"train.epochs.more": [1]}}, "goes below train.epochs, which is a plain value"),
         ({"vary": {"fit.epochs": [1]}}, "names neither a keyword of the build function nor a setting below"),
