@@ -35,7 +35,7 @@ def test_wine_is_told_from_raw_rows_and_a_constant_feature_does_no_harm(
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "constant_wine.py").write_text(SOURCE)
-    ours = ["data.source=constant_wine:load_data", "model.kwargs.features=14", "members.count=2"]
+    ours = ["data.source=constant_wine:load_data", "model.kwargs.features=14", "members.count=2", "train.epochs=15"]
     job = load_job(ROOT / "jobs" / "wine.yaml", [*ours, f"storage.url={tmp_path}/runs"])
     monkeypatch.chdir(ROOT)
 
