@@ -58,9 +58,9 @@ def test_this_process_computes_with_jax(device: Device) -> None:
 def test_a_member_killed_again_and_again_ends_with_the_same_bits(
     model: str, tmp_path: Path, device: Device, straight: Callable[[str, TrainSpec], Any]
 ) -> None:
-    """In the first epoch, in its validation, between epochs, and in the middle of one."""
+    """Between epochs, in validation, and in the middle of an epoch."""
     life = Life(tmp_path, model, device, OURS)
-    assert facts(die_and_go_on(life, [a_step(), STEPS, EPOCH, EPOCH + a_step()])) == straight(model, OURS)
+    assert facts(die_and_go_on(life, [EPOCH, STEPS, EPOCH + a_step()])) == straight(model, OURS)
     assert life.trained_epochs == len(straight(model, OURS)[2]), "an epoch that was kept is not trained again"
 
 
@@ -85,11 +85,12 @@ def test_an_epoch_begins_from_its_own_seeds_whatever_the_generators_had_drawn(
     assert facts(life.go_on()) == straight("cnn", OURS)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 4], ids=["one", "a divisor", "no divisor"])
 def test_steps_per_execution_leaves_the_bits_alone(
-    steps: int, tmp_path: Path, device: Device, straight: Callable[[str, TrainSpec], Any]
+    tmp_path: Path, device: Device, straight: Callable[[str, TrainSpec], Any]
 ) -> None:
-    train = spec(backend="jax", steps_per_execution=steps)
+    """Of a number that divides no epoch, so that there is a shorter call, too; here it is 1 by default."""
+    train = spec(backend="jax", steps_per_execution=4)
+    assert STEPS % 4
     assert facts(Life(tmp_path, "mlp", device, train).go_on()) == straight("mlp", OURS)
 
 
