@@ -32,6 +32,7 @@ from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, 
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.ports import Store
 from orchestrator.planning.search import Params
+from orchestrator.planning.stages import stages_text
 from orchestrator.reporting.ending import record_end
 from orchestrator.reporting.mlflow import require_mlflow
 from orchestrator.reporting.progress import Progress, SilentProgress
@@ -110,6 +111,7 @@ class RunPlan:
             "stop_when": self.stop_text(),
             "search": self.search_text(),
             "folds": self.folds_text(),
+            "stages": stages_text(self.request.job.model, self.request.job.train),
             "exact": not self.inexact,
             "inexact_because": list(self.inexact),
             "members": [
@@ -183,6 +185,10 @@ class RunPlan:
         engine = self.request.job.train.engine
         if engine == "solo":
             return "solo: the job says so"
+        if engine == "auto" and self.request.job.data.streaming is not None:
+            return "solo: training rows are streamed"
+        if engine == "auto" and all(member.stages for member in self.request.plan.members):
+            return "solo: members are trained in stages"
         guess = "solo, should there be no GPU: the build function names layers that are slower fused on a CPU"
         if engine == "fused":
             guess = "fused, where the models can be"
@@ -245,7 +251,7 @@ def plan(job: Job, *, run_id: str | None = None, fresh: bool = False, root: str 
     here = ClusterShape((NodeShape(os.cpu_count() or 1, job.resources.num_gpus or 0),), can_grow=False)
     slow = any(names_slow_layers(builder) for builder in checked.builders.values())
     wanted = job.train.engine == "fused" or (job.train.engine == "auto" and not slow)
-    may_fuse = wanted and job.data.streaming is None
+    may_fuse = wanted and job.data.streaming is None and not all(member.stages for member in made.members)
     placement = place_workers(here, job.resources, len(made.members), may_fuse=may_fuse)
     return RunPlan(request, what, root, placement, may_fuse, exactness(job, checked))
 

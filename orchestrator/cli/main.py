@@ -137,7 +137,7 @@ def plan(
         answer(json_line(planned))
         return
     facts = {name: planned[name] for name in ("run_id", "storage", "run", "placement", "engine")}
-    facts |= {name: planned[name] for name in ("stop_when", "search", "folds") if planned[name] is not None}
+    facts |= {name: planned[name] for name in ("stop_when", "search", "folds", "stages") if planned[name] is not None}
     facts["exact"] = "yes, on a CPU" if planned["exact"] else f"no, because {'; '.join(planned['inexact_because'])}"
     rows = [
         {

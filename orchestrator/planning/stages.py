@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import InvalidJob
-from orchestrator.spec import AllButLast, BestOver, Freeze, KerasObject, StageSpec, TrainSpec
+from orchestrator.spec import AllButLast, BestOver, Freeze, KerasObject, ModelSpec, StageSpec, TrainSpec
 from orchestrator.spec.varied import train_with
 
 STAGE = "stage"
@@ -66,6 +66,26 @@ def _settings(train: TrainSpec, stage: StageSpec) -> TrainSpec:
 
 def _has_rate(train: TrainSpec) -> bool:
     return isinstance(train.optimizer, KerasObject) and _RATE in train.optimizer.config
+
+
+def stages_text(model: ModelSpec, train: TrainSpec) -> str | None:
+    """Base and stages for people, as most members have them; None where there is neither."""
+    if model.base is None and not model.stages:
+        return None
+    parts = [] if model.base is None else [f"from {model.base.source}"]
+    for stage in stages_of(train, model.stages, model.best_over):
+        rate = "" if stage.train.learning_rate is None else f" at {stage.train.learning_rate:g}"
+        match stage.freeze:
+            case None | "none":
+                frozen = ""
+            case "all":
+                frozen = ", all layers of the base frozen"
+            case AllButLast(all_but_last=last):
+                frozen = f", all layers of the base but the last {last} frozen"
+            case names:
+                frozen = f", {', '.join(names)} frozen"
+        parts.append(f"up to {stage.train.epochs} epochs{rate}{frozen}")
+    return "; then ".join(parts)
 
 
 def frozen_layers(layers: Sequence[str], freeze: Freeze, where: str) -> tuple[bool, ...]:

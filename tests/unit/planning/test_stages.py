@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator import api
 from orchestrator.errors import InvalidJob
 from orchestrator.planning.plan import make_plan
-from orchestrator.planning.stages import frozen_layers, stages_of
+from orchestrator.planning.stages import frozen_layers, stages_of, stages_text
 from orchestrator.spec import AllButLast, Job, StageSpec, TrainSpec, parse_job
 
 LAYERS = ("flatten", "dense", "norm", "dense_1", "head")
@@ -152,3 +154,17 @@ def test_whether_early_stopping_is_left_out_or_off_makes_two_jobs() -> None:
     left_out, off = ({"epochs": 1}, {"epochs": 1, "early_stopping": False})
 
     assert job(stages=[left_out]).model_dump(mode="json") != job(stages=[off]).model_dump(mode="json")
+
+
+def test_a_plan_tells_base_and_stages_and_that_members_are_trained_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text("def build(base): ...\ndef data(): ...\n")
+    made = job(base={"run": "earlier"}, stages=[*STAGES, {"freeze": ["dense"], "epochs": 2}])
+
+    planned = api.plan(made, root=str(tmp_path)).to_json()
+
+    assert planned["engine"] == "solo: members are trained in stages"
+    assert planned["stages"] == (
+        "from run earlier, member best; then up to 3 epochs, all layers of the base frozen; then up to 4 epochs at "
+        "0.0001, all layers of the base but the last 1 frozen; then up to 2 epochs, dense frozen"
+    )
+    assert stages_text(job().model, TrainSpec()) is None
