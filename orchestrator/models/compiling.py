@@ -122,8 +122,16 @@ def _check_outputs(model: keras.Model, name: str, value: Any, where: str) -> Non
 
     Keras takes the values of `loss_weights` in the order of the alphabet where names are wrong, and says nothing.
     """
+    import keras
+
     outputs = getattr(model, "_outputs_struct", None)
     names = list(outputs if isinstance(outputs, Mapping) else getattr(model, "output_names", ()))
+    if isinstance(value, Mapping) and isinstance(model, keras.Sequential):
+        raise InvalidJob(
+            "the model is Sequential: its one output has no name",
+            where=where,
+            hint=f"give train.{name} as it is, without {', '.join(map(repr, value))}",
+        )
     if not isinstance(value, Mapping) or not names:
         return
     unknown = [output for output in value if output not in {*names, *model.output_names}]

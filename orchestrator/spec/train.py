@@ -151,7 +151,9 @@ class TrainSpec(Spec):
         "program; `auto` chooses what is faster.",
     )
     steps_per_execution: AutoOrCount = Field(
-        default="auto", description="Gradient steps per call of the compiled function; `auto` chooses by their number."
+        default="auto",
+        description="Gradient steps per call of the compiled function where Keras' `fit` trains (engine solo); `auto` "
+        "chooses by their number. A pack has many in any case.",
     )
     jit_compile: AutoOrBool = Field(
         default="auto", description="Compile with XLA; `auto` as Keras does. JAX always compiles with it."

@@ -250,6 +250,12 @@ def test_an_output_that_is_not_there_is_refused_with_those_that_are(changes: Any
     assert (caught.value.where, caught.value.hint) == (where, "there are: kind, size")
 
 
+@pytest.mark.parametrize("changes", [{"loss": {"x": "mse"}}, {"loss_weights": {"x": 1.0}}, {"metrics": {"x": ["mae"]}}])
+def test_an_output_of_a_sequential_model_has_no_name(changes: Any) -> None:
+    with pytest.raises(InvalidJob, match="its one output has no name"):
+        compiled(**changes)
+
+
 def test_losses_and_metrics_may_be_of_the_jobs_own(tmp_path: Path, device: Device) -> None:
     own = f"{__name__}:half_of_the_loss"
     halved = trained(tmp_path / "own", device, settings(loss=own, metrics=[own], learning_rate=0.0001), rows())
