@@ -18,6 +18,7 @@ from orchestrator.ensemble.fitting import Fitter
 from orchestrator.ensemble.stacking import check_num_features, fit_stacking
 from orchestrator.ensemble.tasks import Array, Float64, Indices, TaskKind
 from orchestrator.errors import InvalidData, InvalidJob, OrchestratorError
+from orchestrator.planning.folds import deal_rows
 from orchestrator.planning.seeds import Namespace
 
 Rows = npt.NDArray[np.bool_]
@@ -25,20 +26,25 @@ Rows = npt.NDArray[np.bool_]
 _STREAM = 1  # of Namespace.SPLITS: 0 splits the data, 2 resamples (see `intervals`)
 
 
-def assign_folds(task: TaskKind, targets: Array, num_folds: int = 5, seed: int = 0) -> Indices:
+def assign_folds(
+    task: TaskKind, targets: Array, num_folds: int = 5, seed: int = 0, groups: Indices | None = None
+) -> Indices:
     """The fold of each row: int64 [N] of 0 … F − 1.
 
     Rows are shuffled within their class and dealt like cards, class after class. So the sizes of the folds differ by at
-    most one, in all and within each class of multi-class and binary targets; other targets count as one class.
+    most one, in all and within each class of multi-class and binary targets; other targets count as one class. Groups
+    are dealt whole (`planning.folds.deal_rows`): what was fitted on a row would know those that belong to it.
 
     Args:
         task: what the members tell.
         targets: as `tasks.to_targets` returns them.
         num_folds: at least 2; with fewer rows there are as many folds as rows.
         seed: the job's root seed; the stream is `SeedSequence(seed, spawn_key=(2, 1))`.
+        groups: which rows belong together, [N] of 0 … G − 1; with fewer groups than folds there are as many folds as
+            groups. None: each row is for itself.
 
     Raises:
-        InvalidData: fewer rows than two.
+        InvalidData: fewer rows than two, or fewer groups.
         OrchestratorError: fewer folds than two.
     """
     targets = np.asarray(targets)
@@ -51,9 +57,16 @@ def assign_folds(task: TaskKind, targets: Array, num_folds: int = 5, seed: int =
             where="folds",
             hint="give more validation rows, or combine by `mean`, which fits nothing",
         )
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(Namespace.SPLITS), _STREAM)))
+    stream = np.random.SeedSequence(seed, spawn_key=(int(Namespace.SPLITS), _STREAM))
+    single = task in (TaskKind.MULTICLASS, TaskKind.BINARY)
+    if groups is not None:
+        num_folds = max(2, min(num_folds, len(np.unique(groups))))
+        classes = np.unique(targets, return_inverse=True)[1].reshape(-1) if single else None
+        dealt = deal_rows(num_rows, num_folds, int(stream.generate_state(1)[0]), classes=classes, groups=groups)
+        return dealt.astype(np.int64)
+    rng = np.random.default_rng(stream)
     shuffled = rng.permutation(num_rows)
-    if task in (TaskKind.MULTICLASS, TaskKind.BINARY):
+    if single:
         shuffled = shuffled[np.argsort(targets[shuffled], kind="stable")]
     folds = np.empty(num_rows, dtype=np.int64)
     folds[shuffled] = np.arange(num_rows) % num_folds

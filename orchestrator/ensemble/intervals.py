@@ -2,6 +2,7 @@
 
 Every figure is computed on the same resamples of the rows, so figures of two ensembles can be subtracted resample by
 resample: what makes a row hard for both cancels, and the interval of a gain is far narrower than those of the two.
+Rows that belong together are drawn together (the cluster bootstrap, Field and Welsh 2007).
 Only rows are resampled. How much training anew would change is not in these intervals.
 """
 
@@ -25,20 +26,21 @@ _NUM_BINS = 15  # of `calibration.reliability`, which `Scores.ece` comes from
 
 
 class Resamples:
-    """Draws of N rows out of N with replacement, the same ones at every call.
+    """Draws of N rows out of N with replacement, the same ones at every call; with groups of G out of G.
 
     Args:
         num_rows: N, at least 1.
         seed: the job's root seed; the stream is `SeedSequence(seed, spawn_key=(2, 2))`.
         num_resamples: B, at least 1. The ends of a 95 % interval are then known to some 7 % of its width for
             100, 2 % for 1,000.
+        groups: which rows belong together, [N] of 0 … G − 1; None: each is for itself.
 
     Raises:
         InvalidData: no rows.
         OrchestratorError: fewer resamples than one.
     """
 
-    def __init__(self, num_rows: int, seed: int, num_resamples: int = 1000) -> None:
+    def __init__(self, num_rows: int, seed: int, num_resamples: int = 1000, groups: Array | None = None) -> None:
         if num_rows < 1:
             raise InvalidData("there are no rows to resample", where="intervals", hint="give the set some rows")
         if num_resamples < 1:
@@ -46,6 +48,8 @@ class Resamples:
         self.num_rows = num_rows
         self.num_resamples = num_resamples
         self._seed = seed
+        self._groups = groups
+        self._num_units = num_rows if groups is None else int(groups.max()) + 1
         self._drawn: list[npt.NDArray[np.uint8]] | None = None
 
     def means(self, values: Array) -> Float64:
@@ -67,13 +71,13 @@ class Resamples:
                 where="intervals",
                 hint="the axes are [rows, figures]",
             )
-        return np.concatenate([counts @ values for counts in self._counts()]) / self.num_rows
+        return np.concatenate([counts @ values / counts.sum(axis=1, keepdims=True) for counts in self._counts()])
 
     def _counts(self) -> Iterator[Float64]:
         """How often each resample has each row: blocks [b, N]."""
         drawn: Iterable[npt.NDArray[np.integer[Any]]] = self._drawn or self._draw()
         if self._drawn is None and self.num_resamples * self.num_rows <= _KEPT_BYTES:
-            self._drawn = [counts.astype(np.uint8) for counts in drawn]  # nobody draws a row 256 times
+            self._drawn = [counts.astype(np.uint8) for counts in drawn]  # nobody draws the same 256 times
             drawn = self._drawn
         return (counts.astype(np.float64) for counts in drawn)
 
@@ -83,9 +87,10 @@ class Resamples:
         block = max(1, _BLOCK_BYTES // (_BYTES_A_DRAW * self.num_rows))
         for start in range(0, self.num_resamples, block):
             size = min(block, self.num_resamples - start)
-            rows = rng.integers(0, self.num_rows, size=(size, self.num_rows))
-            rows += np.arange(size)[:, np.newaxis] * self.num_rows
-            yield np.bincount(rows.ravel(), minlength=rows.size).reshape(rows.shape)
+            units = rng.integers(0, self._num_units, size=(size, self._num_units))
+            units += np.arange(size)[:, np.newaxis] * self._num_units
+            counts = np.bincount(units.ravel(), minlength=units.size).reshape(units.shape)
+            yield counts if self._groups is None else counts[:, self._groups]
 
 
 def interval(samples: Array, level: float = 0.95) -> tuple[float, float]:

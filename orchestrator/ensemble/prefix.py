@@ -16,7 +16,7 @@ from orchestrator.ensemble.crossfit import (
 )
 from orchestrator.ensemble.fitting import make_fitter
 from orchestrator.ensemble.metrics import score
-from orchestrator.ensemble.tasks import Array, Float64, TaskKind
+from orchestrator.ensemble.tasks import Array, Float64, Indices, TaskKind
 from orchestrator.errors import InvalidJob
 from orchestrator.spec import EnsembleSpec
 
@@ -34,16 +34,27 @@ class PrefixScores:
         ensemble: how members are combined.
         metric: of `metrics.METRICS`.
         seed: the job's root seed, from which the folds come.
+        groups: as for `crossfit.assign_folds`.
     """
 
-    def __init__(self, task: TaskKind, targets: Array, ensemble: EnsembleSpec, metric: str, seed: int) -> None:
+    def __init__(
+        self,
+        task: TaskKind,
+        targets: Array,
+        ensemble: EnsembleSpec,
+        metric: str,
+        seed: int,
+        groups: Indices | None = None,
+    ) -> None:
         self._task, self._targets, self._metric = task, targets, metric
         self._given = ensemble.weights if ensemble.combine == "weighted" else None
         self._stacked = ensemble.combine == "stacking"
         self._calibrated = ensemble.calibrate and task is not TaskKind.REGRESSION
         is_fitted = ensemble.combine == "weighted" and not isinstance(self._given, tuple)
         needs_folds = is_fitted or self._stacked or self._calibrated
-        self._folds = assign_folds(task, targets, seed=seed) if needs_folds else np.zeros(len(targets), dtype=np.int64)
+        self._folds = np.zeros(len(targets), dtype=np.int64)
+        if needs_folds:
+            self._folds = assign_folds(task, targets, seed=seed, groups=groups)
         self._fitter = make_fitter(str(self._given or "accuracy"), task, targets, self._folds) if is_fitted else None
         self._sum = Accumulator(task, "logits" if ensemble.combine == "logits" else "mean")
 

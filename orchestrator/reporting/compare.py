@@ -29,7 +29,7 @@ from orchestrator.reporting.predictions import Read
 from orchestrator.reporting.publish import finished_result
 from orchestrator.reporting.result import Result
 from orchestrator.reporting.scores import Figure, SplitName
-from orchestrator.reporting.selection import labels_of, labels_ref
+from orchestrator.reporting.selection import groups_of, labels_of, labels_ref
 from orchestrator.reporting.verdict import caveats_of
 from orchestrator.spec import differing
 from orchestrator.storage.blobs import get_blob
@@ -330,7 +330,8 @@ class _Scored:
                     for name, each in found.items()
                 }
             targets = labels_of(self.first.selection, rows, self.read)
-            resamples = Resamples(len(targets), int(self.first.selection.get("seed", 0)))
+            groups = groups_of(self.first.selection, rows, self.read)
+            resamples = Resamples(len(targets), int(self.first.selection.get("seed", 0)), groups=groups)
             task = TaskKind(of_output(run.result, output).task)
             self._known[run.name, rows] = score_rows(task, targets, self._delivered[run.name][rows], resamples)
         return self._known[run.name, rows]

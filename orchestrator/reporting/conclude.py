@@ -31,6 +31,7 @@ from orchestrator.reporting.scores import SplitName
 from orchestrator.reporting.selection import (
     COUNTED,
     chose_greedily,
+    groups_of,
     in_ensemble,
     labels_of,
     outputs_of,
@@ -136,10 +137,10 @@ def _evaluate(selection: Mapping[str, Json], output: str, decided: Chosen, read:
         rows = part(name, output)
         if rows in selection["labels"]:
             targets, predictions = labels_of(selection, rows, read), Predictions(members, rows, read)
-            library = None
+            library, groups = None, groups_of(selection, rows, read)
             if name == "validation" and chose_greedily(selection, output):
                 library = Predictions(scored_trials(selection), rows, read)
-            found[name] = evaluate_split(name, task, targets, predictions, indices, rules, decided, library)
+            found[name] = evaluate_split(name, task, targets, predictions, indices, rules, decided, library, groups)
             decided = found[name].chosen
     return found
 

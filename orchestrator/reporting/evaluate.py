@@ -77,6 +77,7 @@ def evaluate_split(
     rules: Rules | None = None,
     chosen: Chosen | None = None,
     library: Iterable[Array] | None = None,
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> Evaluated:
     """Score every member, their mean, their average and their weighted average on one split.
 
@@ -92,6 +93,7 @@ def evaluate_split(
         rules: how to combine; by default the plain mean.
         chosen: what the validation rows decided, for other rows.
         library: of members that were chosen by their weights among more: see `Rows`.
+        groups: which rows belong together, [N]: cross-fitting and resampling leave groups whole.
 
     Raises:
         InvalidData, InvalidModel: labels or predictions that cannot be scored or combined.
@@ -104,7 +106,7 @@ def evaluate_split(
     if chosen.best_member is not None and chosen.best_member not in indices:
         known = list(indices)
         raise OrchestratorError(f"the best member {chosen.best_member} is not among the members {known}", where=name)
-    return _Evaluation(Rows(name, task, targets, predictions, tuple(indices), rules, library), chosen).run()
+    return _Evaluation(Rows(name, task, targets, predictions, tuple(indices), rules, library, groups), chosen).run()
 
 
 def choose_best(task: TaskKind, indices: Sequence[int], scores: Sequence[Scores]) -> int:
@@ -126,7 +128,7 @@ class _Evaluation:
     def __post_init__(self) -> None:
         self.name, self.task = self.rows.name, self.rows.task
         self.targets, self.rules = self.rows.targets, self.rows.rules
-        self.resamples = Resamples(len(self.targets), self.rules.seed)
+        self.resamples = Resamples(len(self.targets), self.rules.seed, groups=self.rows.groups)
 
     def run(self) -> Evaluated:
         seen, fitter = self._see()

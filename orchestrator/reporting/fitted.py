@@ -108,6 +108,7 @@ class Rows:
         rules: how to combine.
         library: [N, C] for each trial among which the members were chosen by the weights that they have; None: these
             weights are of given members.
+        groups: which rows belong together, [N] of 0 … G − 1; None: each is for itself.
     """
 
     name: SplitName
@@ -117,6 +118,7 @@ class Rows:
     indices: tuple[int, ...]
     rules: Rules
     library: Iterable[Array] | None = None
+    groups: npt.NDArray[np.int64] | None = None
 
     @property
     def candidates(self) -> Iterable[Array]:
@@ -128,7 +130,7 @@ class Rows:
         """The fold of each row; None of a single row: there are no others to fit on, so nothing is cross-fitted."""
         if len(self.targets) < 2:
             return None
-        return assign_folds(self.task, self.targets, seed=self.rules.seed)
+        return assign_folds(self.task, self.targets, seed=self.rules.seed, groups=self.groups)
 
     def members(self) -> Iterable[tuple[int, Array]]:
         """Index and prediction of each member.

@@ -12,7 +12,7 @@ from orchestrator.planning.outputs import part
 from orchestrator.reporting.predictions import Predictions, Read
 from orchestrator.spec import Job
 from orchestrator.storage.records import BlobRef
-from orchestrator.storage.tables import labels_from_parquet, predictions_from_parquet
+from orchestrator.storage.tables import groups_from_parquet, labels_from_parquet, predictions_from_parquet
 
 References = Mapping[str, Mapping[str, object]]
 """Of stored blobs, by part (`planning.outputs`)."""
@@ -32,8 +32,9 @@ class StoredPrefixes:
     def __init__(self, job: Job, metric: str, tasks: Mapping[str, TaskKind], labels: References, read: Read) -> None:
         output = deciding_output(job.ensemble, list(tasks))
         self._part = part("validation", output)
-        targets = labels_from_parquet(read(BlobRef.from_json(labels[self._part], where=f"labels of {self._part}")))
-        self._scores = PrefixScores(tasks[output], targets, job.ensemble, metric, job.seed)
+        body = read(BlobRef.from_json(labels[self._part], where=f"labels of {self._part}"))
+        targets, groups = labels_from_parquet(body), groups_from_parquet(body)
+        self._scores = PrefixScores(tasks[output], targets, job.ensemble, metric, job.seed, groups)
         self._members: list[Mapping[str, Any]] = []
         self._read = read
 

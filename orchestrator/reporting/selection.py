@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from orchestrator.ensemble.asked import FEWEST_ROWS, check_calibrated, check_rows, deciding_output, deciding_split
@@ -30,7 +31,7 @@ from orchestrator.spec.base import is_reference
 from orchestrator.spec.callbacks import callback_name
 from orchestrator.spec.varied import train_with
 from orchestrator.storage.records import BlobRef
-from orchestrator.storage.tables import labels_from_parquet
+from orchestrator.storage.tables import groups_from_parquet, labels_from_parquet
 
 Json = Any
 
@@ -271,6 +272,11 @@ def labels_of(selection: Mapping[str, Json], part: str, read: Read) -> npt.NDArr
         DamagedStore: they are gone.
     """
     return labels_from_parquet(read(labels_ref(selection, part)))
+
+
+def groups_of(selection: Mapping[str, Json], part: str, read: Read) -> npt.NDArray[np.int64] | None:
+    """Which of an output's rows in a split belong together, [N]; None: each is for itself. Raises as `labels_of`."""
+    return groups_from_parquet(read(labels_ref(selection, part)))
 
 
 def labels_ref(selection: Mapping[str, Json], part: str) -> BlobRef:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from orchestrator.errors import DamagedStore, InvalidData, InvalidModel, OrchestratorError
 
 _ROW = "row"
+_GROUP = "group"
 
 
 def history_to_parquet(rows: Sequence[Mapping[str, float]]) -> bytes:
@@ -79,24 +80,31 @@ def held_out_from_parquet(body: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArr
     return rows[:, 0], _matrix(table.drop_columns([_ROW]), _numbered("p", table.num_columns - 1), np.float32, where)
 
 
-def labels_to_parquet(labels: npt.NDArray[Any]) -> bytes:
+def labels_to_parquet(labels: npt.NDArray[Any], groups: npt.NDArray[np.int64] | None = None) -> bytes:
     """Labels as a Parquet file; the columns tell what they mean, and values come back bit for bit.
 
     Args:
         labels: int64 classes [N], column `label`; int64 flags [N, C], columns `l0` … `l<C−1>`; or float64 numbers to
             predict [N, D], columns `y0` … `y<D−1>`.
+        groups: which rows belong together, [N], as the last column, `group`; None: there is no such column.
 
     Raises:
         InvalidData: other axes or another type.
     """
     match labels.ndim, labels.dtype:
         case 1, np.int64:
-            return write_table(_table(["label"], labels[:, None]))
+            table = _table(["label"], labels[:, None])
         case 2, np.int64 if labels.shape[1]:
-            return write_table(_table(_numbered("l", labels.shape[1]), labels))
+            table = _table(_numbered("l", labels.shape[1]), labels)
         case 2, np.float64 if labels.shape[1]:
-            return write_table(_table(_numbered("y", labels.shape[1]), labels))
-    raise InvalidData(
+            table = _table(_numbered("y", labels.shape[1]), labels)
+        case _:
+            raise _unstorable(labels)
+    return write_table(table if groups is None else table.append_column(_GROUP, [np.ascontiguousarray(groups)]))
+
+
+def _unstorable(labels: npt.NDArray[Any]) -> InvalidData:
+    return InvalidData(
         f"labels of shape {labels.shape} and type {labels.dtype} cannot be stored",
         where="labels",
         hint="classes are int64 [N], flags int64 [N, C], numbers to predict float64 [N, D]",
@@ -106,10 +114,21 @@ def labels_to_parquet(labels: npt.NDArray[Any]) -> bytes:
 def labels_from_parquet(body: bytes) -> npt.NDArray[Any]:
     """What `labels_to_parquet` was given. Raises DamagedStore when `body` was not made by it."""
     table = read_table(body, "labels")
+    if table.column_names[-1:] == [_GROUP]:
+        table = table.drop_columns([_GROUP])
     if table.column_names == ["label"]:
         return _matrix(table, ["label"], np.int64, "labels")[:, 0]
     prefix, dtype = ("y", np.float64) if table.column_names[:1] == ["y0"] else ("l", np.int64)
     return _matrix(table, _numbered(prefix, table.num_columns), dtype, "labels")
+
+
+def groups_from_parquet(body: bytes) -> npt.NDArray[np.int64] | None:
+    """Which rows belong together, as `labels_to_parquet` was given it; None: it was given nothing. Raises as
+    `labels_from_parquet`."""
+    table = read_table(body, "labels")
+    if table.column_names[-1:] != [_GROUP]:
+        return None
+    return np.asarray(_matrix(table.select([_GROUP]), [_GROUP], np.int64, "labels")[:, 0])
 
 
 def _numbered(prefix: str, count: int) -> list[str]:

@@ -86,6 +86,7 @@ class Dataset:
         fingerprint: of all of it.
         groups: the group of each training row, int64 [N] of 0 … G − 1: rows that are never split over folds; None: each
             is for itself.
+        validation_groups: the same of validation rows that were drawn from the training rows.
         class_names: of each output whose labels were texts, in the order of their codes; the name `""` is the only one.
     """
 
@@ -95,6 +96,12 @@ class Dataset:
     fingerprint: str
     groups: npt.NDArray[np.int64] | None = None
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    validation_groups: npt.NDArray[np.int64] | None = None
+
+    def groups_of(self, split: str) -> npt.NDArray[np.int64] | None:
+        """Which of the rows of a scored split belong together; None: each is for itself, as where all are of one."""
+        groups = {OUT_OF_FOLD: self.groups, "validation": self.validation_groups}.get(split)
+        return None if groups is None or groups.max() == 0 else groups
 
     def splits(self) -> Iterator[tuple[str, Split]]:
         """The splits that exist, by name, training first."""
@@ -168,16 +175,17 @@ def make_dataset(
     for name, split in splits.items():
         _check(split, f"{where} {name}")
     train, validation = splits["train"], splits.get("validation")
-    groups = _groups_of(returned, train.num_rows, where)
+    groups, validation_groups = _groups_of(returned, train.num_rows, where), None
     if validation is None and validation_split > 0:
         drawn = draw_validation(train, validation_split, seed, where, take, groups)
         train, validation = train.take(np.flatnonzero(~drawn)), train.take(np.flatnonzero(drawn))
-        groups = None if groups is None else numbered(groups[~drawn])
+        if groups is not None:
+            groups, validation_groups = numbered(groups[~drawn]), numbered(groups[drawn])
     for other in (validation, splits.get("test")):
         if other is not None:
             _check_alike(train, other, where)
     fingerprint = _fingerprint({"train": train, "validation": validation, "test": splits.get("test")}, groups)
-    return Dataset(train, validation, splits.get("test"), fingerprint, groups)
+    return Dataset(train, validation, splits.get("test"), fingerprint, groups, validation_groups=validation_groups)
 
 
 def numbered(groups: Array) -> npt.NDArray[np.int64]:

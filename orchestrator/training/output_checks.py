@@ -23,6 +23,7 @@ from orchestrator.models.outputs import (
     outputs_by_name,
     squash_of,
 )
+from orchestrator.planning.folds import OUT_OF_FOLD
 from orchestrator.planning.outputs import ONLY, part
 from orchestrator.spec import Job
 from orchestrator.storage.layout import check_key
@@ -273,9 +274,9 @@ def _check_watched(tells: Tells, job: Job, dataset: Dataset) -> None:
 
 def _check_stackable(tells: Tells, job: Job, dataset: Dataset) -> None:
     """Refuse a stacking that could not be fitted at the end: by then the members have cost hours."""
-    rows = dataset.validation if job.members.folds is None else dataset.train
+    rows, name = (dataset.validation, "validation") if job.members.folds is None else (dataset.train, OUT_OF_FOLD)
     if job.ensemble.combine == "stacking" and rows is not None:
         for output, told in tells.items():
             targets = to_targets(told.task, rows.labels[output])
-            folds = assign_folds(told.task, targets, seed=job.seed)
+            folds = assign_folds(told.task, targets, seed=job.seed, groups=dataset.groups_of(name))
             check_stackable(told.task, targets, folds, job.members.count, told.width)

@@ -140,7 +140,9 @@ class Program:
             deterministic=device.deterministic,
             versions=versions(device.backend),
             labels={
-                part(name, output): self._keep(labels_to_parquet(to_targets(task, split.labels[output])))
+                part(name, output): self._keep(
+                    labels_to_parquet(to_targets(task, split.labels[output]), dataset.groups_of(name))
+                )
                 for name, split in scored.items()
                 for output, task in checked.tasks.items()
             },

@@ -18,6 +18,7 @@ from orchestrator.reporting.scores import MemberScores, SplitScores
 from orchestrator.spec import Job
 from orchestrator.storage.open import open_store
 from orchestrator.storage.tables import (
+    groups_from_parquet,
     held_out_from_parquet,
     history_from_parquet,
     labels_from_parquet,
@@ -38,7 +39,7 @@ def load_noise():
     """More features than rows, and labels that have nothing to do with them."""
     rng = np.random.default_rng(11)
     x, y = rng.normal(size=(120, 300)).astype("float32"), rng.permutation(np.arange(120) % 10)
-    return {"train": (x[:90], y[:90]), "test": (x[90:], y[90:])}
+    return {"train": (x[:90], y[:90]), "test": (x[90:], y[90:]), "groups": np.arange(90) // 2}
 
 
 def build_memory(rate=0.05):
@@ -106,6 +107,10 @@ def test_no_row_is_predicted_by_a_member_that_learnt_from_it(
         own = member_rows(dataset, plan)
         assert own.train.numbers is not None
         assert sorted([*rows, *own.train.numbers]) == list(range(90))
+        assert not {row // 2 for row in rows} & {row // 2 for row in own.train.numbers}
+    groups = groups_from_parquet(stored("labels/out_of_fold.parquet"))
+    assert groups is not None
+    assert groups.tolist() == [row // 2 for row in range(90)], "so that cross-fitting leaves them whole, too"
     for configuration in result.configurations:
         held_out = [
             held_out_from_parquet(stored(f"members/{index}/out_of_fold.parquet"))[0] for index in configuration.members
@@ -196,7 +201,7 @@ def test_a_pack_trains_members_of_one_fold_as_they_train_alone(job: Job, device:
         for ours, theirs in zip(fused[number].history, alone.history, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-4)
     other = [seats[0], replace(seats[1], member=replace(members[2], train=train))]
-    with pytest.raises(CannotFuse, match="watched on different rows"):
+    with pytest.raises(CannotFuse, match=r"different (rows|numbers of training rows)"):
         train_fused(other, dataset, device, lambda: None, done=fused.__setitem__)
 
 

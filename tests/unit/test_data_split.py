@@ -110,6 +110,11 @@ def test_no_group_is_split_between_training_and_validation() -> None:
     assert (len(kept), len(taken), kept & taken) == (7, 3, set())
     assert data.groups is not None
     assert data.groups.tolist() == np.repeat(np.arange(7), 4).tolist()
+    told = data.groups_of("validation")
+    assert told is not None
+    assert told.tolist() == np.repeat(np.arange(3), 4).tolist(), "cross-fitting leaves these whole, too"
+    assert grouped(groups, share=0.1).groups_of("validation") is None, "all of one group: each row is for itself"
+    assert data.groups_of("test") is None
     returned = {"train": (np.arange(40)[:, None], np.arange(40) % 2), "groups": np.arange(40) // 5}
     with pytest.raises(InvalidData, match="begin within a group"):
         load_dataset(lambda: returned, "here", validation_split=0.3, seed=3, take="last")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from run_examples import LAYOUT
 
+from orchestrator.ensemble.crossfit import assign_folds
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import DamagedStore
 from orchestrator.planning.outputs import ONLY
@@ -44,7 +45,13 @@ def probabilities(labels: np.ndarray, right: float) -> np.ndarray:
 class Run:
     """A run with folds as its coordinator sees it at the end; every third row is held out together."""
 
-    def __init__(self, job: Job, splits: Sequence[str] = ("out_of_fold", "test"), bad: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        job: Job,
+        splits: Sequence[str] = ("out_of_fold", "test"),
+        bad: Sequence[int] = (),
+        groups: np.ndarray | None = None,
+    ) -> None:
         self.store, self.job = MemoryStore(), job
         self.labels = {split: LABELS if split == "out_of_fold" else LABELS[:12] for split in splits}
         self.told: list[dict[str, np.ndarray]] = []
@@ -64,7 +71,10 @@ class Run:
             facts.append(
                 MemberFacts(plan, "succeeded" if good else "failed", 1, 0, None, final, 1, blobs if good else {})
             )
-        told = {split: self.blob(labels_to_parquet(values)) for split, values in self.labels.items()}
+        told = {
+            split: self.blob(labels_to_parquet(values, groups if split == "out_of_fold" else None))
+            for split, values in self.labels.items()
+        }
         run = RunFacts("folds", 1, {ONLY: TaskKind.MULTICLASS}, told, {}, "0" * 64, "1" * 64, "2" * 64, {}, ())
         self.selection = make_selection(job, run, facts, self.read)
 
@@ -166,6 +176,23 @@ def test_a_configuration_that_lacks_a_member_is_left_out_and_the_result_says_so(
     assert isinstance(result.weights, WeightsResult)
     assert result.weights.members == (0,)
     assert "configuration 1 is not in the ensemble: it lacks member 4" in result.notes
+
+
+def test_groups_are_kept_beside_the_labels_and_whatever_is_fitted_out_of_fold_leaves_them_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def spied(*args: Any, **named: Any) -> Any:
+        seen.append(named["groups"])
+        return assign_folds(*args, **named)
+
+    monkeypatch.setattr("orchestrator.reporting.fitted.assign_folds", spied)
+    groups = np.arange(NUM_ROWS) // 2
+    run = Run(job_of(ensemble={"weights": "nll"}), groups=groups)
+    scores = out_of_fold(run.result())
+    assert scores.weighted is not None
+    assert [None if each is None else each.tolist() for each in seen][:1] == [groups.tolist()]
 
 
 @pytest.mark.parametrize("bad", [[4], [3, 4, 5]])

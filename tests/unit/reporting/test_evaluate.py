@@ -257,6 +257,46 @@ def test_no_row_knows_its_own_label_where_weights_and_temperature_are_both_fitte
     assert (after[~own] != before[~own]).any()
 
 
+@pytest.mark.parametrize("method", ["nll", "stacking"])
+def test_no_row_is_told_by_what_was_fitted_on_others_of_its_group(method: str) -> None:
+    """A group's labels may be anything: what its rows are told stays."""
+    labels, members = skilled(4, 60, sharpness=3.0)
+    groups = np.arange(60) // 3 % 20
+
+    def delivered(targets: np.ndarray) -> np.ndarray:
+        if method == "stacking":
+            rules = Rules(combine="stacking", calibrate=True)
+        else:
+            rules = Rules("weighted", fit_weights(method, TASK, targets, members), calibrate=True)
+        return evaluate_split("validation", TASK, targets, members, range(4), rules, groups=groups).delivered
+
+    folds = assign_folds(TASK, labels, groups=groups)
+    assert all(len(set(folds[groups == group])) == 1 for group in range(20))
+    own = folds == folds[0]
+    other = labels.copy()
+    other[own] = np.roll(labels[own], 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orchestrator.reporting.fitted.assign_folds", lambda *args, groups, **kwargs: dealt(groups))
+
+        def dealt(known: np.ndarray | None) -> np.ndarray:
+            assert known is groups
+            return folds
+
+        before, after = delivered(labels), delivered(other)
+    np.testing.assert_array_equal(after[own], before[own])
+
+
+def test_rows_of_a_group_are_drawn_together_so_intervals_are_as_wide_as_those_of_groups() -> None:
+    labels, members = skilled(2, 40, sharpness=3.0)
+    single = evaluate_split("validation", TASK, labels, members, range(2)).split
+    sixfold, groups = np.repeat(labels, 6), np.repeat(np.arange(40), 6)
+    grouped = evaluate_split("validation", TASK, sixfold, np.repeat(members, 6, axis=1), range(2), groups=groups).split
+    assert grouped.ensemble.accuracy == pytest.approx(single.ensemble.accuracy)
+    for end in ("low", "high"):
+        one, six = (getattr(each.ensemble.intervals["accuracy"], end) for each in (single, grouped))
+        assert six == pytest.approx(one), "each group six times is as good as each row once"
+
+
 def test_what_is_scaled_is_not_sold_as_a_gain_over_what_is_not() -> None:
     """Five copies of one overconfident member: an ensemble of them is that member, however well it is scaled."""
     labels, one = skilled(1, 300, sharpness=6.0)
