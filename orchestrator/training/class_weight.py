@@ -13,20 +13,23 @@ from orchestrator.errors import InvalidJob
 from orchestrator.spec.train import ClassWeight
 from orchestrator.training.data import Array, Split
 from orchestrator.training.output_checks import Tells, describe
+from orchestrator.training.rows import SplitRows
 from orchestrator.training.sources.stream import StreamedSplit
 
 
-def weights_of_classes(asked: ClassWeight | None, split: Split) -> Mapping[int, float] | None:
+def weights_of_classes(asked: ClassWeight | None, rows: SplitRows) -> Mapping[int, float] | None:
     """The weight of each class, 1 where none is given; None: no class is weighed.
 
     Args:
         asked: as in the job. `balanced` gives N / (classes · rows of the class), by which all classes weigh as much
             (King & Zeng 2001).
-        split: all training rows of the run, of an output whose labels are classes.
+        rows: those that the member learns from, of an output whose labels are classes: with folds, others would tell it
+            how often each class is held out.
     """
     if asked != "balanced":
         return asked
-    classes, counts = np.unique(classes_of(_labels(split)), return_counts=True)
+    labels = classes_of(_labels(rows.split))
+    classes, counts = np.unique(labels if rows.numbers is None else labels[rows.numbers], return_counts=True)
     balanced = counts.sum() / (len(classes) * counts)
     return dict(zip(classes.tolist(), balanced.tolist(), strict=True))
 

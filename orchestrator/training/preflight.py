@@ -158,12 +158,19 @@ def _look_at(
     return Architecture(
         (signature(model) or f"like no other {id(model)}") + _shared_settings(member),
         layer_kinds(model),
-        "it is trained in stages"
-        if member.stages
-        else why_not_fused(model, member.train, callbacks, streamed=streamed),
+        _of_plan(member) or why_not_fused(model, member.train, callbacks, streamed=streamed),
         epochs=member.train.epochs,
         batch_size=member.train.batch_size,
     )
+
+
+def _of_plan(member: MemberPlan) -> str | None:
+    """Why the member's plan keeps it out of packs."""
+    if member.stages:
+        return "it is trained in stages"
+    if member.fold is not None and member.train.class_weight == "balanced":
+        return "with folds, balanced class weights are counted in each member's own rows"
+    return None
 
 
 def _shared_settings(member: MemberPlan) -> str:

@@ -130,7 +130,7 @@ class _Solo:
         self._enter(stage)
         model, member, train = self._built.model, self._member, stage.train
         form = partial(in_models_form, model)
-        weigh = partial(weigh_classes, weights=weights_of_classes(train.class_weight, self._own.train.split))
+        weigh = partial(weigh_classes, weights=weights_of_classes(train.class_weight, self._own.train))
         rows = self._own.train
         feed = Feed(rows, train.batch_size, member.seed, self._on_batch, form, weigh, shuffle=train.shuffle)
         _tune(model, train, self._device, len(feed))

@@ -24,8 +24,10 @@ from orchestrator.storage.tables import (
     labels_from_parquet,
     predictions_from_parquet,
 )
+from orchestrator.training.class_weight import weights_of_classes
 from orchestrator.training.device import Device
 from orchestrator.training.fused.train import CannotFuse, Seat, train_fused
+from orchestrator.training.preflight import check_before_training
 from orchestrator.training.rows import member_rows
 from orchestrator.training.solo import train_solo
 from tests.support.in_process import load, run_in_process
@@ -181,6 +183,20 @@ def test_the_job_that_comes_along_tells_wines_by_members_that_never_saw_them(tmp
     assert result.gate.passed, "the most frequent class: 0.40"
     assert scores(result).ensemble.scored_on == "out-of-fold (142 rows; used for nothing else)"
     assert [len(configuration.members) for configuration in result.configurations] == [3]
+
+
+def test_balanced_class_weights_are_counted_in_the_rows_that_a_member_learns_from(job: Job) -> None:
+    dataset, members = load(job), make_plan(job, {}).members
+    for plan in members[:FOLDS]:
+        own = member_rows(dataset, plan)
+        counts = np.bincount(dataset.train.y[own.train.numbers], minlength=10)
+        found = weights_of_classes("balanced", own.train)
+        assert found == pytest.approx({label: len(own.train.numbers) / (10 * n) for label, n in enumerate(counts)})
+    balanced = job.model_copy(update={"train": job.train.model_copy(update={"class_weight": "balanced"})})
+    checked = check_before_training(balanced, make_plan(balanced, {}).members, dataset)
+    assert {seen.obstacle for seen in checked.architectures.values()} == {
+        "with folds, balanced class weights are counted in each member's own rows"
+    }
 
 
 def test_a_pack_trains_members_of_one_fold_as_they_train_alone(job: Job, device: Device, tmp_path: Path) -> None:

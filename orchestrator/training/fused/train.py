@@ -169,7 +169,7 @@ class _Pack:
         if len(signatures) > 1 or None in signatures:
             who = ", ".join(str(row.seat.member.index) for row in built)
             raise CannotFuse(f"members {who} are of different architectures")
-        weights = weights_of_classes(train.class_weight, dataset.train)
+        weights = weights_of_classes(train.class_weight, own[0].train)
         dataset = replace(dataset, train=weigh_classes(dataset.train, weights))
         # The program's model is built as that of the first: one whose build function raises has to stand behind.
         first, *others = sorted(rows, key=lambda row: row.error is not None)
