@@ -321,7 +321,7 @@ def test_the_preflight_asks_for_the_mode_where_keras_cannot_tell_it(
     add(project, NO_DIRECTION)
     check_before(project, train={"metrics": ["accuracy"], key: {"monitor": "val_accuracy"}})
     train = {key: {"monitor": "val_plain"}}
-    with pytest.raises(InvalidJob, match="mode='max'") as caught:
+    with pytest.raises(InvalidJob, match=r"say which: `mode: max` or `mode: min`") as caught:
         check_before(project, model=f"{project.name}:build_plain", train=train)
     assert caught.value.where == f"train.{key}"
     check_before(project, model=f"{project.name}:build_plain", train={key: {"monitor": "val_plain", "mode": "max"}})
