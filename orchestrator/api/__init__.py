@@ -1,7 +1,9 @@
 """The wiring: real clock, store and cluster around the controller. The command line and notebooks use this alone."""
 
+from orchestrator.api.clock import SystemClock
 from orchestrator.api.members import load_member
-from orchestrator.api.running import RunPlan, SystemClock, plan, run, submit, validate
+from orchestrator.api.planned import RunPlan, plan, validate
+from orchestrator.api.running import run
 from orchestrator.api.stored import (
     compare,
     evaluate,
@@ -13,6 +15,7 @@ from orchestrator.api.stored import (
     stop,
     sync,
 )
+from orchestrator.api.submitted import submit
 
 __all__ = [
     "RunPlan",

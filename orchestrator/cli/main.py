@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
-import signal
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
 from orchestrator import api
-from orchestrator.cli import runs
-from orchestrator.cli.options import AsJson
+from orchestrator.cli import clusters, runs
+from orchestrator.cli.ending import Signals, with_exit_code
+from orchestrator.cli.options import AsJson, Fresh, JobPath, OutputDir, Overrides, ResultFile, RunId, Timeout
 from orchestrator.cli.output import (
     answer,
     check_writable,
-    error_json,
     json_line,
     tell,
     use_color,
     write_output_dir,
     write_result_file,
 )
-from orchestrator.errors import Interrupted, OrchestratorError
 from orchestrator.reporting.progress import make_progress
 from orchestrator.reporting.result import Result, to_json
 from orchestrator.reporting.tables import plan_text, render
 from orchestrator.spec import Job, job_schema, load_job
-
-Returned = TypeVar("Returned")
 
 app = typer.Typer(
     name="orchestrator",
@@ -45,55 +38,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-JobPath = Annotated[str, typer.Argument(metavar="JOB", help="The job file (YAML).")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the job, such as train.epochs=20.")
-]
-RunId = Annotated[str | None, typer.Option(help="Name of the run; any text, such as a scheduler's run id.")]
-Fresh = Annotated[bool, typer.Option(help="Start a new run of the same job.")]
-Timeout = Annotated[float | None, typer.Option(min=0, help="Give up after that many seconds (exit 124).")]
-ResultFile = Annotated[Path | None, typer.Option(help="Write the result, or the error, to this file as JSON.")]
-OutputDir = Annotated[Path | None, typer.Option(help="Write one file for each value of the result to this folder.")]
-
 
 def main() -> None:
     """Entry point of the console script."""
     sys.path.insert(0, str(Path.cwd()))  # the job's own modules
     app()
-
-
-def _with_exit_code(command: Callable[..., Returned]) -> Callable[..., Returned]:
-    """Turn an error into its message and its exit code; the JSON of an error stands where the result would."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Returned:
-        try:
-            return command(*args, **kwargs)
-        except OrchestratorError as caught:
-            error = caught
-        except (typer.Exit, KeyboardInterrupt):
-            raise
-        except Exception as bug:
-            traceback.print_exc()
-            error = OrchestratorError(
-                f"{type(bug).__name__}: {bug}",
-                hint="this is a bug of orchestrator: please report it with the lines above",
-            )
-        tell(f"error: {error}")
-        if kwargs.get("as_json"):
-            answer(json_line(error_json(error)))
-        if kwargs.get("result_file") is not None:
-            _leave_error(kwargs["result_file"], error)
-        raise typer.Exit(error.exit_code)
-
-    return wrapped
-
-
-def _leave_error(path: Path, error: OrchestratorError) -> None:
-    try:
-        write_result_file(path, f"{json_line(error_json(error))}\n".encode())
-    except OSError as unwritable:
-        tell(f"could not write {path}: {unwritable.strerror}")
 
 
 def _version(asked: bool) -> None:
@@ -112,7 +61,7 @@ def _root(
 
 
 @app.command()
-@_with_exit_code
+@with_exit_code
 def validate(job: JobPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a job file without running any of its code."""
     loaded = load_job(job, overrides or [])
@@ -123,7 +72,7 @@ def validate(job: JobPath, overrides: Overrides = None, as_json: AsJson = False)
 
 
 @app.command()
-@_with_exit_code
+@with_exit_code
 def plan(
     job: JobPath,
     overrides: Overrides = None,
@@ -156,7 +105,7 @@ def plan(
 
 
 @app.command()
-@_with_exit_code
+@with_exit_code
 def run(
     job: JobPath,
     overrides: Overrides = None,
@@ -179,7 +128,7 @@ def run(
     loaded: Job = load_job(job, overrides or [])
     progress = make_progress(sys.stderr, sys.stderr.isatty(), os.environ, api.SystemClock())
     # Ray tells of lost workers on standard output, where only the result belongs.
-    with _Signals() as signals, contextlib.redirect_stdout(sys.stderr):
+    with Signals() as signals, contextlib.redirect_stdout(sys.stderr):
         result = api.run(
             loaded,
             run_id=run_id,
@@ -206,71 +155,19 @@ def _show(result: Result, *, as_json: bool) -> None:
     answer(render(result, width=shutil.get_terminal_size((110, 24)).columns, color=color))
 
 
-class _Signals:
-    """Turns SIGTERM and SIGINT into an orderly end: the first lets workers save, another does not wait for that.
-
-    A second SIGINT ends even a process that is waiting for something else.
-    """
-
-    def __init__(self) -> None:
-        self._received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: object) -> None:
-        self._received = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def interruption(self) -> OrchestratorError | None:
-        number, self._received = self._received, None
-        if number is None:
-            return None
-        name = signal.Signals(number).name
-        return Interrupted(f"{name}: the run ends here", hint="start again to resume", signal_number=number)
-
-
 @app.command()
-@_with_exit_code
-def submit(
-    job: JobPath,
-    overrides: Overrides = None,
-    address: Annotated[str | None, typer.Option(help="http://HEAD:8265; default from RAY_API_SERVER_ADDRESS.")] = None,
-    run_id: RunId = None,
-    wait: Annotated[bool, typer.Option(help="Follow the log and exit with the driver's own code.")] = False,
-    timeout: Timeout = None,
-    as_json: AsJson = False,
-) -> None:
-    """Submit the job, with the code of this folder, to a Ray cluster."""
-    submission_id, code = api.submit(
-        job, address=address, overrides=overrides or [], run_id=run_id, wait=wait, timeout_s=timeout, on_log=tell
-    )
-    if as_json:
-        answer(json_line({"submission_id": submission_id, "exit_code": code}))
-    else:
-        answer(submission_id)
-    raise typer.Exit(code or 0)
-
-
-@app.command()
-@_with_exit_code
+@with_exit_code
 def schema() -> None:
     """Print the JSON Schema of job files, for editors."""
     answer(json_line(job_schema()))
 
 
-app.command("status")(_with_exit_code(runs.status))
-app.command("list")(_with_exit_code(runs.list_))
-app.command("evaluate")(_with_exit_code(runs.evaluate))
-app.command("report")(_with_exit_code(runs.report))
-app.command("compare")(_with_exit_code(runs.compare))
-app.command("logs")(_with_exit_code(runs.logs))
-app.command("stop")(_with_exit_code(runs.stop))
-app.command("prune")(_with_exit_code(runs.prune))
+app.command("submit")(with_exit_code(clusters.submit))
+app.command("status")(with_exit_code(runs.status))
+app.command("list")(with_exit_code(runs.list_))
+app.command("evaluate")(with_exit_code(runs.evaluate))
+app.command("report")(with_exit_code(runs.report))
+app.command("compare")(with_exit_code(runs.compare))
+app.command("logs")(with_exit_code(runs.logs))
+app.command("stop")(with_exit_code(runs.stop))
+app.command("prune")(with_exit_code(runs.prune))
