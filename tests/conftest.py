@@ -7,9 +7,11 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadGroupScheduling
 
 from orchestrator.spec import TrainSpec
 from orchestrator.training.device import Device, prepare_backend, start_backend
@@ -36,6 +38,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MAX_WORKERS) if cores > 1 else 0
+
+
+class ByFileOrGroup(LoadGroupScheduling):  # type: ignore[misc]  # xdist ships no types
+    """A file's tests run in one process, in which its fixtures are made once; files of one `xdist_group` too."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        group = str(super()._split_scope(nodeid))
+        return nodeid.partition("::")[0] if group == nodeid else group
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFileOrGroup | None:
+    """How `--dist loadgroup` of pyproject.toml shares the tests out; any other way stays xdist's."""
+    return ByFileOrGroup(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

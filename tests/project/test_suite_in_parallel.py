@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import pytest_xdist_auto_num_workers
+from tests.conftest import ByFileOrGroup, pytest_xdist_auto_num_workers
 from tests.support.ports import free_ports
 
 
@@ -34,6 +34,17 @@ def test_folders_are_shared_out_over_the_cores_and_what_is_looked_at_or_measured
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
     config: Any = SimpleNamespace(args=args, option=SimpleNamespace(**{"markexpr": "", "capture": "fd", **option}))
     assert pytest_xdist_auto_num_workers(config) == workers
+
+
+def test_the_tests_of_a_file_or_of_a_group_run_in_one_process() -> None:
+    scheduler = ByFileOrGroup.__new__(ByFileOrGroup)
+    scopes = {
+        "tests/unit/test_log.py::test_one": "tests/unit/test_log.py",
+        "tests/unit/test_log.py::test_one[a@b/c::d]": "tests/unit/test_log.py",
+        "tests/integration/test_submission.py::test_one@head": "head",
+        "tests/integration/test_doctor.py::test_two[a]@head": "head",
+    }
+    assert {nodeid: scheduler._split_scope(nodeid) for nodeid in scopes} == scopes
 
 
 def test_two_processes_never_choose_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
