@@ -46,6 +46,7 @@ def submit(
         ClusterUnavailable, AccessDenied: the cluster cannot be reached, or refuses.
     """
     from orchestrator.cluster import submission as jobs
+    from orchestrator.cluster.authentication import find_token
     from orchestrator.cluster.submission_decisions import driver_command, resolve_address
     from orchestrator.spec import load_job
 
@@ -68,7 +69,7 @@ def submit(
             working_dir=root,
             submission_id=f"{planned.request.layout.run_key}-{attempt}",
             excludes=jobs.read_excludes(root),
-            token=jobs.find_token(os.environ),
+            token=find_token(os.environ),
         )
         if submission.state != "finished":
             break

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.cluster.authentication import TOKEN_HINT
 from orchestrator.cluster.job_log import LogFollower
 from orchestrator.cluster.submission_decisions import (
     NEVER_SHIPPED,
-    TOKEN_HINT,
     excludes_of,
     exit_code_of,
     outside_of_working_dir,
@@ -46,31 +46,6 @@ class Submission:
     submission_id: str
     state: Literal["submitted", "attached", "finished"]
     token: str | None = field(default=None, repr=False)
-
-
-def find_token(environ: Mapping[str, str]) -> str | None:
-    """The cluster's token, looked for where Ray does: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, `~/.ray/auth_token`.
-
-    None when there is none or when RAY_AUTH_MODE is `disabled`. A cluster without authentication ignores a token.
-
-    Raises:
-        AccessDenied: RAY_AUTH_TOKEN_PATH names a file that cannot be read or is empty.
-    """
-    if environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
-        return None
-    if token := environ.get("RAY_AUTH_TOKEN", "").strip():
-        return token
-    named = environ.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named) if named else Path(environ.get("HOME", "~")).expanduser() / ".ray" / "auth_token"
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        if named:
-            raise AccessDenied("the token file cannot be read", where=named, hint=TOKEN_HINT) from error
-        return None
-    if named and not token:
-        raise AccessDenied("the token file is empty", where=named, hint=TOKEN_HINT)
-    return token or None
 
 
 def job_path_in(working_dir: str, job: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
+from orchestrator.cluster.authentication import TOKEN_HINT
 from orchestrator.errors import InvalidJob
 
 STOP_WAIT_S = 30
@@ -16,10 +17,6 @@ STOP_WAIT_S = 30
 NEVER_SHIPPED = (".git", ".venv", "/runs", "__pycache__", ".env", ".env.*", ".aws", ".ssh", "*.pem")
 """Excluded whatever `.gitignore` says: history, environments, results, and the usual places of secrets."""
 
-TOKEN_HINT = (
-    "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file; default ~/.ray/auth_token) or RAY_AUTH_TOKEN "
-    "to the token the cluster was started with"
-)
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|KEY(_|$)", re.IGNORECASE)
 _SIGNALS = {2: "SIGINT", 9: "SIGKILL", 15: "SIGTERM"}
 

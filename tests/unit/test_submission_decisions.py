@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.submission import find_token, job_path_in, read_excludes, submit_job
+from orchestrator.cluster.submission import job_path_in, read_excludes, submit_job
 from orchestrator.cluster.submission_decisions import (
     NEVER_SHIPPED,
     driver_command,
@@ -18,7 +18,7 @@ from orchestrator.cluster.submission_decisions import (
     resolve_address,
     shippable_env,
 )
-from orchestrator.errors import AccessDenied, InvalidJob
+from orchestrator.errors import InvalidJob
 
 
 @pytest.mark.parametrize(
@@ -162,27 +162,6 @@ def test_names_and_paths_of_credentials_are_shipped_with_the_time_to_stop() -> N
         "AWS_ENDPOINT_URL": "http://127.0.0.1:8333",
     }
     assert shippable_env(env) == {"RAY_JOB_STOP_WAIT_TIME_S": "30", **env}
-
-
-def test_the_token_is_looked_for_where_ray_looks(tmp_path: Path) -> None:
-    named = tmp_path / "named"
-    named.write_text("from-path\n", encoding="utf-8")
-    home = tmp_path / "home"
-    (home / ".ray").mkdir(parents=True)
-    (home / ".ray" / "auth_token").write_text("from-home", encoding="utf-8")
-    environ = {"HOME": str(home), "RAY_AUTH_TOKEN_PATH": str(named), "RAY_AUTH_TOKEN": "from-env"}
-    assert find_token(environ) == "from-env"
-    assert find_token({**environ, "RAY_AUTH_TOKEN": ""}) == "from-path"
-    assert find_token({"HOME": str(home)}) == "from-home"
-    assert find_token({"HOME": str(tmp_path)}) is None
-    assert find_token({**environ, "RAY_AUTH_MODE": "disabled"}) is None
-
-
-def test_a_named_token_file_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").touch()
-    for name in ("missing", "empty"):
-        with pytest.raises(AccessDenied, match="RAY_AUTH_TOKEN_PATH"):
-            find_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / name)})
 
 
 @pytest.mark.parametrize("submission_id", ["", "-x", "a/b", "a b", "x" * 129])
