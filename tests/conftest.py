@@ -27,7 +27,9 @@ MAX_WORKERS = 4
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """How many processes run the tests, as `-n auto` in pyproject.toml asks: one for each core, or this one alone.
+    """How many processes run the tests, as `-n auto` in pyproject.toml asks: one more than cores, or this one alone.
+
+    One more, for the longest tests wait most of their time: for processes of Ray to start, for faults to be noticed.
 
     Who names files looks at them: they begin a second sooner here, their fixtures are made once, and a debugger works.
     Opt-in tests measure, or take the whole machine. What `-s` is to show is not shown by other processes.
@@ -37,7 +39,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if names_files or opts_in or config.option.capture == "no":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_WORKERS) if cores > 1 else 0
+    return min(cores + 1, MAX_WORKERS) if cores > 1 else 0
 
 
 class ByFileOrGroup(LoadGroupScheduling):  # type: ignore[misc]  # xdist ships no types

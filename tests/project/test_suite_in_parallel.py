@@ -17,9 +17,9 @@ from tests.support.ports import free_ports
 @pytest.mark.parametrize(
     ("args", "option", "cores", "workers"),
     [
-        (["tests"], {}, 2, 2),
-        (["tests/unit", "tests/fault"], {}, 3, 3),
-        (["tests"], {"markexpr": "not slow"}, 2, 2),
+        (["tests"], {}, 2, 3),
+        (["tests/unit", "tests/fault"], {}, 3, 4),
+        (["tests"], {"markexpr": "not slow"}, 2, 3),
         (["tests"], {}, 64, 4),
         (["tests"], {}, 1, 0),
         (["tests/unit/test_log.py"], {}, 2, 0),
