@@ -5,6 +5,7 @@
     │   ├── InvalidJob                          the job file, an override, a name, a command line
     │   ├── InvalidModel                        the build function, or the model it returned
     │   ├── InvalidData                         the data function, or the arrays it returned
+    │   ├── InvalidCluster                      the cluster launcher file
     │   ├── IdentityChanged                     the run id exists with another job, code or data
     │   ├── UnsupportedStore                    a store that ignores create-only writes, or cannot be written
     │   ├── AccessDenied                        wrong or missing credentials or permissions
@@ -79,6 +80,10 @@ class InvalidModel(InvalidInput):
 
 class InvalidData(InvalidInput):
     """The data function is missing, raises, or returns arrays that cannot be used."""
+
+
+class InvalidCluster(InvalidInput):
+    """The cluster launcher file cannot be read."""
 
 
 class IdentityChanged(InvalidInput):

@@ -1,6 +1,7 @@
 """The wiring: real clock, store and cluster around the controller. The command line and notebooks use this alone."""
 
 from orchestrator.api.clock import SystemClock
+from orchestrator.api.launched import validate_cluster
 from orchestrator.api.members import load_member
 from orchestrator.api.planned import RunPlan, plan, validate
 from orchestrator.api.running import run
@@ -34,4 +35,5 @@ __all__ = [
     "submit",
     "sync",
     "validate",
+    "validate_cluster",
 ]

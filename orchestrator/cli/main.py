@@ -12,14 +12,13 @@ from typing import Annotated
 import typer
 
 from orchestrator import api
-from orchestrator.cli import clusters, runs
+from orchestrator.cli import clusters, runs, validating
 from orchestrator.cli.ending import Signals, with_exit_code
 from orchestrator.cli.options import AsJson, Fresh, JobPath, OutputDir, Overrides, ResultFile, RunId, Timeout
 from orchestrator.cli.output import (
     answer,
     check_writable,
     json_line,
-    tell,
     use_color,
     write_output_dir,
     write_result_file,
@@ -60,15 +59,7 @@ def _root(
     pass
 
 
-@app.command()
-@with_exit_code
-def validate(job: JobPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check a job file without running any of its code."""
-    loaded = load_job(job, overrides or [])
-    api.validate(loaded)
-    tell(f"{job}: valid, {loaded.members.total} members; model and data are checked further when the run starts")
-    if as_json:
-        answer(json_line({"valid": True, "name": loaded.name, "members": loaded.members.total}))
+app.command("validate")(with_exit_code(validating.validate))
 
 
 @app.command()

@@ -1,0 +1,82 @@
+"""A cluster launcher file (`ray up`), checked offline: by Ray's own validator, then by our own checks."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.cluster.launcher_checks import Config, Finding, check_given, check_prepared, check_text
+from orchestrator.cluster.launcher_fit import check_job
+from orchestrator.errors import InvalidCluster
+from orchestrator.spec import Job
+from orchestrator.spec.secrets import redact
+
+_MOST_CHARACTERS = 300
+
+
+def check_cluster(path: str, job: Job | None = None) -> tuple[Finding, ...]:
+    """Everything there is to mend in a launcher file. Nothing is started, and no cloud is asked.
+
+    Args:
+        path: the file.
+        job: also check that it could run there.
+
+    Raises:
+        InvalidCluster: the file cannot be read, or is no YAML mapping.
+    """
+    text, given = _read(path)
+    findings = [*check_text(text), *check_given(given)]
+    prepared = _prepare(given)
+    if isinstance(prepared, Finding):
+        return (prepared, *findings)
+    findings += check_prepared(prepared, ray_version=version("ray"))
+    if job is not None:
+        findings += check_job(prepared, job)
+    return tuple(findings)
+
+
+def _read(path: str) -> tuple[str, Config]:
+    """The file as Ray reads it, anchors and merged keys included."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        given = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidCluster(f"cannot be read ({type(error).__name__})", where=path) from error
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InvalidCluster(f"is no YAML: {error.problem}", where=f"{path}{line}") from None
+    except yaml.YAMLError as error:
+        raise InvalidCluster(f"is no YAML ({type(error).__name__})", where=path) from None
+    if not isinstance(given, Mapping):
+        raise InvalidCluster("is no mapping of keys to values", where=path, hint="see cluster.yaml for an example")
+    return text, given
+
+
+def _prepare(given: Config) -> Config | Finding:
+    """The file with Ray's defaults filled in; or what Ray's own validator has against it."""
+    from jsonschema import ValidationError
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    hint = "see Ray's reference of cluster launcher files"
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # where Ray talks to people
+            prepared: dict[str, Any] = prepare_config(dict(given))
+            validate_config(prepared)
+    except ValidationError as error:
+        where = ".".join(map(str, error.absolute_path)) or "the file"
+        return Finding("error", where, f"Ray refuses it: {_short(error.message)}", hint)
+    except Exception as error:  # Ray raises whatever its code runs into
+        return Finding("error", "the file", f"Ray refuses it: {type(error).__name__}: {_short(str(error))}", hint)
+    return prepared
+
+
+def _short(message: str) -> str:
+    """Without a secret that Ray may quote, and without the rest of the file."""
+    text = str(redact(message))
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
