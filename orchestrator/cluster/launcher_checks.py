@@ -169,6 +169,9 @@ def _check_costs(config: Config) -> Iterator[Finding]:
 
 def _check_images(docker: Config, node_types: Mapping[str, Config], ray_version: str) -> Iterator[Finding]:
     """Versions that the images' names tell; of images of your own, `doctor` asks the nodes themselves."""
+    if "image" not in docker and not docker.keys().isdisjoint({"head_image", "worker_image"}):
+        what = "head_image and worker_image replace an image that is not there: Ray's autoscaler fails at each worker"
+        yield Finding("error", "docker.image", what, "set image as well, to the same as head_image")
     images = {"docker.head_image": docker.get("head_image", docker.get("image"))}
     images["docker.worker_image"] = docker.get("worker_image", docker.get("image"))
     images |= {

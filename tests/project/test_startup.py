@@ -77,6 +77,17 @@ def test_a_command_that_trains_nothing_loads_no_heavy_library(folder: Path, argu
     assert done.stderr.splitlines()[-1] == "loaded:"
 
 
+def test_only_a_launcher_file_makes_validate_load_ray(folder: Path) -> None:
+    cluster = str(Path(orchestrator.__file__).parents[1] / "cluster.yaml")
+    arguments = ["validate", "--cluster", cluster, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments], cwd=folder, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["valid"] is True
+    assert done.stderr.splitlines()[-1] == "loaded: ray"
+
+
 def test_importing_the_package_loads_none_of_its_modules() -> None:
     code = "import sys, orchestrator; print(sorted(name for name in sys.modules if name.startswith('orchestrator.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=False)

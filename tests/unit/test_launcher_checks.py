@@ -1,0 +1,232 @@
+"""What is found in a cluster launcher file: one change to a good one at a time, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from orchestrator.cluster.launcher_checks import SPOT_FIRST, check_given, check_prepared, check_text
+from orchestrator.cluster.launcher_fit import check_job
+from orchestrator.spec import Job, parse_job
+
+Config = dict[str, Any]
+Change = Callable[[Config], object]
+
+MACHINE = {"InstanceType": "g5.2xlarge", "IamInstanceProfile": {"Name": "node"}}
+SPOT = {**MACHINE, "InstanceMarketOptions": {"MarketType": "spot"}}
+IMAGE = "rayproject/ray:2.60.0-py311"
+GOOD: Config = {
+    "max_workers": 4,
+    "idle_timeout_minutes": 5,
+    "provider": {"type": "external", "module": SPOT_FIRST, "cache_stopped_nodes": False},
+    "docker": {
+        "image": f"{IMAGE}-cpu",
+        "worker_image": f"{IMAGE}-gpu",
+        "run_options": ["--env RAY_AUTH_MODE=token", "--env RAY_AUTH_TOKEN_PATH=/cluster/token/auth_token"],
+    },
+    "file_mounts": {"/cluster/token": "~/.ray"},
+    "head_node_type": "head",
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}, "max_workers": 0, "node_config": MACHINE},
+        "gpu": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 4, "min_workers": 0, "node_config": SPOT},
+    },
+    "head_start_ray_commands": ["ray stop", "ray start --head --dashboard-host=127.0.0.1"],
+    "worker_start_ray_commands": ["ray stop", "ray start --address=$RAY_HEAD_IP:6379"],
+}
+
+
+def put(path: str, value: object) -> Change:
+    """A change: that value under that key, dots between its parts."""
+
+    def change(config: Config) -> None:
+        *parents, last = path.split(".")
+        for name in parents:
+            config = config[name]
+        config[last] = value
+
+    return change
+
+
+def drop(path: str) -> Change:
+    def change(config: Config) -> None:
+        *parents, last = path.split(".")
+        for name in parents:
+            config = config[name]
+        del config[last]
+
+    return change
+
+
+def changed(*changes: Change) -> Config:
+    config = deepcopy(GOOD)
+    for change in changes:
+        change(config)
+    return config
+
+
+def found(config: Config) -> list[tuple[str, str]]:
+    return [(each.level, each.where) for each in check_prepared(config, ray_version="2.60.0")]
+
+
+open_dashboard = put("head_start_ray_commands", ["ray start --head --dashboard-host 0.0.0.0"])
+no_token = put("docker.run_options", [])
+
+
+def test_nothing_is_found_in_a_good_file() -> None:
+    assert found(GOOD) == []
+    assert list(check_given(GOOD)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([open_dashboard], [("warning", "head_start_ray_commands")]),
+        ([no_token], [("warning", "docker.run_options")]),
+        ([open_dashboard, no_token], [("error", "head_start_ray_commands"), ("error", "docker.run_options")]),
+        (
+            [no_token, put("docker.head_run_options", ["--env RAY_AUTH_MODE=token"])],
+            [("error", "docker.run_options")],
+        ),
+        ([put("file_mounts", {})], [("error", "file_mounts")]),
+        ([put("file_mounts", {"/elsewhere": "~/.ray"})], [("error", "file_mounts")]),
+        ([put("idle_timeout_minutes", 600)], [("warning", "idle_timeout_minutes")]),
+        ([put("available_node_types.gpu.min_workers", 2)], [("warning", "available_node_types.gpu.min_workers")]),
+        (
+            [put("available_node_types.gpu.node_config", {"InstanceMarketOptions": {"MarketType": "spot"}})],
+            [("error", "available_node_types.gpu.node_config")],
+        ),
+        (
+            [put("available_node_types.head.node_config", {"InstanceType": "m7i.xlarge"})],
+            [("warning", "available_node_types.head.node_config")],
+        ),
+        (
+            [put("available_node_types.head.node_config", SPOT)],
+            [("warning", "available_node_types.head.node_config.InstanceMarketOptions")],
+        ),
+        ([put("provider", {"type": "aws", "cache_stopped_nodes": False})], [("warning", "provider.type")]),
+        ([drop("provider.cache_stopped_nodes")], [("warning", "provider.cache_stopped_nodes")]),
+        ([drop("docker.image"), put("docker.head_image", f"{IMAGE}-cpu")], [("error", "docker.image")]),
+        ([put("docker.worker_image", "rayproject/ray:2.59.0-py311-gpu")], [("error", "docker")]),
+        ([put("docker.worker_image", "rayproject/ray:2.60.0-py312-gpu")], [("error", "docker")]),
+        (
+            [put("available_node_types.gpu.docker", {"worker_image": "rayproject/ray-ml:2.60.0-py312-gpu"})],
+            [("error", "docker")],
+        ),
+        (
+            [put("docker", {**GOOD["docker"], "image": "ray:2.55.1-py311", "worker_image": "ray:2.55.1-py311-gpu"})],
+            [("warning", "docker")],
+        ),
+    ],
+)
+def test_each_weakness_is_found_where_it_is(changes: list[Change], expected: list[tuple[str, str]]) -> None:
+    assert found(changed(*changes)) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [put("head_start_ray_commands", ["ray start --head"])],  # Ray's own default is the loopback
+        [drop("idle_timeout_minutes")],
+        [put("docker.run_options", ["--env RAY_AUTH_MODE=token"]), put("file_mounts", {"/home/ray/.ray": "~/.ray"})],
+        [
+            no_token,
+            put("head_start_ray_commands", ["RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(fetch) ray start --head"]),
+            put("worker_start_ray_commands", ["RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(fetch) ray start"]),
+        ],
+        [put("docker", {**GOOD["docker"], "image": "registry.local/team/ensembles:7", "worker_image": "other:1"})],
+        [
+            put("provider", {"type": "aws", "cache_stopped_nodes": False}),
+            put("available_node_types.gpu.node_config", MACHINE),
+        ],
+        [put("provider", {"type": "gcp"}), put("available_node_types.gpu.node_config", {"machineType": "n1"})],
+    ],
+)
+def test_what_is_as_good_is_not_complained_about(changes: list[Change]) -> None:
+    assert found(changed(*changes)) == []
+
+
+def test_a_finding_says_what_is_wrong_where_and_how_to_mend_it() -> None:
+    (finding,) = check_prepared(changed(put("file_mounts", {})), ray_version="2.60.0")
+    assert str(finding) == f"file_mounts: {finding.what}\n  → {finding.hint}"
+    assert "RAY_AUTH_TOKEN_PATH" in finding.hint
+
+
+def test_placeholders_and_limits_that_are_left_to_ray_are_named() -> None:
+    given = {"docker": {"run_options": ["--env ORCHESTRATOR_BUCKET=MY-BUCKET"]}, "cluster_name": "YOUR-NAME"}
+    assert [(each.level, each.where) for each in check_given(given)] == [
+        ("warning", "docker.run_options.0"),
+        ("warning", "cluster_name"),
+        ("warning", "max_workers"),
+        ("warning", "idle_timeout_minutes"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("key: AKIAABCDEFGHIJKLMNOP", "an AWS access key id"),
+        ("  - --env AWS_SECRET_ACCESS_KEY=abc", "AWS credentials"),
+        ("aws_session_token: abc", "AWS credentials"),
+        ("- --env RAY_AUTH_TOKEN=abc", "Ray's token"),
+        ("# password: abc", "a password"),
+        ("-----BEGIN RSA PRIVATE KEY-----", "a private key"),
+        ("token: " + "0f" * 16, "a token or key in hexadecimal"),
+        ("index: https://me:abc@packages.local/", "a password in a URL"),
+    ],
+)
+def test_a_secret_is_named_by_its_line_and_never_repeated(line: str, kind: str) -> None:
+    findings = list(check_text(f"cluster_name: a\n{line}\n"))
+    assert [(each.level, each.where, each.what) for each in findings] == [
+        ("error", "line 2", f"this looks like {kind}")
+    ]
+    assert "abc" not in str(findings[0])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "image: registry.local/ray@sha256:" + "0f" * 32,
+        "- --env RAY_AUTH_TOKEN_PATH=/home/ray/cluster/token/auth_token",
+        "- export RAY_AUTH_TOKEN=$(fetch-the-token)",
+        "- export AWS_SECRET_ACCESS_KEY=$KEY",
+        "ImageId: ami-0271ce88f6c03e149",
+    ],
+)
+def test_references_to_secrets_and_digests_are_none(line: str) -> None:
+    assert list(check_text(line)) == []
+
+
+def job(**parts: object) -> Job:
+    return parse_job(
+        {"name": "a", "model": "m:build", "data": "m:load", "storage": {"url": "s3://bucket/runs"}, **parts}
+    )
+
+
+@pytest.mark.parametrize(
+    ("resources", "changes", "expected"),
+    [
+        ({"num_gpus": 1, "num_cpus": 8}, [], []),
+        ({"num_gpus": 0.5}, [], []),
+        ({"num_gpus": 2}, [], [("error", "available_node_types")]),
+        ({"num_gpus": 1, "num_cpus": 9}, [], [("error", "available_node_types")]),
+        ({"num_gpus": 0}, [], []),
+        ({}, [], [("warning", "resources.num_gpus")]),
+        ({}, [put("available_node_types.gpu.min_workers", 1)], []),
+        ({"num_gpus": 2}, [put("available_node_types.gpu.resources", {})], [("warning", "available_node_types")]),
+        ({"num_gpus": 1}, [put("available_node_types.gpu.max_workers", 0)], [("error", "available_node_types")]),
+        ({"num_gpus": 0}, [put("available_node_types.head.resources", {"CPU": 4})], []),
+    ],
+)
+def test_a_jobs_demand_must_fit_a_node(
+    resources: dict[str, float], changes: list[Change], expected: list[tuple[str, str]]
+) -> None:
+    findings = check_job(changed(*changes), job(resources=resources))
+    assert [(each.level, each.where) for each in findings] == expected
+
+
+def test_a_folder_as_storage_is_refused_on_a_cluster() -> None:
+    (finding,) = check_job(GOOD, job(storage={"url": "runs"}, resources={"num_gpus": 1}))
+    assert (finding.level, finding.where) == ("error", "storage.url")
