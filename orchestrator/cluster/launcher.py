@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def _prepare(given: Config) -> Config | Finding:
 
     hint = "see Ray's reference of cluster launcher files"
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # where Ray talks to people
+        with _quiet("ray.autoscaler"), contextlib.redirect_stdout(sys.stderr):
             prepared: dict[str, Any] = prepare_config(dict(given))
             validate_config(prepared)
     except ValidationError as error:
@@ -74,6 +75,18 @@ def _prepare(given: Config) -> Config | Finding:
     except Exception as error:  # Ray raises whatever its code runs into
         return Finding("error", "the file", f"Ray refuses it: {type(error).__name__}: {_short(str(error))}", hint)
     return prepared
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without the notes that Ray logs on what it fills in."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _short(message: str) -> str:

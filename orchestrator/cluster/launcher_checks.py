@@ -102,13 +102,13 @@ def check_prepared(config: Config, *, ray_version: str) -> Iterator[Finding]:
 def is_aws(config: Config) -> bool:
     """Whether nodes are EC2 instances, started by Ray's own provider or by ours."""
     provider = config["provider"]
-    return provider["type"] == "aws" or provider.get("module") == SPOT_FIRST
+    return bool(provider["type"] == "aws" or provider.get("module") == SPOT_FIRST)
 
 
 def is_spot(node_type: Config) -> bool:
     """Whether EC2 sells these nodes on the spot market, and may take them back."""
     market = node_type["node_config"].get("InstanceMarketOptions")
-    return isinstance(market, Mapping) and market.get("MarketType") == "spot"
+    return isinstance(market, Mapping) and bool(market.get("MarketType") == "spot")
 
 
 def worker_types(config: Config) -> dict[str, Config]:

@@ -24,6 +24,7 @@ model: user_code:build_model
 data: user_code:load_data
 storage: {url: s3://bucket/runs}
 resources: {num_gpus: 1}
+members: 1
 """
 
 
@@ -49,9 +50,11 @@ def change(folder: Path, **keys: object) -> None:
 def test_the_file_alone_is_valid_and_what_is_left_to_do_is_on_stderr(folder: Path) -> None:
     ended = validate("--cluster", "cluster.yaml")
     assert (ended.exit_code, ended.stdout) == (0, "")
-    assert ended.stderr.startswith("warning: cluster.yaml: docker.run_options.")
-    assert "MY-BUCKET is a placeholder" in ended.stderr
-    assert "cluster.yaml: valid; errors: 0, warnings: 1" in ended.stderr
+    warning, hint, last = ended.stderr.splitlines()
+    assert warning.startswith("warning: cluster.yaml: docker.run_options.")
+    assert "MY-BUCKET is a placeholder" in warning
+    assert hint.startswith("  → ")
+    assert last == "cluster.yaml: valid; errors: 0, warnings: 1; no cloud was asked"
 
 
 def test_with_a_job_both_are_checked_and_the_json_tells_of_both(folder: Path) -> None:
