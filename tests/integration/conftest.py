@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.ray_head import RayHead, ray_head
 from tests.support.tiny_jobs import TinyProject
 
 
@@ -15,3 +17,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyProject:
     """A tiny project in the test's own folder, on the import path."""
     monkeypatch.syspath_prepend(str(tmp_path))
     return TinyProject(tmp_path, f"tiny_{secrets.token_hex(4)}")
+
+
+@pytest.fixture(scope="session")
+def cluster_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
+    """The cluster of all tests that need a real one: a head that runs drivers alone, and two nodes of two CPUs.
+
+    Files that use it carry `pytest.mark.xdist_group("head")`, so that there is one. Who kills a node adds another.
+    """
+    with ray_head(tmp_path_factory.mktemp("cluster"), num_cpus=0, num_nodes=2) as started:
+        yield started

@@ -16,17 +16,11 @@ import pytest
 
 from orchestrator.cluster.submission import Submission, read_excludes, submit_job, wait_for
 from orchestrator.errors import AccessDenied, ClusterUnavailable, TimedOut
-from tests.support.ray_head import RayHead, ray_head
+from tests.support.ray_head import RayHead
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("head")]
 
 WAIT_S = 180.0
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
-    with ray_head(tmp_path_factory.mktemp("head")) as started:
-        yield started
 
 
 @pytest.fixture(autouse=True)
@@ -49,14 +43,16 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def submit(head: RayHead, project: Path, entrypoint: Sequence[str], submission_id: str | None = None) -> Submission:
+def submit(
+    cluster_head: RayHead, project: Path, entrypoint: Sequence[str], submission_id: str | None = None
+) -> Submission:
     return submit_job(
-        address=head.address,
+        address=cluster_head.address,
         entrypoint=entrypoint,
         working_dir=str(project),
         submission_id=submission_id or f"test-{uuid.uuid4().hex[:10]}",
         excludes=read_excludes(str(project)),
-        token=head.token,
+        token=cluster_head.token,
     )
 
 
@@ -71,10 +67,10 @@ def stop(submission: Submission) -> None:
     JobSubmissionClient(submission.address, headers=headers).stop_job(submission.submission_id)
 
 
-def test_the_drivers_exit_code_75_comes_back_with_its_log(head: RayHead, project: Path) -> None:
+def test_the_drivers_exit_code_75_comes_back_with_its_log(cluster_head: RayHead, project: Path) -> None:
     lines: list[str] = []
     code = "import sys; print('hello'); print('über', end=''); sys.exit(75)"
-    submission = submit(head, project, python(code))
+    submission = submit(cluster_head, project, python(code))
     assert submission.state == "submitted"
     assert wait_for(submission, timeout_s=WAIT_S, on_log=lines.append) == 75
     assert lines.count("hello") == 1
@@ -82,22 +78,24 @@ def test_the_drivers_exit_code_75_comes_back_with_its_log(head: RayHead, project
     assert lines[-1].endswith("the driver exited 75")
 
 
-def test_a_driver_that_ends_well_gives_0_and_sees_exactly_the_shipped_files(head: RayHead, project: Path) -> None:
+def test_a_driver_that_ends_well_gives_0_and_sees_exactly_the_shipped_files(
+    cluster_head: RayHead, project: Path
+) -> None:
     lines: list[str] = []
     code = "import os; print('seen', sorted(p for _, d, f in os.walk('.') for p in f), 'quote \"$HOME\" kept')"
-    submission = submit(head, project, python(code))
+    submission = submit(cluster_head, project, python(code))
     assert wait_for(submission, timeout_s=WAIT_S, on_log=lines.append) == 0
     assert "seen ['.gitignore', 'shipped.txt'] quote \"$HOME\" kept" in lines
 
 
-def test_a_stopped_job_gives_143_and_its_driver_gets_sigterm(head: RayHead, project: Path) -> None:
+def test_a_stopped_job_gives_143_and_its_driver_gets_sigterm(cluster_head: RayHead, project: Path) -> None:
     lines: list[str] = []
     code = (
         "import signal, sys, threading; over = threading.Event();"
         "signal.signal(signal.SIGTERM, lambda *_: (print('told to end'), over.set()));"
         "print('ready'); over.wait(60); sys.exit(1)"
     )
-    submission = submit(head, project, python(code))
+    submission = submit(cluster_head, project, python(code))
 
     def on_log(line: str) -> None:
         lines.append(line)
@@ -109,14 +107,16 @@ def test_a_stopped_job_gives_143_and_its_driver_gets_sigterm(head: RayHead, proj
     assert lines[-1].endswith("the job was stopped")
 
 
-def test_a_used_id_attaches_while_the_job_runs_and_gives_its_code_afterwards(head: RayHead, project: Path) -> None:
+def test_a_used_id_attaches_while_the_job_runs_and_gives_its_code_afterwards(
+    cluster_head: RayHead, project: Path
+) -> None:
     release = project / "release"
     code = (
         f"import pathlib, sys, time; p = pathlib.Path({str(release)!r}); print('first')\n"
         "for _ in range(600):\n    if p.exists(): sys.exit(3)\n    time.sleep(0.1)"
     )
-    first = submit(head, project, python(code))
-    second = submit(head, project, python("print('second')"), first.submission_id)
+    first = submit(cluster_head, project, python(code))
+    second = submit(cluster_head, project, python("print('second')"), first.submission_id)
     assert (first.state, second.state) == ("submitted", "attached")
     with pytest.raises(TimedOut, match="goes on"):
         wait_for(second, timeout_s=0.2, on_log=lambda _: None)
@@ -125,33 +125,37 @@ def test_a_used_id_attaches_while_the_job_runs_and_gives_its_code_afterwards(hea
     assert wait_for(second, timeout_s=WAIT_S, on_log=lines.append) == 3
     assert "first" in lines
     assert "second" not in lines
-    third = submit(head, project, python("print('third')"), first.submission_id)
+    third = submit(cluster_head, project, python("print('third')"), first.submission_id)
     assert third.state == "finished"
     assert wait_for(third, timeout_s=WAIT_S, on_log=lines.append) == 3
 
 
-def test_the_driver_reaches_the_cluster_it_runs_on(head: RayHead, project: Path) -> None:
+def test_the_driver_reaches_the_cluster_it_runs_on(cluster_head: RayHead, project: Path) -> None:
     lines: list[str] = []
     code = "import ray; ray.init(address='auto'); print('at', ray.get_runtime_context().gcs_address)"
-    submission = submit(head, project, python(code))
+    submission = submit(cluster_head, project, python(code))
     assert wait_for(submission, timeout_s=WAIT_S, on_log=lines.append) == 0
-    assert f"at {head.gcs_address}" in lines
+    assert f"at {cluster_head.gcs_address}" in lines
 
 
 @pytest.mark.parametrize("token", [None, "0" * 64])
-def test_a_missing_or_wrong_token_names_the_settings(head: RayHead, project: Path, token: str | None) -> None:
+def test_a_missing_or_wrong_token_names_the_settings(cluster_head: RayHead, project: Path, token: str | None) -> None:
     with pytest.raises(AccessDenied, match=r"RAY_AUTH_MODE=token.*RAY_AUTH_TOKEN_PATH"):
         submit_job(
-            address=head.address, entrypoint=["true"], working_dir=str(project), submission_id="denied", token=token
+            address=cluster_head.address,
+            entrypoint=["true"],
+            working_dir=str(project),
+            submission_id="denied",
+            token=token,
         )
 
 
 def test_the_named_address_wins_over_the_environment(
-    head: RayHead, project: Path, monkeypatch: pytest.MonkeyPatch
+    cluster_head: RayHead, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
-    submission = submit(head, project, [sys.executable, "-c", "pass"])
+    submission = submit(cluster_head, project, [sys.executable, "-c", "pass"])
     assert wait_for(submission, timeout_s=WAIT_S, on_log=lambda _: None) == 0
 
 

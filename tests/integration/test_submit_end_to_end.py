@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.cli_job import orchestrator, write_tiny_job
-from tests.support.ray_head import RayHead, ray_head
+from tests.support.ray_head import RayHead
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
-    with ray_head(tmp_path_factory.mktemp("head")) as started:
-        yield started
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("head")]
 
 
 @pytest.fixture
@@ -29,9 +22,9 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def submit(head: RayHead, job: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    arguments = (*overrides, "--address", head.address, "--wait", "--json")
-    return orchestrator(job, "submit", *arguments, environ=head.environ)
+def submit(cluster_head: RayHead, job: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    arguments = (*overrides, "--address", cluster_head.address, "--wait", "--json")
+    return orchestrator(job, "submit", *arguments, environ=cluster_head.environ)
 
 
 def only_result(storage: Path) -> dict[str, Any]:
@@ -41,13 +34,13 @@ def only_result(storage: Path) -> dict[str, Any]:
 
 
 def test_a_submitted_job_runs_from_its_shipped_code_and_again_gives_the_recorded_result(
-    head: RayHead, project: Path, tmp_path: Path
+    cluster_head: RayHead, project: Path, tmp_path: Path
 ) -> None:
     """It misses its gate: that comes back as the driver's own 3, both times."""
     diary = tmp_path / "diary"
     gate = {"metric": "accuracy", "of": "ensemble", "on": "validation", "min": 1.0}
     job = write_tiny_job(project, {"url": str(tmp_path / "store")}, diary=diary, ensemble={"gate": gate})
-    first = submit(head, job)
+    first = submit(cluster_head, job)
     assert first.returncode == 3, first.stderr
     answer = json.loads(first.stdout)
     assert answer["exit_code"] == 3
@@ -60,16 +53,18 @@ def test_a_submitted_job_runs_from_its_shipped_code_and_again_gives_the_recorded
     assert "[member 1] epoch 2/2" in first.stderr
 
     builds = len(diary.read_text(encoding="utf-8").splitlines())
-    second = submit(head, job)
+    second = submit(cluster_head, job)
     assert second.returncode == 3, second.stderr
     assert json.loads(second.stdout)["submission_id"] == f"{result['run_key']}-2"
     assert "is finished: this is its recorded result" in second.stderr
     assert len(diary.read_text(encoding="utf-8").splitlines()) == builds
 
 
-def test_a_demand_that_the_cluster_cannot_meet_comes_back_as_75(head: RayHead, project: Path, tmp_path: Path) -> None:
+def test_a_demand_that_the_cluster_cannot_meet_comes_back_as_75(
+    cluster_head: RayHead, project: Path, tmp_path: Path
+) -> None:
     job = write_tiny_job(project, {"url": str(tmp_path / "store")})
-    ended = submit(head, job, "resources.num_gpus=8", "faults.node_wait_s=1")
+    ended = submit(cluster_head, job, "resources.num_gpus=8", "faults.node_wait_s=1")
     assert ended.returncode == 75, ended.stderr
     assert "no node has what `resources` asks for" in ended.stderr
     assert json.loads(ended.stdout)["exit_code"] == 75
