@@ -21,7 +21,7 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 """The same examples in every run of the suite; `--hypothesis-profile=default` looks for others."""
 
-OPT_IN = ("lowest", "bench", "soak", "ceph", "aws")
+OPT_IN = ("lowest", "bench", "soak", "ceph", "aws", "schedulers")
 MAX_WORKERS = 4
 """Each may have an S3 server, a Ray and trained models of its own: up to 5 GB."""
 

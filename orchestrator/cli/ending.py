@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import typer
 
-from orchestrator.cli.output import answer, error_json, json_line, tell, write_result_file
+from orchestrator.cli.output import answer, error_json, json_line, leave_error, tell
 from orchestrator.errors import Interrupted, OrchestratorError
 
 Returned = TypeVar("Returned")
@@ -26,8 +27,10 @@ def with_exit_code(command: Callable[..., Returned]) -> Callable[..., Returned]:
             return command(*args, **kwargs)
         except OrchestratorError as caught:
             error = caught
-        except (typer.Exit, KeyboardInterrupt):
+        except typer.Exit:
             raise
+        except KeyboardInterrupt:
+            error = _interrupted_by(signal.SIGINT)
         except Exception as bug:
             traceback.print_exc()
             error = OrchestratorError(
@@ -35,20 +38,42 @@ def with_exit_code(command: Callable[..., Returned]) -> Callable[..., Returned]:
                 hint="this is a bug of orchestrator: please report it with the lines above",
             )
         tell(f"error: {error}")
-        if kwargs.get("as_json"):
+        leave_error(error, kwargs.get("result_file"), kwargs.get("output_dir"))
+        if kwargs.get("as_json"):  # last: schedulers read the last line, also of both streams in one
             answer(json_line(error_json(error)))
-        if kwargs.get("result_file") is not None:
-            _leave_error(kwargs["result_file"], error)
         raise typer.Exit(error.exit_code)
 
     return wrapped
 
 
-def _leave_error(path: Path, error: OrchestratorError) -> None:
-    try:
-        write_result_file(path, f"{json_line(error_json(error))}\n".encode())
-    except OSError as unwritable:
-        tell(f"could not write {path}: {unwritable.strerror}")
+def sigterm_is_an_error() -> None:
+    """From here on SIGTERM ends a command as an error does: with its files, its JSON and its exit code.
+
+    Without a handler it would end the process on the spot, or, where that is a container's first, do nothing.
+    """
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise _interrupted_by(number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def say_no_more() -> None:
+    """The command has ended: its answer is the last line, also of both streams in one, and its exit code stands.
+
+    Libraries may speak while the interpreter ends, and a late SIGTERM would be an error of that.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _interrupted_by(number: int) -> Interrupted:
+    name = signal.Signals(number).name
+    return Interrupted(f"{name}: the run ends here", hint="start again to resume", signal_number=number)
 
 
 class Signals:
@@ -76,7 +101,4 @@ class Signals:
 
     def interruption(self) -> OrchestratorError | None:
         number, self._received = self._received, None
-        if number is None:
-            return None
-        name = signal.Signals(number).name
-        return Interrupted(f"{name}: the run ends here", hint="start again to resume", signal_number=number)
+        return None if number is None else _interrupted_by(number)

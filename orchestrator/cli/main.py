@@ -13,15 +13,14 @@ import typer
 
 from orchestrator import api
 from orchestrator.cli import clusters, runs, validating
-from orchestrator.cli.ending import Signals, with_exit_code
+from orchestrator.cli.ending import Signals, say_no_more, sigterm_is_an_error, with_exit_code
 from orchestrator.cli.options import AsJson, Fresh, JobPath, OutputDir, Overrides, ResultFile, RunId, Timeout
 from orchestrator.cli.output import (
     answer,
     check_writable,
     json_line,
+    leave_result,
     use_color,
-    write_output_dir,
-    write_result_file,
 )
 from orchestrator.reporting.progress import make_progress
 from orchestrator.reporting.result import Result, to_json
@@ -40,8 +39,12 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the console script."""
+    sigterm_is_an_error()
     sys.path.insert(0, str(Path.cwd()))  # the job's own modules
-    app()
+    try:
+        app()
+    finally:
+        say_no_more()
 
 
 def _version(asked: bool) -> None:
@@ -130,10 +133,7 @@ def run(
             progress=progress,
             interruption=signals.interruption,
         )
-    if result_file is not None:
-        write_result_file(result_file, to_json(result))
-    if output_dir is not None:
-        write_output_dir(output_dir, result)
+    leave_result(result, result_file, output_dir)
     _show(result, as_json=as_json)
     raise typer.Exit(result.exit_code)
 

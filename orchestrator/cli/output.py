@@ -7,13 +7,14 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from orchestrator.errors import InvalidJob, OrchestratorError
+from orchestrator.errors import InvalidJob, OrchestratorError, TryAgain
 from orchestrator.reporting.outputs import deciding
 from orchestrator.reporting.result import Result, to_json
-from orchestrator.reporting.scores import FigureName, SplitName
+from orchestrator.reporting.scores import FigureName, Metric, SplitName
 
 
 def tell(text: str) -> None:
@@ -44,13 +45,43 @@ def error_json(error: OrchestratorError) -> dict[str, Any]:
     }
 
 
-def write_result_file(path: Path, body: bytes) -> None:
-    """Write the result for a scheduler; never half-written."""
-    _write(path, body)
+def leave_result(result: Result, result_file: Path | None, output_dir: Path | None) -> None:
+    """Leave a result where a scheduler looks for it; each file is whole or not there.
+
+    Args:
+        result: of the run.
+        result_file: gets the result as JSON; None: nowhere.
+        output_dir: gets one file for each value (see `result_values`) and `result.json`; None: nowhere.
+
+    Raises:
+        TryAgain: a file cannot be written; the result itself is in storage.
+    """
+    try:
+        _leave(to_json(result), result_values(result), result_file, output_dir)
+    except OSError as error:
+        raise TryAgain(
+            f"the run has its result, which cannot be written here: {error.strerror}",
+            where=error.filename,
+            hint="make room for it and start again: that returns the recorded result",
+        ) from error
 
 
-def write_output_dir(folder: Path, result: Result) -> None:
-    """One value per file, as Argo and its like read output parameters; of several outputs that of the deciding one."""
+def leave_error(error: OrchestratorError, result_file: Path | None, output_dir: Path | None) -> None:
+    """Leave an error where its result would be; of an earlier start's values none is left beside it."""
+    told = error_json(error)
+    values = {name: value for name, value in told.items() if value is not None}
+    try:
+        _leave(f"{json_line(told)}\n".encode(), values, result_file, output_dir)
+    except OSError as unwritable:
+        tell(f"could not write {unwritable.filename}: {unwritable.strerror}")
+
+
+def result_values(result: Result) -> dict[str, object]:
+    """A result's single values by the names of their files in `--output-dir`.
+
+    Those of the run, and `<split>_<figure>_<metric>` for each metric that its task has; of several outputs those of the
+    deciding one.
+    """
     values: dict[str, object] = {
         "run_id": result.run_id,
         "status": result.status,
@@ -58,16 +89,32 @@ def write_output_dir(folder: Path, result: Result) -> None:
         "num_members": len(result.members) - len(result.missing),
     }
     own = deciding(result)
-    for split_name in get_args(SplitName):
-        split = getattr(own, split_name, None)
-        for figure_name in get_args(FigureName):
-            figure = getattr(split, figure_name, None)
-            if figure is not None:
-                values[f"{split_name}_{figure_name}_accuracy"] = figure.accuracy
-                values[f"{split_name}_{figure_name}_nll"] = figure.nll
-    for name, value in values.items():
-        _write(folder / name, str(value).encode())
-    _write(folder / "result.json", to_json(result))
+    for split_name, figure_name, metric in _FIGURES:
+        figure = getattr(getattr(own, split_name, None), figure_name, None)
+        value = getattr(figure, metric, None)
+        if value is not None:
+            values[f"{split_name}_{figure_name}_{metric}"] = value
+    return values
+
+
+_FIGURES = tuple(product(get_args(SplitName), get_args(FigureName), get_args(Metric)))
+_FILES = (
+    *("run_id", "status", "exit_code", "num_members", "error", "what", "where", "hint", "retryable"),
+    *("_".join(names) for names in _FIGURES),
+)
+"""Every file but `result.json` that one start or another leaves in `--output-dir`, as Argo and its like read them."""
+
+
+def _leave(document: bytes, values: Mapping[str, object], result_file: Path | None, output_dir: Path | None) -> None:
+    if result_file is not None:
+        _write(result_file, document)
+    if output_dir is not None:
+        for name in _FILES:
+            if name in values:
+                _write(output_dir / name, str(values[name]).encode())
+            else:
+                (output_dir / name).unlink(missing_ok=True)
+        _write(output_dir / "result.json", document)
 
 
 def check_writable(path: Path | None, option: str) -> None:

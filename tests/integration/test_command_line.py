@@ -55,11 +55,31 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-TELL_IMPORTS = (
-    "import atexit, sys; from orchestrator.cli.main import main; "
-    "atexit.register(lambda: print('imported:', *{'ray', 'keras', 'tensorflow'} & set(sys.modules), file=sys.stderr)); "
-    "main()"
-)
+TELL_IMPORTS = """
+import os, sys
+from orchestrator.cli.main import main
+told = os.dup(2)
+try:
+    main()
+finally:
+    os.write(told, " ".join(["imported:", *{"ray", "keras", "tensorflow"} & set(sys.modules)]).encode())
+"""
+
+SPEAK_LATE = """
+import atexit, os, signal, sys
+from orchestrator.cli.main import main
+
+
+def speak():
+    print("a library says goodbye")
+    print("and complains", file=sys.stderr)
+    os.write(2, b"in C, too")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+atexit.register(speak)
+main()
+"""
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -134,6 +154,20 @@ def test_a_schedulers_run_its_retry_and_a_changed_job_under_the_same_id(folder: 
     stopped = call(folder, "stop", RUN_ID)
     assert stopped.returncode == 2
     assert "finished" in stopped.stderr
+
+
+@pytest.mark.parametrize("job", ["job.yaml", "nowhere.yaml"])
+def test_the_answer_is_the_last_line_of_both_streams_in_one_whatever_libraries_say_later(
+    folder: Path, job: str
+) -> None:
+    """As Airflow's BashOperator reads it. A SIGTERM that comes as late changes the exit code no more."""
+    command = [sys.executable, "-c", SPEAK_LATE, "validate", job, "--json"]
+    ended = subprocess.run(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S, check=False
+    )
+    answer = json.loads(ended.stdout.splitlines()[-1])
+    assert (ended.returncode, answer.get("exit_code", 0)) == ((0, 0) if job == "job.yaml" else (2, 2))
+    assert len(ended.stdout.splitlines()) > 1  # what is for people comes before
 
 
 def lines_until(stream: Any, word: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from output_examples import NUM_MEMBERS, ROWS, TASKS, birds, birds_run, result_i
 from run_examples import LAYOUT, finished_run
 from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score, root_mean_squared_error
 
-from orchestrator.cli.output import write_output_dir
+from orchestrator.cli.output import leave_result
 from orchestrator.ensemble.tasks import TaskKind
 from orchestrator.errors import InvalidJob
 from orchestrator.planning.outputs import ONLY
@@ -219,6 +219,6 @@ def test_the_terminal_tells_every_output(tmp_path: Any) -> None:
         assert f"{getattr(scores_of(result, 'test', output).ensemble, metric):.4f}" in text
         assert f"{output}: weights fitted on validation (by " in text
     assert all(len(line) <= 100 or " " not in line for line in text.splitlines())
-    write_output_dir(tmp_path, result)
+    leave_result(result, None, tmp_path)
     told = (tmp_path / "test_ensemble_accuracy").read_text()
     assert told == str(scores_of(result, "test", "species").ensemble.accuracy)
