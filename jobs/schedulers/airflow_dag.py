@@ -42,11 +42,7 @@ class TrainEnsemble(BaseOperator):
 
     def execute(self, context: Any) -> dict[str, Any]:
         command = [COMMAND, "submit", self.job, f"storage.url={STORAGE}", "--run-id", self.run_id, "--wait", "--json"]
-        try:
-            ended = self.process.run_command(command, cwd=PROJECT)  # its lines go to the task's log
-        except BaseException:  # `execution_timeout`
-            self.on_kill()
-            raise
+        ended = self.process.run_command(command, cwd=PROJECT)  # its lines go to the task's log
         if ended.exit_code in FINAL:
             raise AirflowFailException(f"{FINAL[ended.exit_code]}: {ended.output}")  # no retry
         if ended.exit_code != 0:
@@ -56,7 +52,7 @@ class TrainEnsemble(BaseOperator):
         return {"run_id": self.run_id, "status": result["status"], "accuracy": accuracy}  # small: it becomes the XCom
 
     def on_kill(self) -> None:
-        """Somebody marked the task or ended the worker: SIGTERM to the command and its children."""
+        """For Airflow, when somebody marks the task or at `execution_timeout`: SIGTERM to the process group."""
         self.process.send_sigterm()
 
 

@@ -97,7 +97,7 @@ def connect(address: str | None, code_root: str) -> Session:
             where=f"ray.address {address}",
             hint="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token",
         ) from error
-    except (OSError, rex.RayError, RuntimeError) as error:
+    except Exception as error:  # a node that does not come up in time is a bare Exception in Ray's words
         raise ClusterUnavailable(
             f"Ray cannot be reached: {brief(error)}",
             where=f"ray.address {address}" if address else "a Ray of the job's own",
