@@ -141,6 +141,8 @@ def _run_on_ray(
         record_end(log, error, SystemClock(), progress)  # so that the next start need not wait for a sign of life
         raise
     try:
+        for caution in session.cautions:
+            progress.note(f"warning: {caution}")
         placement, solo = _place(session, planned, progress)
         if "s3://" not in request.job.storage.url and session.num_machines() > 1:
             progress.note(f"storage is the folder {request.job.storage.url}: all nodes of the cluster must share it")

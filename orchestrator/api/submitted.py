@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.api.planned import plan
@@ -35,7 +36,7 @@ def submit(
         extra: further options of `run`.
         wait: follow the driver's log until it ends.
         timeout_s: stop waiting after that long (TimedOut); the job goes on.
-        on_log: gets each line of the driver's log.
+        on_log: gets warnings about the cluster, and each line of the driver's log.
         root: the folder to ship; default the working directory.
 
     Returns:
@@ -46,7 +47,8 @@ def submit(
         ClusterUnavailable, AccessDenied: the cluster cannot be reached, or refuses.
     """
     from orchestrator.cluster import submission as jobs
-    from orchestrator.cluster.authentication import find_token
+    from orchestrator.cluster.authentication import find_token, read_means
+    from orchestrator.cluster.door import cautions_at
     from orchestrator.cluster.submission_decisions import driver_command, resolve_address
     from orchestrator.spec import load_job
 
@@ -60,6 +62,9 @@ def submit(
         )
     planned = plan(job, run_id=run_id, root=root)
     where = resolve_address(address, os.environ)
+    with suppress(OSError):  # what is out of reach is told by the submission
+        for caution in cautions_at(where, read_means(os.environ)):
+            on_log(f"warning: {caution}")
     entrypoint = driver_command(jobs.job_path_in(root, job_path), list(overrides), run_id, list(extra))
     submission: jobs.Submission | None = None
     for attempt in range(1, 1000):  # a used submission id is refused for ever, so each start gets the next number

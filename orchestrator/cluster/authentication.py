@@ -100,19 +100,24 @@ def find_token(environ: Mapping[str, str]) -> str | None:
 
 
 def refusal(door: Door, means: Means, address: str) -> AccessDenied | None:
-    """Why a cluster does not let us in, each reason with its own remedy; None: it does.
-
-    Args:
-        door: how it answers.
-        means: what we have.
-        address: where it is, as for `Means.shown_to`.
-    """
+    """Why a cluster does not let us in; None: it does. Arguments as for `refused`, besides how it answers."""
     if not door.wants_token or door.takes_ours:
         return None
-    shown = means.shown_to(address)
-    if shown is not None:
+    return refused(means, address, shown=door.takes_ours is False)
+
+
+def refused(means: Means, address: str, *, shown: bool) -> AccessDenied:
+    """Why a cluster refused us, each reason with its own remedy.
+
+    Args:
+        means: what we have.
+        address: where it is, as for `Means.shown_to`.
+        shown: whether a token was shown; it is wrong then.
+    """
+    if shown:
+        source = f" in {means.token.source}" if means.token else ""
         return AccessDenied(
-            f"the cluster refuses the token in {shown.source}: it is another cluster's, or an old one",
+            f"the cluster refuses the token{source}: it is another cluster's, or an old one",
             where=address,
             hint=f"`ray get-auth-token` on the cluster's head shows the right one; then {TOKEN_HINT}",
         )

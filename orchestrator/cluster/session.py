@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +14,15 @@ from typing import Any
 import ray
 from ray import exceptions as rex
 
+from orchestrator.cluster.authentication import Caution, cautions, host_of, read_means, refusal, refused
+from orchestrator.cluster.door import knock
 from orchestrator.cluster.head import leaving_nodes
 from orchestrator.cluster.submission import read_excludes
-from orchestrator.errors import AccessDenied, ClusterUnavailable
+from orchestrator.errors import ClusterUnavailable, InvalidJob, OrchestratorError
 from orchestrator.planning.placement import ClusterShape, NodeShape
 
-REACH_S = 20.0
-"""How long a named cluster is tried; Ray itself goes on for a quarter of an hour where nothing listens."""
-
-
+_OWN = "a Ray of the job's own"
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _NAMES = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:")
 
 
@@ -36,11 +35,13 @@ class Session:
         can_grow: false for a Ray of the job's own, which no node will ever join.
         code_root: folder of the job's own modules on every node; None: the workers' working directory, where Ray has
             put them.
+        cautions: what works and is dangerous about the cluster.
     """
 
     opened_here: bool
     can_grow: bool
     code_root: str | None
+    cautions: tuple[Caution, ...] = ()
 
     def shape(self) -> ClusterShape:
         """The nodes alive now, but for those that are being taken away: Ray starts nothing on them."""
@@ -62,47 +63,70 @@ class Session:
             ray.shutdown()
 
 
-def connect(address: str | None, code_root: str) -> Session:
+def connect(address: str | None, code_root: str | None) -> Session:
     """Connect to Ray, or start one on this machine.
 
     Args:
         address: of a running cluster (`auto`, `host:port`, `ray://…`); None starts a Ray of the job's own, unless
             this process is connected already: then that session is used and never shut down.
         code_root: folder of the job's own modules; shipped to a cluster unless this process runs as a submitted
-            job, whose code Ray has shipped already.
+            job, whose code Ray has shipped already. None: there are none.
 
     Raises:
         ClusterUnavailable: nothing answers at the address.
         AccessDenied: Ray's token authentication refuses us.
+        InvalidJob: Ray or Python is another one there.
     """
     if ray.is_initialized():
         return Session(opened_here=False, can_grow=True, code_root=code_root)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; silences its warning
     try:
-        if address is None:
-            with _own_signal_handler():
-                ray.init(address="local", include_dashboard=False, **quiet)
-            _end_autoscaler()
-            return Session(opened_here=True, can_grow=False, code_root=code_root)
-        _check_reachable(address)
-        submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-        runtime_env = None if submitted else {"working_dir": code_root, "excludes": list(read_excludes(code_root))}
-        with _own_signal_handler():
-            ray.init(address=address, runtime_env=runtime_env, **quiet)
-        return Session(opened_here=True, can_grow=True, code_root=None)
+        return _start_own(code_root) if address is None else _join(address, code_root)
+    except OrchestratorError:
+        raise
     except rex.AuthenticationError as error:
-        raise AccessDenied(
-            f"Ray refused the token: {brief(error)}",
-            where=f"ray.address {address}",
-            hint="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token",
-        ) from error
+        means = read_means(os.environ)
+        place = address or _OWN
+        raise refused(means, place, shown=means.shown_to(place) is not None) from error
     except Exception as error:  # a node that does not come up in time is a bare Exception in Ray's words
+        if "Version mismatch" in str(error):
+            raise InvalidJob(
+                f"Ray or Python is another one on the cluster: {brief(error)}",
+                where=f"ray.address {address}",
+                hint="use the cluster's versions here, or submit the job: its driver then runs on the cluster",
+            ) from error
         raise ClusterUnavailable(
             f"Ray cannot be reached: {brief(error)}",
-            where=f"ray.address {address}" if address else "a Ray of the job's own",
+            where=f"ray.address {address}" if address else _OWN,
             hint="is the cluster up, and the address right? Without ray.address a Ray is started on this machine",
         ) from error
+
+
+def _start_own(code_root: str | None) -> Session:
+    with _own_signal_handler():
+        ray.init(address="local", include_dashboard=False, **_QUIET)
+    _end_autoscaler()
+    return Session(opened_here=True, can_grow=False, code_root=code_root)
+
+
+def _join(address: str, code_root: str | None) -> Session:
+    means = read_means(os.environ)
+    named = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    # Ray waits for long before a closed door; where it finds the cluster by itself, one is there.
+    door = knock(named, means) if named else None
+    denied = refusal(door, means, address) if door else None
+    if denied is not None:
+        raise denied
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    runtime_env = None
+    if code_root is not None and not submitted:
+        runtime_env = {"working_dir": code_root, "excludes": list(read_excludes(code_root))}
+    with _own_signal_handler():
+        ray.init(address=address, runtime_env=runtime_env, **_QUIET)
+    place = named or ray.get_runtime_context().gcs_address
+    door = door or knock(place, means)
+    found = () if door is None else tuple(cautions(door, means, address, host_of(place) or ""))
+    return Session(opened_here=True, can_grow=True, code_root=None, cautions=found)
 
 
 @contextmanager
@@ -114,16 +138,6 @@ def _own_signal_handler() -> Iterator[None]:
     finally:
         if callable(before) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
-
-
-def _check_reachable(address: str) -> None:
-    """Knock at a cluster's door, for Ray waits without end before a closed one. Raises OSError when nobody opens."""
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", "")
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdecimal():
-        return  # Ray's client has a deadline of its own, and Ray finds a local cluster by itself
-    socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
 
 
 def _end_autoscaler() -> None:

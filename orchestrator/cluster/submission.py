@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.cluster.authentication import TOKEN_HINT
+from orchestrator.cluster.authentication import read_means, refused
 from orchestrator.cluster.job_log import LogFollower
 from orchestrator.cluster.submission_decisions import (
     NEVER_SHIPPED,
@@ -25,7 +25,7 @@ from orchestrator.cluster.submission_decisions import (
     outside_of_working_dir,
     shippable_env,
 )
-from orchestrator.errors import AccessDenied, ClusterUnavailable, InvalidJob, TimedOut
+from orchestrator.errors import ClusterUnavailable, InvalidJob, TimedOut
 
 _REQUEST_TIMEOUT_S = 30.0
 _UPLOAD_TIMEOUT_S = 600.0
@@ -252,7 +252,8 @@ def _ray_errors(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        raise AccessDenied("the cluster refused the token, or wants one", where=address, hint=TOKEN_HINT) from error
+        shown = "Authentication required" not in str(error)  # Ray's words for 401; 403 is for a token that is wrong
+        raise refused(read_means(os.environ), address, shown=shown) from error
     except OSError as error:
         if error.filename is not None:
             raise InvalidJob(f"a file to ship cannot be read: {error.strerror}", where=str(error.filename)) from error

@@ -23,6 +23,14 @@ pytestmark = pytest.mark.slow
 NO_RAY = "ray.address=127.0.0.1:1"
 """Nobody listens there: a start that asked for Ray would end with 75."""
 
+PLANTED = {
+    "RAY_AUTH_TOKEN": "made-up-token-of-ray-0001",
+    "OPENAI_API_KEY": "made-up-key-of-another-service-0002",
+    "MLFLOW_TRACKING_PASSWORD": "made-up-password-0003",
+    "GIT_CREDENTIALS": "https://me:made-up-password-0004@host/repo",
+}
+"""Secrets of other kinds that stand in a user's environment; a run has no business with them."""
+
 IN_A_NOTEBOOK = """
 import os, sys
 import ray
@@ -52,9 +60,12 @@ def finished(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> d
     job = write_tiny_job(tmp_path_factory.mktemp("s3"), storage(bucket))
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
     environ |= {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "NO_PROXY": "127.0.0.1"}
+    environ |= PLANTED
     ended = orchestrator(job, "run", "--json", environ=environ)
     assert ended.returncode == 0, ended.stderr
-    return {"job": job, "printed": ended.stdout, "result": json.loads(ended.stdout), "bucket": bucket, "files": files}
+    result = json.loads(ended.stdout)
+    told = {"printed": ended.stdout, "progress": ended.stderr}
+    return {"job": job, **told, "result": result, "bucket": bucket, "files": files}
 
 
 def body(finished: dict[str, Any], key: str) -> bytes:
@@ -81,11 +92,14 @@ def test_each_members_best_model_and_history_lie_in_the_bucket_as_the_result_say
             assert (sha256(content).hexdigest(), len(content)) == (stored["sha256"], stored["size"])
 
 
-def test_no_object_in_the_bucket_holds_the_secret(finished: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", *PLANTED])
+def test_no_secret_of_the_environment_is_stored_or_printed(finished: dict[str, Any], name: str) -> None:
+    secret = {"AWS_SECRET_ACCESS_KEY": SECRET_KEY, **PLANTED}[name]
     files = finished["files"]
     keys = files.find(finished["bucket"].name)
     assert len(keys) > 10
-    assert [key for key in keys if SECRET_KEY.encode() in files.cat_file(key)] == []
+    assert [key for key in keys if secret.encode() in files.cat_file(key)] == []
+    assert secret not in finished["printed"] + finished["progress"]
 
 
 def test_a_second_start_returns_the_recorded_result_without_asking_for_ray(
