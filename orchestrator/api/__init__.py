@@ -1,6 +1,7 @@
 """The wiring: real clock, store and cluster around the controller. The command line and notebooks use this alone."""
 
 from orchestrator.api.clock import SystemClock
+from orchestrator.api.doctor import doctor
 from orchestrator.api.launched import validate_cluster
 from orchestrator.api.members import load_member
 from orchestrator.api.planned import RunPlan, plan, validate
@@ -22,6 +23,7 @@ __all__ = [
     "RunPlan",
     "SystemClock",
     "compare",
+    "doctor",
     "evaluate",
     "list_runs",
     "load_member",

@@ -13,6 +13,7 @@ import typer
 
 from orchestrator import api
 from orchestrator.cli import clusters, runs, validating
+from orchestrator.cli.doctor import doctor
 from orchestrator.cli.ending import Signals, say_no_more, sigterm_is_an_error, with_exit_code
 from orchestrator.cli.options import AsJson, Fresh, JobPath, OutputDir, Overrides, ResultFile, RunId, Timeout
 from orchestrator.cli.output import (
@@ -154,6 +155,7 @@ def schema() -> None:
 
 
 app.command("submit")(with_exit_code(clusters.submit))
+app.command("doctor")(with_exit_code(doctor))
 app.command("status")(with_exit_code(runs.status))
 app.command("list")(with_exit_code(runs.list_))
 app.command("evaluate")(with_exit_code(runs.evaluate))

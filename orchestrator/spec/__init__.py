@@ -16,6 +16,7 @@ from orchestrator.spec.identity import (
     differing,
     identity,
     identity_digest,
+    named_modules,
 )
 from orchestrator.spec.job import Job
 from orchestrator.spec.layers import names_slow_layers
@@ -84,6 +85,7 @@ __all__ = [
     "job_schema",
     "load_job",
     "load_yaml",
+    "named_modules",
     "names_slow_layers",
     "parse_job",
 ]

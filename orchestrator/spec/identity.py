@@ -40,8 +40,7 @@ def code_digest(job: Job, root: str) -> CodeDigest:
         root: folder that comes first on the import path, normally the working directory.
     """
     root = absolute(root)
-    texts = _texts(job.model_dump(mode="json", include=set(_PARTS)))
-    waiting = [text.partition(":")[0] for text in texts if is_reference(text)]
+    waiting = [*named_modules(job)]
     seen: set[str] = set()
     files: set[str] = set()
     while waiting:
@@ -54,6 +53,12 @@ def code_digest(job: Job, root: str) -> CodeDigest:
                 files.add(module.file)
                 waiting += _imports(module)
     return _digest(files, root)
+
+
+def named_modules(job: Job) -> tuple[str, ...]:
+    """The modules that the job names, in `module:name` references wherever they may stand; sorted."""
+    texts = _texts(job.model_dump(mode="json", include=set(_PARTS)))
+    return tuple(sorted({text.partition(":")[0] for text in texts if is_reference(text)}))
 
 
 def identity(job: Job, code: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -138,6 +139,11 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         self._request("delete_object", key, "s3:DeleteObject", Key=self._key(key))
+
+    def server_time(self) -> float:
+        """The server's clock in UTC epoch seconds, to the second: the date of its answer. Needs s3:ListBucket."""
+        answer = self._request("list_objects_v2", "", "s3:ListBucket", Prefix=f"{self._prefix}/probe", MaxKeys=1)
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
 
     def _key(self, key: str) -> str:
         check_key(key)
