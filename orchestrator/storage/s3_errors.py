@@ -70,7 +70,10 @@ def explain(error: Exception, *, where: str, bucket: str, permission: str) -> Ex
     """
     answer = _answer(error)
     if answer is not None:
-        return _from_answer(*answer, where=where, bucket=bucket, permission=permission)
+        status, code, operation = answer
+        # The client ends an upload in parts that broke, unasked.
+        permission = "s3:AbortMultipartUpload" if operation == "AbortMultipartUpload" else permission
+        return _from_answer(status, code, where=where, bucket=bucket, permission=permission)
     name = type(error).__name__
     if name in _NO_CREDENTIALS:
         return AccessDenied(f"no usable credentials for S3 ({name})", where=where, hint=_CREDENTIALS_HINT)
@@ -99,14 +102,15 @@ def is_precondition_failed(error: Exception) -> bool:
     return answer is not None and answer[0] == 412
 
 
-def _answer(error: BaseException | None) -> tuple[int, str] | None:
-    """HTTP status and S3 error code; s3fs hides them in the cause of a Python error. None: S3 did not answer."""
+def _answer(error: BaseException | None) -> tuple[int, str, str] | None:
+    """HTTP status, S3's error code, operation; s3fs hides them in a Python error's cause. None: S3 did not answer."""
     while error is not None:
         response = getattr(error, "response", None)
         if isinstance(response, dict) and "Error" in response:
             code = str(response["Error"].get("Code", ""))
             status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            return status or (int(code) if code.isdecimal() else 0), code
+            status = status or (int(code) if code.isdecimal() else 0)
+            return status, code, str(getattr(error, "operation_name", ""))
         error = error.__cause__
     return None
 

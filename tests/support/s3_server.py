@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.support import bucket_policy
 from tests.support.ports import free_ports
 
 ACCESS_KEY = "test-access-key"
@@ -94,10 +95,19 @@ def start_s3_server(folder: Path) -> S3Server:
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
+    limited = [
+        {
+            "name": user,
+            "credentials": [{"accessKey": user, "secretKey": bucket_policy.secret_of(user)}],
+            "policyNames": [user],
+        }
+        for user in bucket_policy.policies()
+    ]
+    policies = [{"name": user, "content": json.dumps(each)} for user, each in bucket_policy.policies().items()]
     for attempt in range(_STARTS):  # a port that was free may be taken when the server comes to it
         data = folder / f"data-{attempt}"
         data.mkdir()
-        (data / _CONFIG).write_text(json.dumps({"identities": [identity]}))
+        (data / _CONFIG).write_text(json.dumps({"identities": [identity, *limited], "policies": policies}))
         server = S3Server(data, dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True)))
         try:
             server.start()
