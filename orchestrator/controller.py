@@ -21,7 +21,7 @@ from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.packs import PackingRules, packs_to_json
-from orchestrator.planning.placement import Crew
+from orchestrator.planning.placement import Crew, Placing
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.policies import StopRule
 from orchestrator.planning.ports import Clock, Cluster, Sampler, Store
@@ -72,6 +72,7 @@ class Controller:
         progress: what people see.
         crew: the workers that train side by side.
         solo_crew: those to have instead where members turn out to be trained one by one; None: the same.
+        placing: what decides of them when nodes come or go; None: they stay as many.
         give_up_at: monotonic second at which to end with `TimedOut`; None: never.
         interruption: asked at each turn; an error that it returns ends the run (signals). It returns each one once.
         sampler: of a job with a search, at its beginning.
@@ -89,6 +90,7 @@ class Controller:
         progress: Progress,
         crew: Crew,
         solo_crew: Crew | None = None,
+        placing: Placing | None = None,
         give_up_at: float | None = None,
         interruption: Callable[[], OrchestratorError | None] = lambda: None,
         sampler: Sampler | None = None,
@@ -105,6 +107,7 @@ class Controller:
         self._interruption = interruption
         self._crew = crew
         self._solo_crew = solo_crew
+        self._placing = placing
         self._give_up_at = give_up_at
         self._plan = request.plan
         self._members = MemberLogs(store, request.layout, coord_term=log.term, run_id=request.run_id, clock=clock)
@@ -183,6 +186,7 @@ class Controller:
             ),
             crew=self._crew,
             solo_crew=self._solo_crew,
+            placing=self._placing,
             packing=PackingRules(
                 job.train.engine,
                 job.train.epochs,

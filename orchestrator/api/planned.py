@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.controller import RunRequest
 from orchestrator.errors import InvalidJob
+from orchestrator.planning.labels import selector_text
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.packs import FEW_STEPS
 from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
@@ -89,9 +90,10 @@ class RunPlan:
 
     def placement_text(self) -> str:
         """Where the members would train."""
-        address = self.request.job.ray.address
+        address, labels = self.request.job.ray.address, self.request.job.resources.labels
         if address is not None:
-            return f"decided at the start, on the cluster at {address}"
+            on = f", on nodes with {selector_text(labels)}" if labels else ""
+            return f"decided at the start, on the cluster at {address}{on}"
         return f"{self.placement.reason}, on this machine (GPUs are counted at the start)"
 
     def stop_text(self) -> str | None:

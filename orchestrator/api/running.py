@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from orchestrator.api.bases import keep_bases
 from orchestrator.api.clock import SystemClock
@@ -16,7 +14,7 @@ from orchestrator.api.planned import RunPlan, plan
 from orchestrator.attach import Start, become_coordinator
 from orchestrator.controller import Controller, RunRequest
 from orchestrator.errors import ClusterUnavailable, DamagedStore, IdentityChanged, MissingObject, OrchestratorError
-from orchestrator.planning.placement import Placement, place_workers
+from orchestrator.planning.placement import ClusterShape, Placement, Placing, place_again, place_workers, placing_of
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.ending import record_end
 from orchestrator.reporting.mlflow import require_mlflow
@@ -29,10 +27,6 @@ from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
 from orchestrator.storage.probe import probe
 from orchestrator.storage.retry import Patience
-
-if TYPE_CHECKING:
-    from orchestrator.cluster.session import Session
-
 
 BEAT_EVERY_S = 5.0
 """How often a coordinator shows that it lives, unless its job asks for quicker take-overs."""
@@ -143,7 +137,8 @@ def _run_on_ray(
     try:
         for caution in session.cautions:
             progress.note(f"warning: {caution}")
-        placement, solo = _place(session, planned, progress)
+        shape = session.shape()
+        placement, placing = _place(shape, planned, progress)
         if "s3://" not in request.job.storage.url and session.num_machines() > 1:
             progress.note(f"storage is the folder {request.job.storage.url}: all nodes of the cluster must share it")
         setup = WorkerSetup(
@@ -157,7 +152,7 @@ def _run_on_ray(
             num_gpus=placement.num_gpus,
             bases=bases,
         )
-        cluster = RayCluster(session, setup, placement)
+        cluster = RayCluster(session, setup, placement, shape=shape)
     except BaseException as error:
         session.close()
         if isinstance(error, OrchestratorError):
@@ -172,7 +167,8 @@ def _run_on_ray(
             clock=SystemClock(),
             progress=progress,
             crew=placement.crew,
-            solo_crew=solo.crew,
+            solo_crew=place_again(shape, placing, len(request.plan.members), alone=True),
+            placing=placing,
             give_up_at=give_up_at,
             interruption=interruption,
             sampler=sampler_of(request.job),
@@ -183,26 +179,23 @@ def _run_on_ray(
         cluster.close()
 
 
-def _place(session: Session, planned: RunPlan, progress: Progress) -> tuple[Placement, Placement]:
-    """Decide on the first workers, and on those to have where members turn out to be trained one by one.
+def _place(shape: ClusterShape, planned: RunPlan, progress: Progress) -> tuple[Placement, Placing]:
+    """Decide on the first workers, and on what decides of them later.
 
-    Where nothing fits now, a cluster that can grow gets its chance; a lone machine does not.
+    Where nothing fits now, a cluster gets its chance to grow; a lone machine does not.
     """
-    shape, request = session.shape(), planned.request
-    resources, num_members = request.job.resources, len(request.plan.members)
+    resources, num_members = planned.request.job.resources, len(planned.request.plan.members)
     placement = place_workers(shape, resources, num_members, may_fuse=planned.may_fuse)
-    if placement.num_workers > 0:
-        return placement, place_workers(shape, resources, num_members)
-    if not shape.can_grow:
+    if placement.num_workers == 0 and not shape.can_grow:
         raise ClusterUnavailable(
             f"no worker fits on this machine: {placement.reason}",
             where="resources",
             hint="ask for less under `resources`, or name a cluster that has it with ray.address",
         )
-    progress.note(f"waiting for a node: {placement.reason}")
-    wanted = min(num_members, resources.concurrency or 1)
-    placement = replace(placement, num_workers=wanted)
-    return placement, placement
+    if placement.num_at_once == 0:
+        guess = "" if resources.num_gpus is not None else " (`resources.num_gpus` says whether GPUs are asked for)"
+        progress.note(f"waiting for a node: {placement.reason}{guess}")
+    return placement, placing_of(resources, placement, may_fuse=planned.may_fuse)
 
 
 def keep_spec(store: Store, planned: RunPlan, *, must_exist: bool, accept_code_change: bool) -> None:

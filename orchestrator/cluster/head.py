@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 
 import ray
 
+from orchestrator.cluster.autoscaling import ask_for_autoscaler
 from orchestrator.errors import ClusterUnavailable
+from orchestrator.planning.placement import Autoscaler, NodeShape
 
 ASK_EVERY_S = 1.0
 SILENCE_S = 30.0
@@ -37,10 +39,14 @@ class Nodes:
     Attributes:
         alive: ids of the nodes that live.
         leaving: ids of those that will be taken away, with the UTC epoch second at which they are; None: nobody says.
+        staying: what the others have: Ray starts nothing on those that are leaving.
+        autoscaler: what starts nodes on demand; None: nothing does.
     """
 
     alive: frozenset[str] = frozenset()
     leaving: Mapping[str, float | None] = field(default_factory=dict)
+    staying: tuple[NodeShape, ...] = ()
+    autoscaler: Autoscaler | None = None
 
 
 class Head:
@@ -66,8 +72,13 @@ class Head:
         self._killing: Future[None] | None = None
         self._next = monotonic()
         self._silent_since: float | None = None
-        self._alive: frozenset[str] = frozenset()
         self._leaving: dict[str, float | None] = {}
+        self._newest: Nodes | None = None
+
+    @property
+    def newest(self) -> Nodes | None:
+        """What the head said last; None: nothing yet."""
+        return self._newest
 
     @property
     def leaving(self) -> Mapping[str, float | None]:
@@ -99,7 +110,7 @@ class Head:
             self._take_in(question, timeout_s=_ANSWER_S)
         except TimeoutError:
             return False
-        return node in self._alive
+        return self._newest is not None and node in self._newest.alive
 
     def kill(self, actor: Any) -> None:
         """End an actor at once, wherever it is in its life. A head that hears of none of it is waited for only once."""
@@ -115,7 +126,7 @@ class Head:
             self._question, self._next = None, self._monotonic() + ASK_EVERY_S
         if not failed:
             nodes = question.result()
-            self._silent_since, self._alive = None, nodes.alive
+            self._silent_since, self._newest = None, nodes
             self._leaving |= nodes.leaving
 
 
@@ -135,7 +146,21 @@ def in_background(call: Callable[[], T]) -> Future[T]:
 
 def ask_for_nodes() -> Nodes:
     """Ask the head of the cluster to which this process is connected; may block for ever."""
-    return Nodes(frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"]), leaving_nodes())
+    alive = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeID"]))
+    leaving = leaving_nodes()
+    staying = tuple(_shape_of(node) for node in alive if node["NodeID"] not in leaving)
+    return Nodes(frozenset(node["NodeID"] for node in alive), leaving, staying, ask_for_autoscaler())
+
+
+def _shape_of(node: Mapping[str, Any]) -> NodeShape:
+    resources = node["Resources"]
+    return NodeShape(
+        resources.get("CPU", 0.0),
+        resources.get("GPU", 0.0),
+        node["NodeID"],
+        node["Labels"],
+        is_head="node:__internal_head__" in resources,
+    )
 
 
 def leaving_nodes() -> dict[str, float | None]:

@@ -17,7 +17,7 @@ from orchestrator.cluster.worker import Worker, WorkerProgram
 from orchestrator.errors import AccessDenied, ClusterUnavailable, OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
-from orchestrator.planning.placement import ClusterShape, Placement
+from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, fits
 from orchestrator.spec import Job
 from orchestrator.training.data import Dataset
 from orchestrator.training.program import Program
@@ -31,9 +31,13 @@ _WORKERS_ENVIRONMENT = "workers have the environment in which Ray was started on
 
 
 # One call per process: Ray keeps the processes of tasks, and the next run would find its module as it was imported.
-@ray.remote(num_cpus=0, max_retries=3, max_calls=1)  # type: ignore[untyped-decorator]  # ray is untyped here
+@ray.remote(num_cpus=0, max_retries=-1, max_calls=1)  # type: ignore[untyped-decorator]  # ray is untyped here
 def _load_data(job: Job, code_root: str | None) -> tuple[Dataset | None, ev.Event]:
-    """Load the data once; a task's result, unlike an actor's, is rebuilt by Ray when its node goes."""
+    """Load the data once; a task's result, unlike an actor's, is rebuilt by Ray when its node goes.
+
+    However often that is: nodes may be taken away without number. `faults.data_wait_s` ends a function that never
+    comes to its end, and a worker that waits for data in vain is found by its silence.
+    """
     import sys
 
     root = code_root or str(Path.cwd())
@@ -54,9 +58,11 @@ class RayCluster:
     Args:
         session: an open Ray session.
         setup: what each worker is told; its `worker` is filled in per worker.
-        placement: GPUs of one worker; its CPUs are those of `setup`, or what `StartWorker` says.
+        placement: GPUs of one worker; its CPUs are those of `setup`, or what `StartWorker` says. It goes to nodes with
+            the labels that the job asks for.
         program: what a worker does with its commands; importable on every node.
         head: the cluster's head; default the one to which this process is connected.
+        shape: the nodes from which the placement was decided; default those that are there now. What changes is told.
     """
 
     def __init__(
@@ -67,12 +73,14 @@ class RayCluster:
         *,
         program: Callable[..., WorkerProgram] = Program,
         head: Head | None = None,
+        shape: ClusterShape | None = None,
     ) -> None:
         self._session = session
         self._head = head or Head()
         self._setup = setup
         self._program = program
-        self._num_gpus = placement.num_gpus
+        self._placement = placement
+        self._shape = shape or session.shape()
         self._actors: dict[str, Any] = {}
         self._nodes: dict[str, str] = {}
         self._warned: set[str] = set()
@@ -110,7 +118,8 @@ class RayCluster:
         setup = replace(self._setup, worker=command.worker, num_cpus=num_cpus)
         actor_class = ray.remote(Worker).options(
             num_cpus=num_cpus,
-            num_gpus=self._num_gpus,
+            num_gpus=self._placement.num_gpus,
+            label_selector=self._setup.job.resources.labels,
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=3,  # one call waits for events while others bring a command and interrupt the work
@@ -121,12 +130,15 @@ class RayCluster:
 
     def poll(self, timeout_s: float) -> Sequence[ev.Event]:
         """Events since the last call. Raises ClusterUnavailable when the cluster's head is gone."""
-        self._ask_for_data()
         self._head.listen()
+        changed = self._changes()
+        if self._places():
+            self._ask_for_data()
         self._listen()
         if not self._waiting:
-            time.sleep(timeout_s)
-            return ()
+            if not changed:
+                time.sleep(timeout_s)
+            return changed
         ready, rest = ray.wait(list(self._waiting), num_returns=1, timeout=timeout_s)
         rest += self._sent
         if rest:
@@ -135,7 +147,7 @@ class RayCluster:
         happened: list[ev.Event] = []
         for reference in ready:
             happened += self._take(reference)
-        return [*happened, *self._warnings()]
+        return [*changed, *happened, *self._warnings()]
 
     def close(self) -> None:
         for actor in self._actors.values():
@@ -149,13 +161,34 @@ class RayCluster:
 
     def _ask_for_data(self) -> None:
         """Start loading, once; only when the first workers have taken the processes that Ray keeps ready, because
-        TensorFlow takes longest to load."""
+        TensorFlow takes longest to load; and only when there is a place for a worker: what the data need is there.
+
+        Not on the cluster's head, where workers have other nodes: it need have neither the memory nor Keras.
+        """
         if self._asked_for_data:
             return
         self._asked_for_data = True
-        load = _load_data.options(num_returns=2)
+        where = dict(self._setup.job.resources.labels)
+        head = next((node.node for node in self._shape.nodes if node.is_head), None)
+        if head is not None and any(not node.is_head for node in self._places()):
+            where.setdefault("ray.io/node-id", f"!{head}")
+        load = _load_data.options(num_returns=2, label_selector=where)
         self._dataset, loaded = load.remote(self._setup.job, self._setup.code_root)
         self._waiting[loaded] = None
+
+    def _places(self) -> list[NodeShape]:
+        """The nodes that take workers."""
+        num_cpus, num_gpus = self._setup.num_cpus, self._placement.num_gpus
+        return [node for node in self._shape.nodes if fits(node, self._setup.job.resources, num_cpus, num_gpus)]
+
+    def _changes(self) -> list[ev.Event]:
+        """Tell what nodes there are, when that has changed."""
+        newest = self._head.newest
+        shape = self._shape if newest is None else self._session.shape_of(newest)
+        if shape == self._shape:
+            return []
+        self._shape = shape
+        return [ev.NodesChanged(shape)]
 
     def _warnings(self) -> Iterator[ev.Event]:
         """Tell each worker's notice once: its node will be taken away."""

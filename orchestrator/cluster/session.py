@@ -16,10 +16,10 @@ from ray import exceptions as rex
 
 from orchestrator.cluster.authentication import Caution, cautions, host_of, read_means, refusal, refused
 from orchestrator.cluster.door import knock
-from orchestrator.cluster.head import leaving_nodes
+from orchestrator.cluster.head import Nodes, ask_for_nodes
 from orchestrator.cluster.submission import read_excludes
 from orchestrator.errors import ClusterUnavailable, InvalidJob, OrchestratorError
-from orchestrator.planning.placement import ClusterShape, NodeShape
+from orchestrator.planning.placement import ClusterShape
 
 _OWN = "a Ray of the job's own"
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -45,13 +45,11 @@ class Session:
 
     def shape(self) -> ClusterShape:
         """The nodes alive now, but for those that are being taken away: Ray starts nothing on them."""
-        leaving = leaving_nodes()
-        nodes = tuple(
-            NodeShape(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-            for node in ray.nodes()
-            if node["Alive"] and node["NodeID"] not in leaving
-        )
-        return ClusterShape(nodes, can_grow=self.can_grow)
+        return self.shape_of(ask_for_nodes())
+
+    def shape_of(self, nodes: Nodes) -> ClusterShape:
+        """What the head said, as placement sees it."""
+        return ClusterShape(nodes.staying, self.can_grow, nodes.autoscaler if self.can_grow else None)
 
     def num_machines(self) -> int:
         """How many machines the living nodes are on."""

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.packs import Architecture
+from orchestrator.planning.placement import ClusterShape
 from orchestrator.planning.plan import Plan
 
 
@@ -149,6 +150,13 @@ class NodeDraining:
 
     worker: str
     remaining_s: float | None
+
+
+@dataclass(frozen=True)
+class NodesChanged:
+    """Nodes came or went: what there is now. Those that will be taken away are left out."""
+
+    shape: ClusterShape
 
 
 @dataclass(frozen=True)
@@ -307,6 +315,7 @@ Event = (
     | Checkpointed
     | Saved
     | NodeDraining
+    | NodesChanged
     | MemberTrained
     | NothingToPublish
     | ModelLost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -55,13 +56,16 @@ def _regroup(state: State, packs: Sequence[Pack]) -> Stepped:
 
     Few and short ones are not worth the start of further workers.
     """
-    crew = state.settings.solo_crew
+    crew = state.solo_crew
     if crew is None or crew == state.crew or any(pack.engine == "fused" for pack in packs):
         return state, []
     if _is_short(state):
         return state, []
+    state, before = replace(state, crew=crew, alone=True), state.crew
+    if crew.num_cpus == before.num_cpus:
+        return state, []
     gone: list[Command] = [KillWorker(name) for name in state.workers]
-    return replace(state, crew=crew, workers={}), gone
+    return replace(state, workers={}), gone
 
 
 def _is_short(state: State) -> bool:
@@ -103,6 +107,39 @@ def split(state: State, event: ev.PackTooLarge | ev.PackRefused) -> Stepped:
     else:
         state = replace(state, unpublished=(*state.unpublished, *unsettled))
     return state, [RecordPacked(state.packs, text), Note(text)]
+
+
+def share_out(state: State, num_free: int) -> Stepped:
+    """Have so many free workers something to train, where fewer packs wait: the largest of them are halved.
+
+    Only where a pack's size need not be the same in every run (not on a CPU, nor in deterministic mode), and of packs
+    whose members all wait for their first attempt.
+    """
+    passed = state.preflight
+    if passed is None or passed.deterministic or passed.device == "cpu" or state.cut_at is not None:
+        return state, []
+    parts = [state.packs[index] for index in state.waiting]
+    kept = [pack for pack in parts if not _is_untouched(state, pack)]
+    fresh = [pack.members for pack in parts if pack not in kept]
+    engines = {member: pack.engine for pack in parts for member in pack.members}
+    before = len(fresh)
+    while len(kept) + len(fresh) < num_free and max(map(len, fresh), default=1) > 1:
+        largest = max(fresh, key=len)
+        at = fresh.index(largest)
+        fresh[at : at + 1] = split_evenly(largest, math.ceil(len(largest) / 2))
+    if len(fresh) == before:
+        return state, []
+    known = {pack.members for pack in parts}
+    new = [members for members in fresh if members not in known]
+    packs = [Pack(len(state.packs) + number, members, engines[members[0]]) for number, members in enumerate(new)]
+    text = f"nodes have come: packs that wait are shared out anew, {len(parts)} → {len(kept) + len(fresh)}"
+    state = use_packs(state, (*state.packs, *packs))
+    return state, [RecordPacked(state.packs, text), Note(text)]
+
+
+def _is_untouched(state: State, pack: Pack) -> bool:
+    members = [state.members[index] for index in pack.members]
+    return all(m.status == "waiting" and m.attempts == 0 and m.checkpoint_epoch is None for m in members)
 
 
 def _is_as_large(state: State, other: Pack, pack: Pack, most: int) -> bool:

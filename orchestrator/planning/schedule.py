@@ -7,8 +7,8 @@ trained it where it can be: its model is still built there. After the job's dead
 wait in packs, which are decided after the preflight.
 
 What belongs to one subject alone stands beside this file: `assignment` (who does what next), `attempts` (counting,
-retrying, giving up), `packing`, `stopping`, `draining`, `lateness`, `enough`, `pace` (who is hung). What all of them
-know is in `schedule_state`.
+retrying, giving up), `packing`, `crew` (how many workers), `stopping`, `draining`, `lateness`, `enough`, `pace` (who is
+hung). What all of them know is in `schedule_state`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,8 @@ from orchestrator.errors import ClusterUnavailable, OrchestratorError, QuorumMis
 from orchestrator.planning import events as ev
 from orchestrator.planning.assignment import assign
 from orchestrator.planning.attempts import end_attempt, requeue
-from orchestrator.planning.commands import (
-    Command,
-    KillWorker,
-    Note,
-    Select,
-    StartWorker,
-)
+from orchestrator.planning.commands import Command, KillWorker, Note, Select
+from orchestrator.planning.crew import follow_nodes, staff
 from orchestrator.planning.draining import PREEMPTED, cause_of_loss, drain, end_drained
 from orchestrator.planning.enough import ask_for_score, leave_out, take_score
 from orchestrator.planning.events import Cause, Event
@@ -97,6 +92,7 @@ def begin(
         settings,
         settings.crew,
         members,
+        solo_crew=settings.solo_crew,
         unpredicted=tuple(i for i, member in members.items() if member.status == "trained"),
         scores=memory.scores,
         enough=memory.enough,
@@ -148,6 +144,9 @@ def _take_in(state: State, event: Event, now: float) -> Stepped:
             return _on_sign(state, event, now), []
         case ev.WorkerReady() | ev.WorkerIdle() | ev.WorkerLost() | ev.WorkerFenced() | ev.NodeDraining():
             state, commands = _on_worker(state, event, now)
+            return _advance(state, now, commands)
+        case ev.NodesChanged():
+            state, commands = follow_nodes(state, event)
             return _advance(state, now, commands)
         case ev.PrefixScored():
             state, commands = take_score(state, event, now)
@@ -319,8 +318,9 @@ def _on_tick(state: State, now: float) -> Stepped:
 def _waited_in_vain(state: State, now: float) -> OrchestratorError | None:
     faults, since = state.settings.faults, state.without_worker_since
     if since is not None and now - since > faults.node_wait_s:
+        why = f": {state.crew.reason}" if state.crew.reason else ""
         return ClusterUnavailable(
-            f"no worker could be started for {faults.node_wait_s:g} s",
+            f"no worker could be started for {faults.node_wait_s:g} s{why}",
             hint="no node has what `resources` asks for: add nodes, ask for less, or raise faults.node_wait_s",
         )
     if state.rows is None and now - state.began > faults.data_wait_s:
@@ -352,12 +352,9 @@ def _advance(state: State, now: float, commands: list[Command]) -> Stepped:
         return _finish(state, commands) if searching is None else (searching[0], [*commands, *searching[1]])
     wanted = min(state.crew.num_workers, work)
     if _gives_up_starting(state):  # the workers that do work go on without more beside them
-        wanted = 1
-    while len(state.workers) < wanted:
-        name = f"w{state.num_started}"
-        state = set_worker(replace(state, num_started=state.num_started + 1), name, WorkerState("starting", Pace(now)))
-        commands.append(StartWorker(name, state.crew.num_cpus))
-    return state, commands
+        wanted = min(1, wanted)
+    state, staffed = staff(state, wanted, now)
+    return state, [*commands, *staffed]
 
 
 def _decide_quorum(state: State, good: Collection[int], num_wanted: int) -> QuorumDecision:

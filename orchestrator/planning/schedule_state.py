@@ -12,7 +12,7 @@ from orchestrator.planning.commands import Abort, Command
 from orchestrator.planning.events import Cause
 from orchestrator.planning.pace import Pace, alive
 from orchestrator.planning.packs import Pack, PackingRules
-from orchestrator.planning.placement import Crew
+from orchestrator.planning.placement import Crew, Placing
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.policies import StopRule
 from orchestrator.spec import FaultsSpec
@@ -46,7 +46,7 @@ class Settings:
 
     Attributes:
         plan: the members.
-        crew: how many workers train side by side.
+        crew: the workers that train side by side at first.
         faults: budgets and time limits.
         quorum: fewest members for a result; None: all.
         seed: the job's seed, for the jitter of retries.
@@ -54,6 +54,7 @@ class Settings:
         cutoff: monotonic second at which training ends and members count with their best epoch so far; None: never.
         packing: what the job says of engines.
         solo_crew: the workers to have instead, where members turn out to be trained one by one; None: the same.
+        placing: what decides of the workers when nodes come or go; None: they stay as many.
         stop_rule: when there are enough members; None: when all are through.
         search: of a run whose members are the trials of a search; None: there is none.
     """
@@ -67,6 +68,7 @@ class Settings:
     cutoff: float | None = None
     packing: PackingRules = field(default_factory=PackingRules)
     solo_crew: Crew | None = None
+    placing: Placing | None = None
     stop_rule: StopRule | None = None
     search: SearchRules | None = None
 
@@ -150,7 +152,9 @@ class State:
     Attributes:
         settings: what never changes.
         members, workers: by index and by name.
-        crew: how many workers train side by side.
+        crew: the workers that train side by side.
+        solo_crew: those to have instead, once members turn out to be trained one by one; None: the same.
+        alone: they have.
         packs: all there are; empty until they are decided. A pack that was halved is followed by its halves.
         waiting: packs waiting to be trained, by index.
         unpublished: members waiting for their best epoch so far to be published, after the cutoff.
@@ -177,6 +181,8 @@ class State:
     crew: Crew
     members: Mapping[int, MemberState]
     workers: Mapping[str, WorkerState] = field(default_factory=dict)
+    solo_crew: Crew | None = None
+    alone: bool = False
     packs: tuple[Pack, ...] = ()
     waiting: tuple[int, ...] = ()
     unpublished: tuple[int, ...] = ()

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from orchestrator.spec.base import BY_SHAPE, IS_LIST, IS_NUMBER, IS_TEXT, Problem, Spec, refuse
 from orchestrator.spec.deadline import deadline_problem
+from orchestrator.spec.labels import label_problems
 from orchestrator.spec.urls import endpoint_problem, ray_address_problem, storage_problem
 
 Weight = Annotated[float, Field(ge=0)]
@@ -164,13 +165,23 @@ class ResourcesSpec(Spec):
         "trained on this machine without a GPU, they share out its cores.",
     )
     concurrency: int | None = Field(
-        default=None, ge=1, description="Members that train at the same time; by default as many as fit."
+        default=None,
+        ge=1,
+        description="Members that train at the same time; by default as many as fit, on a cluster that starts nodes on "
+        "demand as many as are useful.",
+    )
+    labels: dict[str, str] = Field(
+        default={},
+        description="Labels that a node must have to carry a worker, by key: a value (`spot`), one that it must not "
+        "be (`!spot`), or several (`in(a, b)`, `!in(a, b)`), as in Ray's label selectors.",
     )
 
     @model_validator(mode="after")
     def _check(self) -> ResourcesSpec:
         if self.num_gpus is not None and self.num_gpus > 1 and not self.num_gpus.is_integer():
             refuse([Problem(("num_gpus",), f"must be a fraction below 1 or a whole number, not {self.num_gpus:g}")])
+        wrong = [(key, what) for key, value in self.labels.items() for what in label_problems(key, value)]
+        refuse([Problem(("labels", key), what) for key, what in wrong])
         return self
 
 

@@ -44,6 +44,8 @@ class FakeCluster:
         predict_faults: what goes wrong in predicting, by (member, how often this cluster was asked for it, from 1).
         drains: after which (member, epoch) its worker's node is announced to be taken away, and in how many seconds it
             is (None: never). Once each.
+        room: for how many workers there is a place from which second on, the first from 0: nodes come and go. Those
+            that come too early wait; those that were placed last lose theirs. Empty: there always is one.
         epochs: how many each member trains, at most as many as its own settings say.
         epoch_s: seconds of one epoch, give or take half of it.
         checkpoint_every: epochs from one checkpoint to the next.
@@ -72,6 +74,7 @@ class FakeCluster:
         fault_epochs: Mapping[tuple[int, int], int] | None = None,
         predict_faults: Mapping[tuple[int, int], PredictFault] | None = None,
         drains: Mapping[tuple[int, int], float | None] | None = None,
+        room: Sequence[tuple[float, int]] = (),
         epochs: int = 3,
         epoch_s: float = 1.0,
         checkpoint_every: int = 1,
@@ -101,15 +104,22 @@ class FakeCluster:
         self.closed = False
         self._plan, self._clock = plan, clock
         self._alive: set[str] = set()
+        self._room: int | None = dict(room).get(0)
+        self._placed: list[str] = []
+        self._unplaced: list[str] = []
         self._working: dict[str, Iterator[Step]] = {}
         self._agenda: list[_Entry] = []
         self._num_planned = 0
         digests = {split: row_digests(fingerprint)[split] for split in self._script.scored}
         loaded = ev.DataLoaded(fingerprint, self._script.rows, digests)
         self._plan_next(0.0, None, iter([loaded if data_error is None else ev.DataFailed(data_error)]))
+        for at_s, number in (change for change in room if change[0] > 0):
+            self._plan_next(at_s, None, self._change_room(number))
 
     def shape(self) -> ClusterShape:
-        return ClusterShape((NodeShape(num_cpus=4, num_gpus=0),), can_grow=False)
+        if self._room is None:
+            return ClusterShape((NodeShape(num_cpus=4, num_gpus=0),), can_grow=False)
+        return ClusterShape((NodeShape(self._room, 0),) if self._room else (), can_grow=True)
 
     def send(self, commands: Iterable[cmd.WorkerCommand]) -> None:
         for command in commands:
@@ -117,9 +127,10 @@ class FakeCluster:
             match command:
                 case cmd.StartWorker(worker=worker):
                     self._alive.add(worker)
-                    self._plan_next(_START_S, worker, iter([ev.WorkerReady(worker, node="node-0", pid=1)]))
+                    self._unplaced.append(worker)
+                    self._place()
                 case cmd.KillWorker(worker=worker):
-                    self._alive.discard(worker)
+                    self._leave(worker)
                 case cmd.SaveNow(worker=worker, stop=stop) if worker in self._alive:
                     self._plan_next(0.0, worker, self._save(worker, stop))
                 case _ if command.worker in self._alive:
@@ -164,8 +175,29 @@ class FakeCluster:
                 if isinstance(step, ev.NodeDraining) and step.remaining_s is not None:
                     self._plan_next(step.remaining_s, step.worker, _node_lost(step.worker))
         except Silence:
-            self._alive.discard(entry.worker or "")
+            self._leave(entry.worker or "")
         return happened
+
+    def _place(self) -> None:
+        """Workers that wait for a place start where there is one."""
+        while self._unplaced and (self._room is None or len(self._placed) < self._room):
+            worker = self._unplaced.pop(0)
+            self._placed.append(worker)
+            self._plan_next(_START_S, worker, iter([ev.WorkerReady(worker, node="node-0", pid=1)]))
+
+    def _leave(self, worker: str) -> None:
+        self._alive.discard(worker)
+        self._placed = [other for other in self._placed if other != worker]
+        self._unplaced = [other for other in self._unplaced if other != worker]
+        self._place()
+
+    def _change_room(self, number: int) -> Iterator[Step]:
+        self._room = number
+        for worker in self._placed[number:]:
+            yield ev.WorkerLost(worker, ev.Cause.NODE_LOST, "its node is gone")
+            self._leave(worker)
+        self._place()
+        yield ev.NodesChanged(self.shape())
 
     def _save(self, worker: str, stop: bool) -> Iterator[Step]:
         """`SaveNow` waits for nothing; with `stop`, what the worker trains is given up when it is saved."""

@@ -13,11 +13,11 @@ from orchestrator.errors import Interrupted
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.packs import packs_to_json
-from orchestrator.planning.placement import Crew
+from orchestrator.planning.placement import Crew, Placing
 from orchestrator.planning.policies import StopRule
 from orchestrator.planning.recovery import read_member, read_run
 from orchestrator.planning.schedule import Settings, State, begin, step
-from orchestrator.spec import FaultsSpec
+from orchestrator.spec import FaultsSpec, ResourcesSpec
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.records import Record
@@ -72,6 +72,7 @@ class Run:
             self.quorum,
             cutoff=None if cutoff_s is None else self.began + cutoff_s,
             stop_rule=self.stop_rule,
+            placing=Placing(ResourcesSpec()) if "room" in cluster else None,
         )
         members = {index: read_member(self.member_log(index).records()) for index in range(self.num_members)}
         self.state, commands = begin(

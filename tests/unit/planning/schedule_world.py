@@ -20,11 +20,11 @@ from orchestrator.planning import events as ev
 from orchestrator.planning.events import Cause
 from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.packs import Architecture, Pack, PackingRules
-from orchestrator.planning.placement import Crew
+from orchestrator.planning.placement import ClusterShape, Crew, NodeShape, Placing
 from orchestrator.planning.policies import StopRule
 from orchestrator.planning.recovery import RunMemory
 from orchestrator.planning.schedule import Settings, begin, step
-from orchestrator.spec import FaultsSpec
+from orchestrator.spec import FaultsSpec, ResourcesSpec
 
 Kind = TypeVar("Kind", bound=cmd.Command)
 
@@ -70,6 +70,8 @@ class World:
         num_members, num_workers, quorum, faults, deadline, cutoff: of the run.
         pack_size: of packs, trained by the fused engine; 1: each member alone, by `fit`.
         packing, crew, solo_crew: instead of what follows from these.
+        nodes_change: nodes come and go, as mishaps.
+        placing: what decides of the workers then; it follows from `nodes_change`.
         stop_rule: when there are enough members; `score` tells that of the ensemble of the first so many.
         memory, trained, diverged: what predecessors left.
     """
@@ -87,6 +89,8 @@ class World:
         packing: PackingRules | None = None,
         crew: Crew | None = None,
         solo_crew: Crew | None = None,
+        nodes_change: bool = False,
+        placing: Placing | None = None,
         stop_rule: StopRule | None = None,
         score: Callable[[int], float | None] = float,
         memory: RunMemory | None = None,
@@ -102,8 +106,10 @@ class World:
             cutoff=cutoff,
             packing=packing or PackingRules("fused" if pack_size > 1 else "solo", max_members=pack_size),
             solo_crew=solo_crew,
+            placing=placing or (Placing(ResourcesSpec()) if nodes_change else None),
             stop_rule=stop_rule,
         )
+        self.nodes_change = nodes_change
         self.score = score
         self.to_score: int | None = None
         self.cutoff = cutoff
@@ -192,6 +198,8 @@ class World:
     def mishaps(self) -> list[ev.Event]:
         """All that could go wrong next: errors and deaths of workers, and late words of those given up."""
         events = [mishap for name, busy in self.workers.items() for mishap in self._mishaps(name, busy)]
+        if self.nodes_change:
+            events += [ev.NodesChanged(nodes_of(num_cpus)) for num_cpus in (0, 1, 3)]
         for name in self.gone[-1:]:
             events += [ev.WorkerIdle(name), ev.MemberTrained(name, 0)]
         return events
@@ -338,7 +346,8 @@ class World:
         self.workers[worker] = task
 
     def _check(self) -> None:
-        assert len(self.workers) <= self.state.crew.num_workers
+        if any(busy.task == "starting" for busy in self.workers.values()):
+            assert len(self.workers) <= self.state.crew.num_workers, "a worker waits for a place that nobody needs"
         assert set(self.state.workers) == set(self.workers)
         faults = self.settings.faults
         assert {index for index, member in self.state.members.items() if member.late} <= self.late
@@ -354,6 +363,11 @@ class World:
                 or crashes > faults.max_crashes
             )
             assert (member.status == "failed") == spent, "a member fails exactly when a budget is gone"
+
+
+def nodes_of(*cpus: int) -> ClusterShape:
+    """A cluster of nodes with so many CPUs each; 0: no node."""
+    return ClusterShape(tuple(NodeShape(num, 0) for num in cpus if num), can_grow=True)
 
 
 def passed(worker: str, num_members: int = 0) -> ev.PreflightPassed:
@@ -382,7 +396,7 @@ def walk(world: World, rnd: Random, mishaps: int, *, steps: int = 2_000) -> Coun
         event = rnd.choice(events)
         if wrong:
             mishaps -= 1
-            late = getattr(event, "worker", None) not in world.workers
+            late = hasattr(event, "worker") and event.worker not in world.workers
             met["late" if late else type(event).__name__] += 1
         world.step(event)
     assert world.end is not None or steps < 2_000, "the run does not end"

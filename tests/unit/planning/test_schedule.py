@@ -45,6 +45,7 @@ def test_random_deaths_in_random_order_keep_every_promise() -> None:
         mishaps=st.integers(0, 40),
         cutoff=st.none() | st.floats(0, 200),
         pack_size=st.integers(1, 4),
+        nodes_change=st.booleans(),
     )
     def check(
         seed: int,
@@ -54,9 +55,11 @@ def test_random_deaths_in_random_order_keep_every_promise() -> None:
         mishaps: int,
         cutoff: float | None,
         pack_size: int,
+        nodes_change: bool,
     ) -> None:
         quorum = None if quorum is None else min(quorum, num_members)
-        world = World(num_members, num_workers, quorum=quorum, cutoff=cutoff, pack_size=pack_size)
+        about = {"cutoff": cutoff, "pack_size": pack_size, "nodes_change": nodes_change}
+        world = World(num_members, num_workers, quorum=quorum, **about)  # type: ignore[arg-type]  # arguments by name
         met.update(walk(world, Random(seed), mishaps))
         statuses = {index: member.status for index, member in world.state.members.items()}
         met[type(world.end).__name__] += 1
@@ -74,7 +77,15 @@ def test_random_deaths_in_random_order_keep_every_promise() -> None:
             assert step(world.state, event, world.now + 10_000) == (world.state, []), "something happened after the end"
 
     check()
-    expected = {"WorkerLost", "AttemptFailed", "MemberDiverged", "WorkerFenced", "ModelLost", "NodeDraining"}
+    expected = {
+        "WorkerLost",
+        "AttemptFailed",
+        "MemberDiverged",
+        "WorkerFenced",
+        "ModelLost",
+        "NodeDraining",
+        "NodesChanged",
+    }
     expected |= {"MemberTrained", "PackTooLarge", "PackRefused", "late", "late member", "Select", "Abort"}
     assert expected <= set(+met), f"the walks never met {expected - set(+met)}"
 

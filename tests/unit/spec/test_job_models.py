@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,29 @@ def test_whole_numbers_are_taken_for_floats_but_stay_whole_in_ranges() -> None:
     assert isinstance(axis, Range)
     assert (type(axis.min), type(axis.max)) == (int, int)
     assert type(Range(min=0, max=0.5).max) is float
+
+
+@pytest.mark.parametrize("value", ["spot", "!spot", "in(a, b)", "!in(a,b)", "A100", "a.b_c-d"])
+def test_nodes_are_selected_by_labels_in_rays_syntax(value: str) -> None:
+    assert job(resources={"labels": {"ray.io/market-type": value}}).resources.labels["ray.io/market-type"] == value
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ({"market": "spot!"}, "labels.market must be a label's value"),
+        ({"market": ""}, "labels.market must be a label's value"),
+        ({"market": "in()"}, "labels.market must be a label's value"),
+        ({"market": "-spot"}, "labels.market must be a label's value"),
+        ({"market": "a" * 64}, "labels.market must be a label's value"),
+        ({"my market": "spot"}, "is no label"),
+        ({"a//b": "spot"}, "is no label"),
+        ({"gpu": True}, "labels"),
+    ],
+)
+def test_what_ray_would_refuse_of_a_label_is_refused_before(labels: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidJob, match=re.escape(said)):
+        job(resources={"labels": labels})
 
 
 @pytest.mark.parametrize("off", [None, False])
