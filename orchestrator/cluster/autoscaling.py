@@ -28,21 +28,33 @@ BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 _BY_HAND = "node_"
 """How Ray names the types of nodes that were started by hand, before their id."""
 
+_AUTOSCALERS = ray._raylet.GCS_AUTOSCALER_STATE_NAMESPACE.encode()
+_CONFIG_KEY = ray._raylet.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY.encode()
 _ANSWER_S = 5.0
 
 
 def ask_for_autoscaler() -> Autoscaler | None:
     """What starts nodes on demand, if anything does. Asks the head; may block for ever."""
     try:
-        head = ray._private.worker.global_worker.gcs_client
-        if not any(_names_in_state(head)) and not any(_names_in_report(head)):
-            return None
-        told = ray._private.state.state.get_cluster_config()
-    except (AttributeError, ImportError, ray.exceptions.RaySystemError):
+        return read_autoscaler(ray._private.worker.global_worker.gcs_client, BOOTSTRAP.expanduser())
+    except (AttributeError, ImportError):
         return Autoscaler()
-    if told is not None and told.node_group_configs:
-        return Autoscaler(tuple(_group_told(group) for group in told.node_group_configs))
-    return _read_bootstrap(BOOTSTRAP.expanduser()) or Autoscaler()
+
+
+def read_autoscaler(head: Any, bootstrap: Path) -> Autoscaler | None:
+    """What the head knows of an autoscaler, and the file that `ray up` left where it runs.
+
+    Args:
+        head: Ray's client of its head.
+        bootstrap: the file, which need not be there.
+    """
+    if not any(_names_in_state(head)) and not any(_names_in_report(head)):
+        return None
+    told = head.internal_kv_get(_CONFIG_KEY, _AUTOSCALERS, _ANSWER_S)
+    groups = autoscaler_pb2.ClusterConfig.FromString(told).node_group_configs if told else ()
+    if groups:
+        return Autoscaler(tuple(_group_told(group) for group in groups))
+    return _read_bootstrap(bootstrap) or Autoscaler()
 
 
 def autoscaler_of(config: Mapping[str, Any]) -> Autoscaler:

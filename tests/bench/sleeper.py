@@ -79,6 +79,7 @@ class Sleeper:
     Args:
         setup, emit, on_batch: as there.
         publishes: it writes records and blobs as a real worker does; else it writes nothing.
+        sleep_s: seconds of one member.
     """
 
     def __init__(
@@ -88,7 +89,9 @@ class Sleeper:
         on_batch: Callable[[], None],
         *,
         publishes: bool,
+        sleep_s: float = SLEEP_S,
     ) -> None:
+        self._sleep_s = sleep_s
         self._name = setup.worker
         self._emit = emit
         self._publisher = None
@@ -114,7 +117,7 @@ class Sleeper:
                 for member in predict:
                     self._predict(member, validation.num_rows)
                 for member in members:
-                    time.sleep(SLEEP_S)
+                    time.sleep(self._sleep_s)
                     if publisher:
                         publisher.final(member)
                     self._emit(ev.MemberTrained(self._name, member))

@@ -161,6 +161,15 @@ def test_a_run_without_any_node_waits_and_goes_on_when_one_comes(cases: Seen) ->
     assert resumed_at(seen, seen["roles"]["hit_later"]) == [0, 4]
     assert all(member["as_undisturbed"] for member in seen["members"])
     assert not any("(crash)" in note for note in seen["notes"])
+    assert any("waiting for a node: a worker needs 1 CPU" in note for note in seen["notes"])
+
+
+def test_nodes_that_join_are_used_as_far_as_there_are_members(cases: Seen) -> None:
+    seen = case(cases, "nodes_lost")
+    roles = seen["roles"]
+    last = {nodes(seen, roles[role])[-1] for role in ("uploading", "beside", "hit_later")}
+    assert sorted(last) == seen["joined"]
+    assert any("nodes have changed: 4 × 1 CPU" in note for note in seen["notes"])
 
 
 def test_a_notice_leads_to_a_checkpoint_at_once_and_to_another_node(cases: Seen) -> None:
@@ -176,7 +185,7 @@ def test_a_notice_leads_to_a_checkpoint_at_once_and_to_another_node(cases: Seen)
 
 
 def test_nothing_is_placed_on_a_node_that_will_be_taken_away(cases: Seen) -> None:
-    """[8] There was room for a worker on that node alone when one was asked for."""
+    """[8] There was room for a worker on that node alone when the first one ended."""
     seen = case(cases, "preempted")
     for role in ("saving", "too_slow"):
         first, second = nodes(seen, seen["roles"][role])

@@ -1,18 +1,20 @@
 """What happens on a Ray cluster of three nodes, case by case, as JSON: `python -m tests.support.cluster_cases FOLDER`.
 
 A process of its own, because one process has one connection to Ray, and the tests around have theirs. The nodes are
-processes on this machine with logical GPUs: a head with CPUs alone, a node with two GPUs and a node with one.
+processes on this machine with logical GPUs: a head with CPUs alone, a node with two GPUs and a spot node with one. In
+this process, where the coordinators work, TensorFlow cannot be imported.
 """
 
 from __future__ import annotations
 
+import importlib.abc
 import json
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,10 @@ HOLD = FOLDER / "hold"
 
 
 def load_data(seed):
+    import ray
+
     with (FOLDER / "loads").open("a") as file:
-        file.write("loaded\\n")
+        file.write(ray.get_runtime_context().get_node_id() + "\\n")
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(1200, 512)).astype("float32")
     y = x[:, :3].argmax(axis=1)
@@ -111,13 +115,13 @@ class Cases:
         self.project = folder / "project"
         self.project.mkdir()
         (self.project / "held.py").write_text(MODULE.format(folder=str(folder)), encoding="utf-8")
-        node: dict[str, Any] = {"object_store_memory": 80_000_000}
+        node = self.node = {"object_store_memory": 80_000_000}
         self.cluster = Cluster(
             initialize_head=True,
             head_node_args={**node, "num_cpus": 2, "num_gpus": 0, "include_dashboard": False, "_system_config": HEALTH},
         )
         self.two_gpus = self.cluster.add_node(num_cpus=4, num_gpus=2, **node)
-        self.one_gpu = self.cluster.add_node(num_cpus=4, num_gpus=1, **node)
+        self.one_gpu = self.cluster.add_node(num_cpus=4, num_gpus=1, labels={"market": "spot"}, **node)
         self.cluster.wait_for_nodes()
         self.names = {
             self.cluster.head_node.node_id: "head",
@@ -127,15 +131,49 @@ class Cases:
 
     def whole_gpus(self) -> dict[str, Any]:
         with self._light(1.0, 3) as cluster:
-            return self._places(cluster, 3)
+            return self._places(cluster, self._started(cluster, 3))
 
     def half_gpus(self) -> dict[str, Any]:
         with self._light(0.5, 6) as cluster:
-            seen = self._places(cluster, 6)
+            seen = self._places(cluster, self._started(cluster, 6))
             cluster.send([cmd.StartWorker("one too many")])
             until = time.monotonic() + 2.0
             late = [event for _ in _turns(until) for event in cluster.poll(0.5)]
             return {**seen, "one_too_many": sum(isinstance(event, ev.WorkerReady) for event in late)}
+
+    def labelled(self) -> dict[str, Any]:
+        """Workers for nodes with a label, and for those without it."""
+        seen: dict[str, Any] = {}
+        for market in ("spot", "!spot"):
+            (self.folder / "loads").unlink(missing_ok=True)
+            with self._light(0, 3, {"market": market}) as cluster:
+                seen[market] = self._places(cluster, self._started(cluster, 3))["nodes"]
+                seen[f"data {market}"] = self._loads()
+        return seen
+
+    def joined(self) -> dict[str, Any]:
+        """A worker that needs four GPUs, and only then a node that has them; that node goes again."""
+        with self._light(4.0, 1) as cluster:
+            free = ray.available_resources()
+            cluster.send([cmd.StartWorker("w0")])
+            told = [event for _ in range(3) for event in cluster.poll(0.5)]
+            num_before = len(told)
+            node = self.cluster.add_node(num_cpus=4, num_gpus=4, **self.node)
+            self.names[node.node_id] = "four"
+            places = self._places(cluster, ["w0"], told)
+            self.cluster.remove_node(node, allow_graceful=False)
+            for _ in _turns(time.monotonic() + WAIT_S):
+                told += cluster.poll(0.5)
+                shapes = [event.shape for event in told if isinstance(event, ev.NodesChanged)]
+                if len(shapes) > 1 and any(isinstance(event, ev.WorkerLost) for event in told):
+                    break
+        return {
+            **places,
+            "free": {name: free[name] for name in ("CPU", "GPU")},
+            "before": [type(event).__name__ for event in told[:num_before]],
+            "shapes": [sorted(self.names[node.node] for node in shape.nodes) for shape in shapes],
+            "lost": [event.cause.value for event in told if isinstance(event, ev.WorkerLost)],
+        }
 
     def undisturbed(self) -> dict[str, Any]:
         return self._run("undisturbed", {"num_gpus": 1, "num_cpus": 2})
@@ -183,7 +221,7 @@ class Cases:
                 }
                 for member in result.members
             ]
-            seen["loads"] = len((self.folder / "loads").read_text().splitlines())
+            seen["loads"] = self._loads()
             seen["builds"] = self._builds(tag)
         except OrchestratorError as error:
             seen |= {"exit_code": error.exit_code, "message": str(error)}
@@ -205,6 +243,10 @@ class Cases:
             }
         )
 
+    def _loads(self) -> list[str]:
+        """The nodes on which the data function was called."""
+        return [self.names[node] for node in (self.folder / "loads").read_text().splitlines()]
+
     def _builds(self, tag: str) -> list[dict[str, Any]]:
         lines = (self.folder / f"{tag}.jsonl").read_text(encoding="utf-8").splitlines()
         builds = [json.loads(line) for line in lines]
@@ -214,11 +256,13 @@ class Cases:
         return [build for build in self._builds(tag) if build["dropout"] == DROPOUTS[member]][-1]
 
     @contextmanager
-    def _light(self, num_gpus: float, num_workers: int) -> Iterator[RayCluster]:
+    def _light(
+        self, num_gpus: float, num_workers: int, labels: Mapping[str, str] | None = None
+    ) -> Iterator[RayCluster]:
         """A cluster of light workers; they inherit this process' import path, so that they find the light program."""
         ray.init(address=self.cluster.address, log_to_driver=False)
         session = connect(None, str(self.project))
-        job = self._job("light", {"num_gpus": num_gpus}, {})
+        job = self._job("light", {"num_gpus": num_gpus, "labels": dict(labels or {})}, {})
         request = api.plan(job, root=str(self.project)).request
         setup = WorkerSetup("", job, request.plan, request.layout, 1, session.code_root, 1, num_gpus)
         placement = Placement(num_workers, 1, num_gpus, "as the test says")
@@ -229,22 +273,37 @@ class Cases:
             cluster.close()
             ray.shutdown()
 
-    def _places(self, cluster: RayCluster, num_workers: int) -> dict[str, Any]:
-        """Where that many workers are, and what each sees while it trains."""
+    def _started(self, cluster: RayCluster, num_workers: int) -> list[str]:
         workers = [f"w{number}" for number in range(num_workers)]
         cluster.send([cmd.StartWorker(worker) for worker in workers])
+        return workers
+
+    def _places(
+        self, cluster: RayCluster, workers: Sequence[str], told: list[ev.Event] | None = None
+    ) -> dict[str, Any]:
+        """Where workers are, and what each sees while it trains; what was told besides joins `told`."""
+        told = [] if told is None else told
         nodes: dict[str, str] = {}
         logs: dict[str, Mapping[str, float]] = {}
         for _ in _turns(time.monotonic() + WAIT_S):
             for event in cluster.poll(0.5):
+                told.append(event)
                 if isinstance(event, ev.WorkerReady):
                     nodes[event.worker] = self.names[event.node]
                     cluster.send([train_alone(event.worker, 0)])
                 if isinstance(event, ev.EpochEnded):
                     logs[event.worker] = event.logs
-            if len(logs) == num_workers:
+            if len(logs) == len(workers):
                 break
         return {"nodes": [nodes.get(worker) for worker in workers], "logs": [logs.get(worker) for worker in workers]}
+
+
+class NoTensorFlow(importlib.abc.MetaPathFinder):
+    """Refuses to import what the coordinator must not need."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname.partition(".")[0] in ("tensorflow", "keras"):
+            raise ImportError(f"the coordinator imports {fullname}")
 
 
 class Disturbance(SilentProgress):
@@ -274,6 +333,7 @@ def _turns(until: float) -> Iterator[None]:
 def main(folder: Path) -> None:
     """Run all cases on one cluster and write `results.json`; a case that raises leaves its traceback there."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))  # in order, so that the nodes end too
+    sys.meta_path.insert(0, NoTensorFlow())
     began = time.monotonic()
     cases = Cases(folder)
     seen: dict[str, Any] = {"timing": {"start": time.monotonic() - began}}
@@ -282,6 +342,8 @@ def main(folder: Path) -> None:
         for case in (
             cases.whole_gpus,
             cases.half_gpus,
+            cases.labelled,
+            cases.joined,
             cases.impossible,
             cases.undisturbed,
             cases.struck,

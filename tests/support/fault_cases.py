@@ -164,6 +164,7 @@ class Cases:
             wait_until(
                 lambda: all(run.num_ended(member) == ended for member, ended in attempts.items()), "the loss of all"
             )
+            wait_until(lambda: not self.actors("PENDING_CREATION"), "nobody to wait for places that are gone")
             run.turns(5)
             waited = run.goes_on and self.alive() == {self.cluster.head_node.node_id}
             run.stage.let_go(uploading, beside, hit_later)
@@ -172,6 +173,7 @@ class Cases:
             to_progress = run.progressed(hit_later, back, 2)
         return {
             **run.seen(),
+            "joined": sorted(self.nodes),
             "roles": {"uploading": uploading, "beside": beside, "untouched": untouched, "hit_later": hit_later},
             "waited": waited,
             "to_progress": to_progress,
@@ -195,7 +197,7 @@ class Cases:
             wait_until(lambda: run.stage.told("uploading", member=too_slow), "the upload that takes too long")
             uploader = run.stage.told("uploading", member=too_slow)[0]["pid"]
             # The worker that saved is ended: its place on the node is free, and nobody may take it.
-            wait_until(lambda: len(self.actors("ALIVE")) == 3 and self.actors("PENDING_CREATION"), "a worker to wait")
+            wait_until(lambda: len(self.actors("ALIVE")) == 3, "the end of the worker that saved")
             run.stage.let_go(elsewhere[0])
             run.held(saving, 7, term=2)
             removed = self.remove(node)

@@ -19,7 +19,7 @@ from orchestrator.cluster.session import connect
 from orchestrator.controller import Controller
 from orchestrator.errors import Interrupted, OrchestratorError
 from orchestrator.planning import events as ev
-from orchestrator.planning.placement import Crew, Placement
+from orchestrator.planning.placement import Crew, Placement, Placing
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result
 from orchestrator.spec import Job, parse_job
@@ -108,7 +108,7 @@ class LightRun:
     Args:
         job: from `light_job`.
         folder: where its module lies.
-        num_workers: how many train side by side.
+        num_workers: how many train side by side until nodes come or go.
         faults: what goes wrong by itself.
         head: the cluster's head, as impatient as a test needs it.
         run_id: names the run.
@@ -151,6 +151,7 @@ class LightRun:
             clock=api.SystemClock(),
             progress=self.progress,
             crew=Crew(num_workers),
+            placing=Placing(self.request.job.resources),
             interruption=lambda: Interrupted("the test is over") if self._stop else None,
         )
         self._stop = False

@@ -17,8 +17,9 @@ BATCH_S = 0.02
 class LightProgram:
     """Takes the place of `training.program.Program`; an epoch is one short wait.
 
-    The logs of its epochs tell what a test wants to know of the worker: `gpu` (the device that Ray gave it, −1 for
-    none) and, for the training inputs that it received, whether they are `owned` copies and `writeable`.
+    The logs of its epochs tell what a test wants to know of the worker: `gpu` (the first device that Ray gave it, −1
+    for none), `num_gpus` (how many it sees) and, for the training inputs that it received, whether they are `owned`
+    copies and `writeable`.
     """
 
     def __init__(self, setup: WorkerSetup, emit: Callable[[ev.Event], None], on_batch: Callable[[], None]) -> None:
@@ -57,8 +58,10 @@ class LightProgram:
 
 def _seen(dataset: Dataset) -> dict[str, float]:
     flags = dataset.train.x.flags  # type: ignore[union-attr]  # one array in these tests
+    gpus = [float(index) for index in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if index]
     return {
-        "gpu": float(os.environ.get("CUDA_VISIBLE_DEVICES") or -1),
+        "gpu": gpus[0] if gpus else -1.0,
+        "num_gpus": float(len(set(gpus))),
         "owned": float(flags.owndata),
         "writeable": float(flags.writeable),
     }

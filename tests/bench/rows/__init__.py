@@ -7,6 +7,7 @@ from tests.bench.rows import (
     evaluation,
     pack_throughput,
     quick_start,
+    scaling,
     scheduling,
     start_up,
     whole_job,
@@ -21,4 +22,5 @@ ROWS: dict[str, Row] = {
     "P6": scheduling.measure,
     "P7": evaluation.measure,
     "P8": quick_start.measure,
+    "P10": scaling.measure,
 }

@@ -72,15 +72,17 @@ def measure(bench: Bench) -> Iterator[Figure]:
 
 @dataclass(frozen=True)
 class Mark:
-    """The coordinator when one more member was through: its thread's CPU seconds, its process' memory in bytes."""
+    """The coordinator when one more member was through: CPU seconds of its thread and of its whole process, which Ray's
+    own threads share, and its memory in bytes."""
 
     cpu_s: float
+    process_s: float
     memory_bytes: int
 
     @classmethod
     def now(cls) -> Mark:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return cls(time.thread_time(), pages * 4096)
+        return cls(time.thread_time(), time.process_time(), pages * 4096)
 
 
 class WatchedCluster:
@@ -89,10 +91,11 @@ class WatchedCluster:
     Args:
         inner: the workers.
         publisher: writes what they would have written; None: they write themselves.
+        num_workers: how many there are.
     """
 
-    def __init__(self, inner: Cluster, publisher: Publisher | None) -> None:
-        self._inner, self._publisher = inner, publisher
+    def __init__(self, inner: Cluster, publisher: Publisher | None, num_workers: int = NUM_WORKERS) -> None:
+        self._inner, self._publisher, self._num_workers = inner, publisher, num_workers
         self.began: float | None = None
         self.ended = 0.0
         self.marks: list[Mark] = []
@@ -124,7 +127,7 @@ class WatchedCluster:
             return list(events)
         self._ready += [event for event in events if isinstance(event, ev.WorkerReady)]
         others = [event for event in events if not isinstance(event, ev.WorkerReady)]
-        self._are_up = len(self._ready) >= NUM_WORKERS
+        self._are_up = len(self._ready) >= self._num_workers
         return [*self._ready, *others] if self._are_up else others
 
     def _write(self) -> None:
