@@ -29,12 +29,14 @@ def build_model(dropout=0.1):
 JOB = "name: light\nmodel: user_code:build_model\ndata: user_code:load_data\nmembers: 2\n"
 
 SCRIPT = f"""\
+import os
 import sys
 from orchestrator.cli.main import main
+after_the_end = open(os.dup(2), "w")  # a command that has ended says no more on its own streams
 try:
     main()
 finally:
-    print("loaded:", *sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)
+    print("loaded:", *sorted(set({HEAVY!r}) & set(sys.modules)), file=after_the_end, flush=True)
 """
 
 
