@@ -276,7 +276,11 @@ def _submitted(
         hint = "is this package, in this version, installed on the cluster's head?"
         what = f"the check that was submitted did not come to its end; it said: {said}"
         return (Finding("nodes", "problem", address, what, hint, retryable=code == 75),)
-    return tuple(replace(each, where=_THERE) if each.where == HERE else each for each in found)
+    return tuple(
+        replace(each, where=_THERE) if each.where == HERE else each
+        for each in found
+        if (each.check, each.level) != ("authentication", "ok")  # it is told already, as seen from here
+    )
 
 
 def _within(deadline_s: float, call: Callable[[], T], otherwise: T) -> T:

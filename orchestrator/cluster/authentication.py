@@ -121,14 +121,16 @@ def refused(means: Means, address: str, *, shown: bool) -> AccessDenied:
             where=address,
             hint=f"`ray get-auth-token` on the cluster's head shows the right one; then {TOKEN_HINT}",
         )
-    if means.token is not None:
+    if means.token is not None and means.shown_to(address) is None:
         return AccessDenied(
             f"the cluster wants a token, and Ray does not show the one in {means.token.source}: "
             f"RAY_AUTH_MODE is {means.mode or 'not set'}",
             where=address,
             hint="set RAY_AUTH_MODE=token",
         )
-    why = "RAY_AUTH_MODE=disabled forbids to show one" if means.mode == "disabled" else "none is found here"
+    why = "none was shown" if means.token else "none is found here"
+    if means.mode == "disabled":
+        why = "RAY_AUTH_MODE=disabled forbids to show one"
     return AccessDenied(f"the cluster wants a token, and {why}", where=address, hint=TOKEN_HINT)
 
 

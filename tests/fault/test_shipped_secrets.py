@@ -37,11 +37,15 @@ IN_FILES = {
 
 @dataclass
 class Received:
-    """What a job server got: bodies by method, header values but for Authorization, and that one."""
+    """What a job server got: bodies by method, header values but for Authorization, and that one.
+
+    `wants_token` is how it behaves.
+    """
 
     bodies: dict[str, list[bytes]] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
     authorization: set[str | None] = field(default_factory=set)
+    wants_token: bool = False
 
     def everything(self) -> bytes:
         """All that was sent, packages unpacked."""
@@ -75,6 +79,8 @@ def job_server() -> Iterator[tuple[str, Received]]:
 
         def reply(self, body: bytes) -> tuple[int, Any]:
             if self.path == "/api/version":
+                if received.wants_token and self.headers.get("Authorization") is None:
+                    return 401, {}
                 return 200, {"ray_version": "2.60.0"}
             if self.command == "POST":
                 sent = json.loads(body)
@@ -135,6 +141,28 @@ def test_a_submission_ships_no_secret_of_environment_or_folder(
     assert [name for name in IN_FILES if name.encode() + b"\n" in sent] == []
     assert received.authorization <= {None, f"Bearer {TOKEN}"}
     assert f"Bearer {TOKEN}" in received.authorization  # the one header that is for it
+
+
+@pytest.mark.parametrize(
+    ("host", "wants_token", "said"),
+    [
+        ("127.0.0.1", False, []),
+        ("0.0.0.0", False, ["asks for no token", "travels in clear"]),
+        ("0.0.0.0", True, ["travels in clear"]),
+    ],
+)
+def test_a_submission_to_another_host_is_warned_of_an_open_cluster_and_of_a_token_in_clear(
+    job_server: tuple[str, Received], project: Path, tmp_path: Path, host: str, wants_token: bool, said: list[str]
+) -> None:
+    """0.0.0.0 is this machine too, by a name that is not its own alone."""
+    address, received = job_server
+    received.wants_token = wants_token
+    job = write_tiny_job(project, {"url": str(tmp_path / "runs")})
+    told: list[str] = []
+    api.submit(str(job), address=address.replace("127.0.0.1", host), root=str(project), on_log=told.append)
+    assert [line.startswith("warning: ") for line in told] == [True] * len(said)
+    assert all(words in line and "→" in line for words, line in zip(said, told, strict=True))
+    assert TOKEN not in "".join(told)
 
 
 def test_a_secret_given_as_an_override_is_refused_and_nothing_is_sent(

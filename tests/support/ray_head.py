@@ -60,13 +60,14 @@ class RayNode:
 class RayHead:
     """A running head and its worker nodes.
 
-    `address` is the job server's URL, `gcs_address` the host:port that `ray.init` takes, `metrics_url` where Prometheus
-    reads the head's metrics (each node has its own), `environ` an environment in which clients (and
-    `orchestrator submit`) find the token and no other cluster.
+    `address` is the job server's URL, `gcs_address` the host:port that `ray.init` takes, `client_address` that of
+    `ray://`, `metrics_url` where Prometheus reads the head's metrics (each node has its own), `environ` an environment
+    in which clients (and `orchestrator submit`) find the token and no other cluster.
     """
 
     address: str
     gcs_address: str
+    client_address: str
     metrics_url: str
     token: str = field(repr=False)
     environ: dict[str, str] = field(repr=False)
@@ -174,6 +175,7 @@ def ray_head(
     head = RayHead(
         address=f"http://127.0.0.1:{dashboard_port}",
         gcs_address=f"{_HEAD_IP}:{gcs_port}",
+        client_address=f"{_HEAD_IP}:{client_port}",
         metrics_url=f"http://{_HEAD_IP}:{metrics_port}/metrics",
         token=token,
         environ=environ,

@@ -16,6 +16,7 @@ from orchestrator.cluster.authentication import (
     is_loopback,
     read_means,
     refusal,
+    refused,
 )
 from orchestrator.errors import AccessDenied
 
@@ -91,6 +92,12 @@ def test_a_token_that_is_there_and_that_ray_does_not_show_is_a_case_of_its_own()
     assert error is not None
     assert "does not show the one in /home/me/.ray/auth_token: RAY_AUTH_MODE is not set" in error.what
     assert error.hint == "set RAY_AUTH_MODE=token"
+
+
+def test_a_token_that_was_not_given_to_a_job_server_client_is_not_laid_at_rays_door() -> None:
+    error = refused(Means("", FOUND), HTTP, shown=False)
+    assert error.what == "the cluster wants a token, and none was shown"
+    assert "RAY_AUTH_TOKEN_PATH" in str(error.hint)
 
 
 @pytest.mark.parametrize("door", [OPEN, Door(False, True), Door(True, True)])

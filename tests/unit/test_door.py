@@ -8,12 +8,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import grpc
 import pytest
+import ray
 
+from orchestrator.api import run
 from orchestrator.cluster.authentication import Door, Means, Token
 from orchestrator.cluster.door import knock
+from orchestrator.errors import ClusterUnavailable
+from orchestrator.reporting.progress import SilentProgress
+from orchestrator.spec import load_job
+from tests.support.cli_job import write_tiny_job
 
 RIGHT, WRONG = Means("token", Token("right", "RAY_AUTH_TOKEN")), Means("token", Token("wrong", "RAY_AUTH_TOKEN"))
 NONE = Means("", None)
@@ -133,6 +140,29 @@ def test_a_server_that_is_silent_holds_nobody_for_long(form: str) -> None:
                 knock(address, NONE, timeout_s=0.3)
         else:
             assert knock(address, NONE, timeout_s=0.3) is None
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", 0), ("0.0.0.0", 1)])
+def test_a_run_is_warned_of_a_cluster_that_lets_everybody_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, warned: int
+) -> None:
+    """0.0.0.0 is this machine too, by a name that is not its own alone. Ray itself is not asked further than that."""
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "nodes", end_here)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    told: list[str] = []
+    progress = SilentProgress()
+    monkeypatch.setattr(progress, "note", told.append)
+    with head(lambda shown: 200) as address:
+        where = address.replace("127.0.0.1", host)
+        job = load_job(write_tiny_job(tmp_path, {"url": str(tmp_path / "runs")}), [f"ray.address={where}"])
+        with pytest.raises(ClusterUnavailable, match="far enough"):
+            run(job, root=str(tmp_path), progress=progress)
+    assert [line for line in told if "asks for no token" in line] == told[1 : 1 + warned]
+
+
+def end_here() -> None:
+    raise ClusterUnavailable("far enough")
 
 
 def test_an_address_without_a_port_is_left_to_ray() -> None:
