@@ -20,7 +20,7 @@ from orchestrator.errors import (
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.outputs import ONLY
-from orchestrator.planning.packs import PackingRules, packs_to_json
+from orchestrator.planning.packs import packing_rules, packs_to_json
 from orchestrator.planning.placement import Crew, Placing
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.policies import StopRule
@@ -50,7 +50,7 @@ POLL_S = 0.5
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One execution of a job: what it is, and where it lives in the store."""
+    """One execution of a job: what it is, where it lives in the store, and what its result has to say of it."""
 
     job: Job
     plan: Plan
@@ -58,6 +58,7 @@ class RunRequest:
     run_id: str
     spec_digest: str
     code_digest: str
+    notes: tuple[str, ...] = ()
 
 
 class Controller:
@@ -187,12 +188,7 @@ class Controller:
             crew=self._crew,
             solo_crew=self._solo_crew,
             placing=self._placing,
-            packing=PackingRules(
-                job.train.engine,
-                job.train.epochs,
-                job.train.batch_size,
-                max_members=None if rule is None else rule.patience,
-            ),
+            packing=packing_rules(job),
             stop_rule=rule,
             faults=job.faults,
             quorum=job.ensemble.quorum,
@@ -421,7 +417,7 @@ class Controller:
             code_digest=request.code_digest,
             data_fingerprint=str(self._opened["data_fingerprint"]),
             versions=passed.versions,
-            notes=(*notes_of(passed, memory), *stop_notes(stopped)),
+            notes=(*notes_of(passed, memory), *stop_notes(stopped), *request.notes),
             stop_when=stopped,
             search=None if self._search is None else self._search.facts(done),
             examples=passed.examples,

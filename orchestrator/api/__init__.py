@@ -3,8 +3,10 @@
 from orchestrator.api.clock import SystemClock
 from orchestrator.api.doctor import doctor
 from orchestrator.api.launched import validate_cluster
+from orchestrator.api.measuring import Measured, look_at_cluster, measure
 from orchestrator.api.members import load_member
 from orchestrator.api.planned import RunPlan, plan, validate
+from orchestrator.api.resuming import remaining
 from orchestrator.api.running import run
 from orchestrator.api.stored import (
     compare,
@@ -20,6 +22,7 @@ from orchestrator.api.stored import (
 from orchestrator.api.submitted import submit
 
 __all__ = [
+    "Measured",
     "RunPlan",
     "SystemClock",
     "compare",
@@ -28,8 +31,11 @@ __all__ = [
     "list_runs",
     "load_member",
     "logs",
+    "look_at_cluster",
+    "measure",
     "plan",
     "prune",
+    "remaining",
     "report",
     "run",
     "status",

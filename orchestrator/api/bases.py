@@ -23,7 +23,7 @@ from orchestrator.spec import BaseSpec, Job, StorageSpec
 from orchestrator.storage.blobs import get_blob_file, put_blob_file
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
-from orchestrator.storage.open import open_store
+from orchestrator.storage.open import open_store, open_store_of
 from orchestrator.storage.records import BlobRef
 from orchestrator.storage.retry import Patience
 
@@ -41,19 +41,38 @@ def keep_bases(job: Job, store: Store, layout: RunLayout, log: Log, root: str) -
         InvalidJob: there is no such file, run or member.
         StoreUnavailable, AccessDenied: the store is out of reach, or refuses.
     """
-    models = [job.model, *(each.model for each in job.members.overrides.values() if each.model is not None)]
-    asked = {model.base.source: model.base for model in models if model.base is not None}
+    asked = _asked(job)
     kept = {
         source: BlobRef.from_json(model, where=f"{layout.coord_log}, base")
         for source, model in read_run(log.records()).bases.items()
     }
     for source in sorted(asked.keys() - kept.keys()):
-        with tempfile.TemporaryDirectory(prefix="orchestrator-base-") as folder:
-            path = str(Path(folder, "base.keras"))
-            _fetch(asked[source], path, store, job.storage, root)
-            kept[source] = put_blob_file(store, layout, path)
+        kept[source] = _copy(asked[source], job, store, root, store, layout)
         log.append("base", source=source, model=kept[source].to_json())
     return {source: kept[source] for source in asked}
+
+
+def copy_bases(job: Job, into: Store, layout: RunLayout, root: str) -> dict[str, BlobRef]:
+    """Copies in another store of the bases that a job names, by source; nothing records them. Errors as `keep_bases`.
+
+    Args:
+        job: the job, in whose storage earlier runs are.
+        into, layout: where they go.
+        root: folder that relative paths start from.
+    """
+    return {source: _copy(base, job, open_store_of(job), root, into, layout) for source, base in _asked(job).items()}
+
+
+def _asked(job: Job) -> dict[str, BaseSpec]:
+    models = [job.model, *(each.model for each in job.members.overrides.values() if each.model is not None)]
+    return {model.base.source: model.base for model in models if model.base is not None}
+
+
+def _copy(base: BaseSpec, job: Job, store: Store, root: str, into: Store, layout: RunLayout) -> BlobRef:
+    with tempfile.TemporaryDirectory(prefix="orchestrator-base-") as folder:
+        path = str(Path(folder, "base.keras"))
+        _fetch(base, path, store, job.storage, root)
+        return put_blob_file(into, layout, path)
 
 
 def _fetch(base: BaseSpec, path: str, store: Store, storage: StorageSpec, root: str) -> None:

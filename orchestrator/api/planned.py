@@ -12,13 +12,15 @@ from typing import Any
 
 from orchestrator.controller import RunRequest
 from orchestrator.errors import InvalidJob
+from orchestrator.planning.alike import may_share_packs
 from orchestrator.planning.labels import selector_text
 from orchestrator.planning.members import MemberPlan
-from orchestrator.planning.packs import FEW_STEPS
+from orchestrator.planning.packs import FEW_STEPS, packing_rules
 from orchestrator.planning.placement import ClusterShape, NodeShape, Placement, place_workers
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.search import Params
 from orchestrator.planning.stages import stages_text
+from orchestrator.reporting.facts import ranges
 from orchestrator.search.samplers import sampler_of
 from orchestrator.spec import (
     Job,
@@ -30,9 +32,13 @@ from orchestrator.spec import (
     identity,
     identity_digest,
     names_slow_layers,
+    smoke_job,
 )
 from orchestrator.spec.sources import FilesSpec
 from orchestrator.storage.layout import RunLayout, run_key
+
+MOST_TOLD = 4
+"""Groups of members that a plan names."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,14 @@ class RunPlan:
     inexact: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as plain values."""
+        """The plan as plain values. What has to be measured (`api.measure`) is told as such.
+
+        Keys, besides what the job says: `workers` (as they would be on this machine), `packs` (`decided`; before,
+        `may_share`: groups of members that might be one program; then, `packs`), `time` and `memory` (of what was
+        measured), `keys` (where the run's files will be, below `storage`), `notes` (what its result will say of it).
+        """
         request = self.request
+        unmeasured = {"measured": False, "reason": "not measured: --measure"}
         return {
             "name": request.job.name,
             "run_id": request.run_id,
@@ -66,7 +78,28 @@ class RunPlan:
             "spec_digest": request.spec_digest,
             "code_digest": request.code_digest,
             "placement": self.placement_text(),
+            "workers": {
+                "num_workers": self.placement.num_workers,
+                "num_cpus": self.placement.num_cpus,
+                "num_gpus": self.placement.num_gpus,
+                "reason": self.placement.reason,
+            },
             "engine": self.engine_text(),
+            "packs": {
+                "decided": False,
+                "may_share": [list(group) for group in self.may_share()],
+                "reason": self.packs_text(),
+            },
+            "time": unmeasured,
+            "memory": unmeasured,
+            "max_rows": request.job.data.max_rows,
+            "notes": list(request.notes),
+            "keys": {
+                "result": request.layout.result,
+                "report": request.layout.report,
+                "spec": request.layout.spec,
+                "members": request.layout.members,
+            },
             "stop_when": self.stop_text(),
             "search": self.search_text(),
             "folds": self.folds_text(),
@@ -95,6 +128,23 @@ class RunPlan:
             on = f", on nodes with {selector_text(labels)}" if labels else ""
             return f"decided at the start, on the cluster at {address}{on}"
         return f"{self.placement.reason}, on this machine (GPUs are counted at the start)"
+
+    def may_share(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of members that might be trained as one program; one of each where none are."""
+        members = self.request.plan.members
+        alone = self.engine_text().startswith("solo: ")
+        return tuple((member.index,) for member in members) if alone else may_share_packs(members)
+
+    def packs_text(self) -> str:
+        """Which members might be trained as one program."""
+        groups = [group for group in self.may_share() if len(group) > 1]
+        if not groups:
+            return "none: each member is trained by itself"
+        told = "; ".join(ranges(group) for group in groups[:MOST_TOLD])
+        more = f"; and {len(groups) - MOST_TOLD} further groups" if len(groups) > MOST_TOLD else ""
+        rule = packing_rules(self.request.job).max_members
+        most = "" if rule is None else f", at most {rule} in one, as ensemble.stop_when says"
+        return f"members {told}{more} might share packs{most}: decided when the models are there, or by --measure"
 
     def stop_text(self) -> str | None:
         """When no further member would start; None: when all have."""
@@ -187,9 +237,15 @@ def validate(job: Job, *, root: str | None = None) -> None:
     check_job(job, root or str(Path.cwd()))
 
 
-def plan(job: Job, *, run_id: str | None = None, fresh: bool = False, root: str | None = None) -> RunPlan:
+def plan(
+    job: Job, *, run_id: str | None = None, fresh: bool = False, smoke: bool = False, root: str | None = None
+) -> RunPlan:
     """Work out members, packs and keys without starting anything. Arguments and errors as for `run`."""
     root = root or str(Path.cwd())
+    if smoke and run_id is not None:
+        raise InvalidJob("a smoke run has a run id of its own", where="--run-id", hint="leave out one of the two")
+    small = smoke_job(job) if smoke else None
+    job = job if small is None else small.job
     checked = check_job(job, root)
     asked, job = job, _with_absolute_places(job, root)
     made: Plan = make_plan(job, checked.builder_takes_dropout, _first_trials(job))
@@ -207,7 +263,8 @@ def plan(job: Job, *, run_id: str | None = None, fresh: bool = False, root: str 
     is_default = run_id is None or re.fullmatch(rf"{re.escape(default)}(-[0-9a-f]{{8}})?", run_id) is not None
     key = run_key(job.name, run_id if run_id is not None else default, is_default=is_default)
     layout = RunLayout(job.name, key)
-    request = RunRequest(job, made, layout, run_id if run_id is not None else default, digest, code)
+    notes = () if small is None else small.notes
+    request = RunRequest(job, made, layout, run_id if run_id is not None else default, digest, code, notes)
     here = ClusterShape((NodeShape(os.cpu_count() or 1, job.resources.num_gpus or 0),), can_grow=False)
     slow = any(names_slow_layers(builder) for builder in checked.builders.values())
     wanted = job.train.engine == "fused" or (job.train.engine == "auto" and not slow)

@@ -24,7 +24,7 @@ from orchestrator.search.samplers import sampler_of
 from orchestrator.spec import Job, difference
 from orchestrator.storage.beat import Beat
 from orchestrator.storage.log import Log
-from orchestrator.storage.open import open_store
+from orchestrator.storage.open import open_store_of
 from orchestrator.storage.probe import probe
 from orchestrator.storage.retry import Patience
 
@@ -37,6 +37,7 @@ def run(
     *,
     run_id: str | None = None,
     fresh: bool = False,
+    smoke: bool = False,
     attach: bool = True,
     accept_code_change: bool = False,
     timeout_s: float | None = None,
@@ -54,6 +55,7 @@ def run(
         job: from `load_job` or `parse_job`.
         run_id: names the run; default `<name>-<12 hex digits of its identity>`.
         fresh: start a new run of the same job.
+        smoke: run the job made small (`spec.smoke`), under a run id of its own: whether all of it works.
         attach: whether to wait for the result of a live coordinator; else `RunHeld`.
         accept_code_change: go on with a run although the job's own code, and nothing else, has changed since.
         timeout_s: give up after that many seconds.
@@ -70,10 +72,10 @@ def run(
     progress = progress or SilentProgress()
     clock = SystemClock()
     give_up_at = None if timeout_s is None else clock.monotonic() + timeout_s
-    planned = plan(job, run_id=run_id, fresh=fresh, root=root)
+    planned = plan(job, run_id=run_id, fresh=fresh, smoke=smoke, root=root)
     request = planned.request
     faults = request.job.faults
-    store = _open(request.job)
+    store = open_store_of(request.job)
     try:
         store.list(request.layout.control)  # first contact, without the log's patience: a wrong address is told soon
         log = Log.open(store, request.layout.coord_log)
@@ -138,7 +140,7 @@ def _run_on_ray(
         for caution in session.cautions:
             progress.note(f"warning: {caution}")
         shape = session.shape()
-        placement, placing = _place(shape, planned, progress)
+        placement, placing = place_crews(shape, planned, progress.note)
         if "s3://" not in request.job.storage.url and session.num_machines() > 1:
             progress.note(f"storage is the folder {request.job.storage.url}: all nodes of the cluster must share it")
         setup = WorkerSetup(
@@ -179,10 +181,13 @@ def _run_on_ray(
         cluster.close()
 
 
-def _place(shape: ClusterShape, planned: RunPlan, progress: Progress) -> tuple[Placement, Placing]:
+def place_crews(shape: ClusterShape, planned: RunPlan, note: Callable[[str], None]) -> tuple[Placement, Placing]:
     """Decide on the first workers, and on what decides of them later.
 
     Where nothing fits now, a cluster gets its chance to grow; a lone machine does not.
+
+    Raises:
+        ClusterUnavailable: nothing fits, and nothing ever will.
     """
     resources, num_members = planned.request.job.resources, len(planned.request.plan.members)
     placement = place_workers(shape, resources, num_members, may_fuse=planned.may_fuse)
@@ -194,7 +199,7 @@ def _place(shape: ClusterShape, planned: RunPlan, progress: Progress) -> tuple[P
         )
     if placement.num_at_once == 0:
         guess = "" if resources.num_gpus is not None else " (`resources.num_gpus` says whether GPUs are asked for)"
-        progress.note(f"waiting for a node: {placement.reason}{guess}")
+        note(f"waiting for a node: {placement.reason}{guess}")
     return placement, placing_of(resources, placement, may_fuse=planned.may_fuse)
 
 
@@ -236,7 +241,3 @@ def keep_spec(store: Store, planned: RunPlan, *, must_exist: bool, accept_code_c
         hint="use another --run-id, --fresh, or undo the change"
         + ("; --accept-code-change goes on with the changed code, and the result says so" if code_alone else ""),
     )
-
-
-def _open(job: Job) -> Store:
-    return open_store(job.storage.url, endpoint_url=job.storage.endpoint_url, region=job.storage.region)

@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 
 from orchestrator import api
-from orchestrator.cli import clusters, runs, validating
+from orchestrator.cli import clusters, plans, runs, validating
 from orchestrator.cli.doctor import doctor
 from orchestrator.cli.ending import Signals, say_no_more, sigterm_is_an_error, with_exit_code
-from orchestrator.cli.options import AsJson, Fresh, JobPath, OutputDir, Overrides, ResultFile, RunId, Timeout
+from orchestrator.cli.options import AsJson, Fresh, JobPath, OutputDir, Overrides, ResultFile, RunId, Smoke, Timeout
 from orchestrator.cli.output import (
     answer,
     check_writable,
@@ -25,7 +25,7 @@ from orchestrator.cli.output import (
 )
 from orchestrator.reporting.progress import make_progress
 from orchestrator.reporting.result import Result, to_json
-from orchestrator.reporting.tables import plan_text, render
+from orchestrator.reporting.tables import render
 from orchestrator.spec import Job, job_schema, load_job
 
 app = typer.Typer(
@@ -64,39 +64,7 @@ def _root(
 
 
 app.command("validate")(with_exit_code(validating.validate))
-
-
-@app.command()
-@with_exit_code
-def plan(
-    job: JobPath,
-    overrides: Overrides = None,
-    run_id: RunId = None,
-    fresh: Fresh = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show members, seeds, dropout, placement and storage keys; nothing is started."""
-    planned = api.plan(load_job(job, overrides or []), run_id=run_id, fresh=fresh).to_json()
-    if as_json:
-        answer(json_line(planned))
-        return
-    facts = {name: planned[name] for name in ("run_id", "storage", "run", "placement", "engine")}
-    facts |= {name: planned[name] for name in ("stop_when", "search", "folds", "stages") if planned[name] is not None}
-    facts["exact"] = "yes, on a CPU" if planned["exact"] else f"no, because {'; '.join(planned['inexact_because'])}"
-    rows = [
-        {
-            "member": member["index"],
-            **{name: member[name] for name in ("configuration", "repeat", "fold") if name in member},
-            "seed": member["seed"],
-            "dropout": member["dropout"],
-            "builder": member["builder"],
-            "hyperparameters": {k: v for k, v in member["kwargs"].items() if k != "dropout"}
-            | {f"train.{key}": value for key, value in member["train"].items()},
-            "storage key": member["key"],
-        }
-        for member in planned["members"]
-    ]
-    answer(plan_text(facts, rows))
+app.command("plan")(with_exit_code(plans.plan))
 
 
 @app.command()
@@ -106,6 +74,7 @@ def run(
     overrides: Overrides = None,
     run_id: RunId = None,
     fresh: Fresh = False,
+    smoke: Smoke = False,
     attach: Annotated[
         bool, typer.Option(help="Wait for the result of a run that has a live coordinator, or exit with 75.")
     ] = True,
@@ -128,6 +97,7 @@ def run(
             loaded,
             run_id=run_id,
             fresh=fresh,
+            smoke=smoke,
             attach=attach,
             accept_code_change=accept_code_change,
             timeout_s=timeout,

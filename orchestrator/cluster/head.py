@@ -7,19 +7,19 @@ has an end of its own, before Ray's.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 
 from orchestrator.cluster.autoscaling import ask_for_autoscaler
 from orchestrator.errors import ClusterUnavailable
 from orchestrator.planning.placement import Autoscaler, NodeShape
+from orchestrator.storage.parallel import in_background
 
 ASK_EVERY_S = 1.0
 SILENCE_S = 30.0
@@ -28,8 +28,6 @@ the 60 s after which Ray ends this process."""
 
 _ANSWER_S = 5.0
 _KILL_S = 2.0
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -128,20 +126,6 @@ class Head:
             nodes = question.result()
             self._silent_since, self._newest = None, nodes
             self._leaving |= nodes.leaving
-
-
-def in_background(call: Callable[[], T]) -> Future[T]:
-    """Run `call` in a thread that may block for ever: a process that ends does not wait for it."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="head", daemon=True).start()
-    return future
 
 
 def ask_for_nodes() -> Nodes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.planning.events import Cause
-from orchestrator.planning.packs import Pack
+from orchestrator.planning.packs import Pack, PackingRules
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,18 @@ class Preflight:
     """Check build, one batch, monitors, callbacks and labels before any member starts."""
 
     worker: str
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Do what `Preflight` asks for, then time a few steps of each kind of pack, and store nothing at all.
+
+    Answered by `Measured`, or by `PreflightFailed`.
+    """
+
+    worker: str
+    rules: PackingRules
+    num_workers: int
 
 
 @dataclass(frozen=True)
@@ -168,7 +180,9 @@ class Abort:
     error: OrchestratorError
 
 
-WorkerCommand = StartWorker | Preflight | LookAtTrials | TrainPack | SaveNow | PublishLate | Predict | KillWorker
+WorkerCommand = (
+    StartWorker | Preflight | Measure | LookAtTrials | TrainPack | SaveNow | PublishLate | Predict | KillWorker
+)
 Command = (
     WorkerCommand
     | RecordEnded

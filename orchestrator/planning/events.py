@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.planning.packs import Architecture
+from orchestrator.planning.estimate import PackTiming
+from orchestrator.planning.packs import Architecture, Pack
 from orchestrator.planning.placement import ClusterShape
 from orchestrator.planning.plan import Plan
 
@@ -98,6 +99,33 @@ class PreflightFailed:
 
     worker: str
     error: OrchestratorError
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The answer to `Measure`.
+
+    Attributes:
+        device: what the worker trains on, as in `PreflightPassed`.
+        packs, reason: those of a run, and why they are as they are.
+        timings: of each pack, by its index.
+        import_s, preflight_s, packs_s: what the worker took to start, to check, and to time the packs.
+        peak_bytes: the most memory that its process has had.
+        peak_gpu_bytes: the same on its GPU; None: it has none.
+        notes: what was not as in a run.
+    """
+
+    worker: str
+    device: str
+    packs: tuple[Pack, ...]
+    reason: str
+    timings: Mapping[int, PackTiming]
+    import_s: float
+    preflight_s: float
+    packs_s: float
+    peak_bytes: int
+    peak_gpu_bytes: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -309,6 +337,7 @@ Event = (
     | WorkerLost
     | PreflightPassed
     | PreflightFailed
+    | Measured
     | TrialsSeen
     | Progress
     | EpochEnded

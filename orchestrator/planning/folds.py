@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,32 @@ def draw_share(
         rows = order[strata[order] == stratum]
         chosen[rows[: round(share * len(rows))]] = True
     return chosen
+
+
+ALWAYS_KEPT = 2
+"""Rows of each class that `draw_rows` takes first: of a single one, one of two folds would lack the class."""
+
+
+def draw_rows(num_rows: int, most: int, seed: int | Sequence[int], *, classes: Array | None = None) -> Indices:
+    """Numbers of at most so many rows, ascending: of each class in proportion, and of rare ones a few all the same.
+
+    Args:
+        num_rows: N.
+        most: how many rows are wanted; all, where there are no more.
+        seed: of the draw.
+        classes: tells the classes apart, [N]; None: rows count alike.
+    """
+    if num_rows <= most:
+        return np.arange(num_rows)
+    order = np.random.default_rng(seed).permutation(num_rows)
+    strata = np.zeros(num_rows, dtype=np.intp) if classes is None else np.unique(classes, return_inverse=True)[1]
+    strata = strata.reshape(-1)[order]
+    by_class = np.argsort(strata, kind="stable")
+    counts = np.bincount(strata)
+    rank = np.arange(num_rows) - np.repeat(np.cumsum(counts) - counts, counts)  # within its class, in drawn order
+    place = np.where(rank < ALWAYS_KEPT, rank - ALWAYS_KEPT, (rank + 0.5) / np.repeat(counts, counts))
+    first = np.argsort(place, kind="stable")[:most]
+    return np.sort(order[by_class[first]])
 
 
 def classes_of(labels: Labels, num_folds: int) -> Indices | None:

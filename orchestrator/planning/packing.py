@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from orchestrator.planning import events as ev
 from orchestrator.planning.commands import Command, KillWorker, Note, RecordPacked
-from orchestrator.planning.packs import Architecture, Pack, decide_packs, split_evenly
+from orchestrator.planning.packs import Architecture, Pack, PackingRules, decide_packs, split_evenly
 from orchestrator.planning.schedule_state import State, Stepped, change_worker, pack_of, set_member
 
 _UNSEEN = "its model was not looked at before the start"
@@ -69,10 +69,14 @@ def _regroup(state: State, packs: Sequence[Pack]) -> Stepped:
 
 
 def _is_short(state: State) -> bool:
-    rules = state.settings.packing
-    steps = (state.rows or {}).get("train", 0) / rules.batch_size * rules.epochs
     search = state.settings.search
-    return steps * (len(state.members) if search is None else search.num_trials) < SHORT_STEPS
+    num_trained = len(state.members) if search is None else search.num_trials
+    return is_short(state.settings.packing, (state.rows or {}).get("train", 0), num_trained)
+
+
+def is_short(rules: PackingRules, num_rows: int, num_trained: int) -> bool:
+    """Whether so many members, or trials, train so few steps on so many rows that other workers would not pay."""
+    return num_rows / rules.batch_size * rules.epochs * num_trained < SHORT_STEPS
 
 
 SHORT_STEPS = 5_000

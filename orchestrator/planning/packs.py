@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+from orchestrator.spec import Job
+
 Engine = Literal["solo", "fused"]
 EngineChoice = Literal["auto", "solo", "fused"]
 
@@ -71,6 +73,13 @@ class PackingRules:
     epochs: int = 1
     batch_size: int = 32
     max_members: int | None = None
+
+
+def packing_rules(job: Job) -> PackingRules:
+    """What a job says of packs."""
+    rule = job.ensemble.stop_when
+    most = None if rule is None else rule.patience
+    return PackingRules(job.train.engine, job.train.epochs, job.train.batch_size, max_members=most)
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,8 @@ def _take_in(state: State, event: Event, now: float) -> Stepped:
         case ev.PrefixScored():
             state, commands = take_score(state, event, now)
             return _advance(state, now, commands)
+        case ev.Measured():  # who plans asks for it; no run does
+            return state, []
         case _:
             state, commands = _on_member(state, event, now)
             state, asked = ask_for_score(state)

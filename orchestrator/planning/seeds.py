@@ -46,6 +46,11 @@ def example_seed(root: int) -> int:
     return _state(root, Namespace.SPLITS, 3)
 
 
+def limit_seed(root: int) -> int:
+    """The 32-bit seed of the draw of the rows that `data.max_rows` leaves."""
+    return _state(root, Namespace.SPLITS, 6)
+
+
 def fold_seed(root: int, repeat: int) -> int:
     """The 32-bit seed of the assignment of rows to folds, for one repeat (0-based)."""
     return _state(root, Namespace.SPLITS, 4, repeat)

@@ -218,7 +218,9 @@ def _spec(store: Store, layout: RunLayout) -> _Spec:
     try:
         spec = json.loads(store.get(layout.spec))
         job = spec["job"]
-        return _Spec(str(spec["run_id"]), int(job["members"]["count"]), float(job["faults"]["takeover_s"]))
+        folds = job["members"].get("folds") or {"count": 1, "repeats": 1}
+        num_members = int(job["members"]["count"]) * int(folds["count"]) * int(folds["repeats"])
+        return _Spec(str(spec["run_id"]), num_members, float(job["faults"]["takeover_s"]))
     except MissingObject:
         raise InvalidJob("the run has no spec.json", where=layout.root) from None
     except (ValueError, TypeError, KeyError) as error:

@@ -36,6 +36,7 @@ from orchestrator.spec.settings import (
     StopWhenSpec,
     StorageSpec,
 )
+from orchestrator.spec.smoke import SmokeJob, smoke_job
 from orchestrator.spec.train import CheckpointSpec, EarlyStoppingSpec, TrainSpec
 from orchestrator.spec.transfer import AllButLast, BaseSpec, BestOver, Freeze, StageSpec
 from orchestrator.spec.yaml import Document, load_yaml
@@ -66,6 +67,7 @@ __all__ = [
     "ReportSpec",
     "ResourcesSpec",
     "SearchSpec",
+    "SmokeJob",
     "StageSpec",
     "StopWhenSpec",
     "StorageSpec",
@@ -88,4 +90,5 @@ __all__ = [
     "named_modules",
     "names_slow_layers",
     "parse_job",
+    "smoke_job",
 ]

@@ -73,6 +73,8 @@ def identity(job: Job, code: str) -> dict[str, Any]:
     dumped = job.model_dump(mode="json", include=set(_PARTS))
     del dumped["train"]["verbose"]
     del dumped["ensemble"]["deadline"]  # it says how long to wait, not what to train: a run may be given more time
+    if job.data.max_rows is None:  # all rows: as before there was a choice
+        del dumped["data"]["max_rows"]
     parts = {part: dumped[part] for part in _PARTS if dumped[part] is not None}  # no search: as before there was any
     return {**parts, "code": code}
 

@@ -64,6 +64,9 @@ class Job(Spec):
         if folds is not None and self.data.streaming is not None:
             what = "keeps no rows in memory to deal into folds: leave out one of it and `members.folds`"
             problems.append(Problem(("data", "stream"), what))
+        if folds is not None and self.data.max_rows is not None and self.data.max_rows < folds.count:
+            what = f"must be at least the number of folds ({folds.count}), not {self.data.max_rows}"
+            problems.append(Problem(("data", "max_rows"), what))
         if folds is not None and self.ensemble.stop_when is not None:
             what = "watches members one by one, but with `members.folds` only whole configurations can be scored"
             problems.append(Problem(("ensemble", "stop_when"), what))

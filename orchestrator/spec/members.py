@@ -175,6 +175,13 @@ class DataSpec(Spec):
         description="Part of the training rows that becomes the validation set when the data has none; 0 trains "
         "without one. By default 0.2; with `members.folds` 0, for there the rows held out serve.",
     )
+    max_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="Use at most so many rows of each set (training, validation, test), drawn with the job's seed, of "
+        "each class in proportion where labels are classes; streamed rows from all parts of their files alike. By "
+        "default all.",
+    )
     preprocess: Preprocess = Field(
         default=(),
         description="How raw rows are prepared: a list of steps (`min_max`, `standardize`, `one_hot`, `flatten`, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import UnsupportedStore
@@ -10,7 +11,15 @@ from orchestrator.planning.ports import Store
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.s3 import S3Store
 
+if TYPE_CHECKING:
+    from orchestrator.spec import Job
+
 _SUPPORTED = "use s3://bucket/prefix, a folder, or file:///folder"
+
+
+def open_store_of(job: Job) -> Store:
+    """The store that a job names. Raises as `open_store`."""
+    return open_store(job.storage.url, endpoint_url=job.storage.endpoint_url, region=job.storage.region)
 
 
 def open_store(url: str, *, endpoint_url: str | None = None, region: str | None = None) -> Store:

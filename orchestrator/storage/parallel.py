@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,3 +57,17 @@ def in_order(
         finally:
             for future, _ in ahead:
                 future.cancel()
+
+
+def in_background(call: Callable[[], T]) -> Future[T]:
+    """Run `call` in a thread that may block for ever: a process that ends does not wait for it."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="background", daemon=True).start()
+    return future

@@ -213,7 +213,7 @@ def draw_validation(
     if take == "last":
         chosen = np.arange(split.num_rows) >= math.floor(split.num_rows * (1.0 - share))
     else:
-        chosen = draw_share(split.num_rows, share, seed, classes=_strata(split, share), groups=groups)
+        chosen = draw_share(split.num_rows, share, seed, classes=strata_of(split, share), groups=groups)
     if groups is not None and set(groups[chosen]) & set(groups[~chosen]):
         raise InvalidData(
             "the last rows begin within a group, and no group is split",
@@ -229,8 +229,11 @@ def draw_validation(
     return chosen
 
 
-def _strata(split: Split, share: float) -> Array:
-    """A number for each row: its class, or 0 for all where no output tells classes."""
+def strata_of(split: Split, share: float) -> Array:
+    """A number for each row: its class, or 0 for all where no output tells classes.
+
+    Whole numbers count as classes where `share` of the rows has some of each.
+    """
     told = (_classes(y, share) for y in split.labels.values())
     return next((classes for classes in told if classes is not None), np.zeros(split.num_rows, dtype=np.int8))
 

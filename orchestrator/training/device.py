@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import os
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -155,6 +156,26 @@ class _TensorFlowIfImported:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.modules["tensorflow"], name)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has had, pages that it shares with others included."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # KiB elsewhere
+
+
+def peak_gpu_bytes(device: Device) -> int | None:
+    """The most memory that this process' arrays have had on its first GPU; None on a CPU, or where nobody counts."""
+    if device.kind == "cpu":
+        return None
+    if device.backend == "jax":
+        import jax
+
+        told = jax.local_devices()[0].memory_stats() or {}
+        return told.get("peak_bytes_in_use")
+    import tensorflow as tf
+
+    return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
 
 
 @contextmanager

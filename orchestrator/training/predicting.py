@@ -76,7 +76,9 @@ def predict_member(
             load_weights(store, final, member.index, model, lambda: dataset.train.take(slice(0, 1)).x)
         except DamagedStore as error:
             return ev.ModelLost(worker, member.index, f"its published model cannot be used: {error}")
-        blobs = _predict(store, layout, _asked(dataset, member), lambda x: predictor.predict(model, x, on_batch))
+        blobs = _predict(
+            store, layout, rows_to_predict(dataset, member), lambda x: predictor.predict(model, x, on_batch)
+        )
     except Exception as error:
         if is_anothers_fault(error):
             raise
@@ -95,7 +97,7 @@ def _final(store: Store, layout: RunLayout, index: int) -> Mapping[str, Any]:
     return body
 
 
-def _asked(dataset: Dataset, member: MemberPlan) -> dict[str, SplitRows]:
+def rows_to_predict(dataset: Dataset, member: MemberPlan) -> dict[str, SplitRows]:
     """The rows that a member is asked to predict, by split: of the training rows those alone that it held out."""
     found = {name: SplitRows(split) for name, split in dataset.scored().items()}
     held_out = member_rows(dataset, member).held_out

@@ -13,6 +13,7 @@ from orchestrator.errors import InvalidJob, InvalidModel
 from orchestrator.models.build import Built, build
 from orchestrator.models.first_batch import call_first_batch, score_first_batch
 from orchestrator.models.stages import enter_stage
+from orchestrator.planning.alike import alike_members
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.packs import Architecture
 from orchestrator.planning.stages import stages_of
@@ -28,8 +29,6 @@ from orchestrator.training.rows import PackRows, check_classes, member_rows, pac
 MOST_CHECKED = 16
 """How many different models the preflight runs a batch through. Of further ones it sees whether they can be stacked;
 what is wrong with their data, loss or metrics they show when their turn comes."""
-
-_RATES = ("learning_rate", "optimizer.config.learning_rate")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
     watched = job.members.folds is not None or dataset.validation is not None
     kinds: dict[str, str] = {}
     architectures: dict[int, Architecture] = {}
-    alike = list(_distinct(members).values())
+    alike = list(alike_members(members).values())
     for same in alike[:MOST_CHECKED]:
         member = same[0]
         train = member.train
@@ -112,22 +111,6 @@ def _check_folds(tells: Tells, members: Sequence[MemberPlan], dataset: Dataset) 
         if told.task in (TaskKind.MULTICLASS, TaskKind.BINARY):
             classes = to_targets(told.task, dataset.train.labels[output])
             check_classes(dataset, members, classes, f"labels of output {output}" if output else "labels")
-
-
-def _distinct(members: Sequence[MemberPlan]) -> Mapping[object, Sequence[MemberPlan]]:
-    """Members in groups that differ in nothing but seed, dropout rate and the learning rate that the job gives.
-
-    Those without dropout are a group of their own: `if dropout: …` is how many builders leave the layer out.
-    """
-    groups: dict[object, list[MemberPlan]] = {}
-    for member in members:
-        others = repr(sorted((k, v) for k, v in member.kwargs.items() if k != "dropout"))
-        settings = repr(sorted((k, v) for k, v in member.train_values.items() if k not in _RATES))
-        prepared_by = repr(member.fold) if member.preprocess else None  # other rows give other figures
-        transfer = repr((member.base, member.stages, member.best_over))
-        key = (member.builder, others, settings, transfer, bool(member.kwargs.get("dropout")), prepared_by)
-        groups.setdefault(key, []).append(member)
-    return groups
 
 
 def _build(member: MemberPlan, dataset: Dataset) -> Built:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -20,13 +21,13 @@ from orchestrator.planning.seeds import example_seed
 from orchestrator.storage.blobs import put_blob
 from orchestrator.storage.examples import write_examples
 from orchestrator.storage.log import Log
-from orchestrator.storage.open import open_store
+from orchestrator.storage.open import open_store_of
 from orchestrator.storage.plans import KnownPlan
 from orchestrator.storage.records import JSON
 from orchestrator.storage.tables import labels_to_parquet
 from orchestrator.training.bases import placed_bases
 from orchestrator.training.data import Dataset
-from orchestrator.training.device import Device, prepare_backend, start_backend
+from orchestrator.training.device import Device, peak_gpu_bytes, peak_memory_bytes, prepare_backend, start_backend
 from orchestrator.training.examples import take_examples
 from orchestrator.training.scratch import sweep_scratch
 from orchestrator.training.setup import WorkerSetup
@@ -52,12 +53,9 @@ class Program:
         self._setup = setup
         self._emit = emit
         self._on_batch = on_batch
-        self._store = open_store(
-            setup.job.storage.url,
-            endpoint_url=setup.job.storage.endpoint_url,
-            region=setup.job.storage.region,
-        )
+        self._store = open_store_of(setup.job)
         self._device: Device | None = None
+        self._import_s = 0.0
         self._until_closed = ExitStack()
         self._predictor: Predictor | None = None
         self._members = KnownPlan(setup.plan, lambda: Log.open(self._store, setup.layout.coord_log))
@@ -66,7 +64,7 @@ class Program:
     def start(self) -> None:
         """Import Keras with its backend and set it up: the one slow thing, done while the run is being prepared."""
         sweep_scratch()
-        train = self._setup.job.train
+        began, train = time.monotonic(), self._setup.job.train
         prepare_backend(train, self._setup.num_cpus, self._setup.num_gpus)
         root = self._setup.code_root or str(Path.cwd())
         if root not in sys.path:
@@ -74,6 +72,7 @@ class Program:
         self._device = start_backend(train, self._setup.num_cpus)
         if self._setup.bases:
             self._until_closed.enter_context(placed_bases(self._store, self._setup.bases))
+        self._import_s = time.monotonic() - began
 
     def handle(self, command: cmd.WorkerCommand, dataset: Dataset) -> None:
         """Carry out one command. Every outcome is an event; nothing is raised but `Fenced`, after its event.
@@ -88,6 +87,8 @@ class Program:
             match command:
                 case cmd.Preflight():
                     self._preflight(dataset)
+                case cmd.Measure():
+                    self._measure(command, dataset)
                 case cmd.LookAtTrials(trials=trials):
                     self._look_at(trials, dataset)
                 case cmd.TrainPack():
@@ -150,6 +151,36 @@ class Program:
             examples={name: self._keep(write_examples(taken)) for name, taken in examples.items() if taken is not None},
         )
         self._emit(passed)
+
+    def _measure(self, command: cmd.Measure, dataset: Dataset) -> None:
+        from orchestrator.training.measure import measure_packs
+        from orchestrator.training.preflight import check_before_training
+
+        device, job, members = self._started(), self._setup.job, self._setup.plan.members
+        began = time.monotonic()
+        try:
+            architectures = check_before_training(job, members, dataset).architectures
+        except InvalidInput as error:
+            self._emit(ev.PreflightFailed(self._setup.worker, error))
+            return
+        checked = time.monotonic()
+        found = measure_packs(
+            members, architectures, command.rules, dataset, device, self._on_batch, num_workers=command.num_workers
+        )
+        measured = ev.Measured(
+            self._setup.worker,
+            device.kind,
+            found.decision.packs,
+            found.decision.reason,
+            found.timings,
+            import_s=self._import_s,
+            preflight_s=checked - began,
+            packs_s=time.monotonic() - checked,
+            peak_bytes=peak_memory_bytes(),
+            peak_gpu_bytes=peak_gpu_bytes(device),
+            notes=found.notes,
+        )
+        self._emit(measured)
 
     def _look_at(self, trials: Sequence[int], dataset: Dataset) -> None:
         """What is wrong with one of them is told, and ends nothing: it will fail alone."""

@@ -82,11 +82,12 @@ def run_in_process(
     root: Path,
     *,
     run_id: str | None = None,
+    smoke: bool = False,
     progress: SilentProgress | None = None,
     interruption: Callable[[], OrchestratorError | None] = lambda: None,
 ) -> Result:
     """What `orchestrator.api.run` does, with an `InProcessCluster` in the place of Ray."""
-    planned = api.plan(job, root=str(root), run_id=run_id)
+    planned = api.plan(job, root=str(root), run_id=run_id, smoke=smoke)
     request = planned.request
     store = open_store(request.job.storage.url)
     log = Log.open(store, request.layout.coord_log)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from orchestrator.cluster.head import ASK_EVERY_S, Head, Nodes, in_background
+from orchestrator.cluster.head import ASK_EVERY_S, Head, Nodes
 from orchestrator.errors import ClusterUnavailable
+from orchestrator.storage.parallel import in_background
 from orchestrator.testing import FakeClock
 
 WAIT_S = 60.0

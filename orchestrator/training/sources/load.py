@@ -11,11 +11,12 @@ import numpy as np
 
 from orchestrator.errors import InvalidData
 from orchestrator.models.user_code import import_function
-from orchestrator.planning.seeds import split_seed
+from orchestrator.planning.seeds import limit_seed, split_seed
 from orchestrator.spec import Job
 from orchestrator.spec.sources import FilesSpec, StreamSpec
 from orchestrator.training.data import Dataset, load_dataset, make_dataset
 from orchestrator.training.labels import one_hot_labels
+from orchestrator.training.limit import limit_rows
 from orchestrator.training.sources.columns import Layout, Rows
 from orchestrator.training.sources.files import DataFile, S3Settings, find_files
 from orchestrator.training.sources.memory import half_of_memory
@@ -27,7 +28,7 @@ from orchestrator.training.sources.tables import Piece, forget_files
 
 
 def load_job_data(job: Job) -> Dataset:
-    """Call the data function, or read the files, that a job names; labels as it asks for them.
+    """Call the data function, or read the files, that a job names; labels, and as many rows, as it asks for.
 
     The job's own modules must be importable, and its files readable, where this is called.
 
@@ -35,7 +36,8 @@ def load_job_data(job: Job) -> Dataset:
         InvalidData, InvalidJob: what is wrong with the data, where, and how to mend it.
         AccessDenied, StoreUnavailable: a location cannot be reached.
     """
-    return one_hot_labels(_load(job), job.data.one_hot_labels)
+    dataset = one_hot_labels(_load(job), job.data.one_hot_labels)
+    return limit_rows(dataset, job.data.max_rows, limit_seed(job.seed))
 
 
 def _load(job: Job) -> Dataset:

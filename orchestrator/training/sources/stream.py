@@ -39,7 +39,8 @@ class Stream:
         row_bytes: of one row's arrays.
         window_bytes: rows are shuffled among so many bytes of them.
         share: of each piece's rows, those that are validation rows instead.
-        seed: of the draw of those.
+        seed: of the draw of those, and of what `max_rows` leaves.
+        max_rows: training rows at most, of which each piece has its share; None: all.
     """
 
     pieces: tuple[Piece, ...]
@@ -49,35 +50,52 @@ class Stream:
     window_bytes: int
     share: float = 0.0
     seed: int = 0
+    max_rows: int | None = None
 
     @property
     def num_rows(self) -> int:
         """Training rows in all."""
-        return sum(piece.num_rows for piece in self.pieces) - int(self._num_drawn.sum())
+        return int(self._num_kept.sum())
 
     def rows_in(self, number: int) -> int:
         """Training rows of a piece."""
-        return self.pieces[number].num_rows - int(self._num_drawn[number])
+        return int(self._num_kept[number])
 
     def drawn(self, number: int) -> npt.NDArray[np.bool_]:
         """Which rows of a piece are validation rows: a function of the seed and the piece's number."""
+        return self._chosen(number, 0, int(self._num_drawn[number]))
+
+    def kept(self, number: int) -> npt.NDArray[np.bool_]:
+        """Which rows of a piece are training rows, likewise."""
+        first = int(self._num_drawn[number])
+        return self._chosen(number, first, first + self.rows_in(number))
+
+    def _chosen(self, number: int, first: int, end: int) -> npt.NDArray[np.bool_]:
+        """The rows of a piece that have these places in its own random order."""
         chosen = np.zeros(self.pieces[number].num_rows, dtype=bool)
-        if self.share:
+        if end > first:
             order = np.random.default_rng([self.seed, number]).permutation(len(chosen))
-            chosen[order[: self._num_drawn[number]]] = True
+            chosen[order[first:end]] = True
         return chosen
 
     @cached_property
+    def _num_kept(self) -> npt.NDArray[np.int64]:
+        """Training rows of each piece."""
+        there = np.asarray([piece.num_rows for piece in self.pieces], dtype=np.int64) - self._num_drawn
+        if self.max_rows is None or there.sum() <= self.max_rows:
+            return there
+        return _shares(there, self.max_rows / int(there.sum()))
+
+    @cached_property
     def _num_drawn(self) -> npt.NDArray[np.int64]:
-        """Validation rows of each piece: so many that it and all before it have their share, however small it is."""
-        ends = np.cumsum([0, *(piece.num_rows for piece in self.pieces)])
-        until = np.floor(self.share * ends).astype(np.int64)
-        return until[1:] - until[:-1]
+        """Validation rows of each piece."""
+        return _shares(np.asarray([piece.num_rows for piece in self.pieces]), self.share)
 
     def windows(self, seed: int, epoch: int, *, shuffle: bool = True) -> tuple[tuple[int, ...], ...]:
         """The numbers of the pieces of each window of an epoch (1-based), in order."""
         count = len(self.pieces)
         order = np.random.default_rng([seed, epoch, _PIECES]).permutation(count) if shuffle else np.arange(count)
+        order = order[self._num_kept[order] > 0]  # what has no training rows is not read
         windows: list[list[int]] = []
         room = 0
         for number in order.tolist():
@@ -112,8 +130,8 @@ class Stream:
         start = 0
         for number in numbers:
             rows = self.read(number)
-            if self.share:
-                rows = rows.take(~self.drawn(number))
+            if self.rows_in(number) < self.pieces[number].num_rows:
+                rows = rows.take(self.kept(number))
             into = into or rows.with_arrays([np.empty((len(order), *a.shape[1:]), a.dtype) for a in rows.arrays()])
             places = order[start : start + self.rows_in(number)]
             for array, place in zip(rows.arrays(), into.arrays(), strict=True):
@@ -122,6 +140,12 @@ class Stream:
         if into is None:
             raise OrchestratorError("a window of training rows is empty")
         return into
+
+
+def _shares(sizes: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:
+    """Of each piece so many rows that it and all before it have their share, however small it is."""
+    until = np.floor(share * np.cumsum([0, *sizes])).astype(np.int64)
+    return until[1:] - until[:-1]
 
 
 class StreamedSplit(Split):

@@ -313,3 +313,12 @@ def test_a_run_is_found_by_key_path_or_id(store: MemoryStore) -> None:
     create_run(store, twin)
     with pytest.raises(InvalidJob, match="several runs"):
         find_run(store, RUN_ID, "runs")
+
+
+def test_with_folds_each_configuration_has_a_member_for_each_of_them(store: MemoryStore) -> None:
+    create_run(store, members=2)
+    spec = json.loads(store.get(LAYOUT.spec))
+    spec["job"]["members"]["folds"] = {"count": 3, "repeats": 2}
+    store.put(LAYOUT.spec, json.dumps(spec).encode())
+
+    assert status(store).num_members == len(status(store).members) == 12
