@@ -45,6 +45,7 @@ from orchestrator.spec import Job, StorageSpec, TrainSpec, load_job, named_modul
 from orchestrator.spec.urls import ray_address_problem
 from orchestrator.storage.layout import new_nonce
 from orchestrator.storage.open import open_store
+from orchestrator.storage.parallel import in_background
 from orchestrator.storage.probe import probe
 from orchestrator.storage.rights import check_rights, leave_mark
 from orchestrator.storage.s3 import S3Store
@@ -284,8 +285,6 @@ def _submitted(
 
 
 def _within(deadline_s: float, call: Callable[[], T], otherwise: T) -> T:
-    from orchestrator.cluster.head import in_background
-
     try:
         return in_background(call).result(deadline_s)
     except TimeoutError:

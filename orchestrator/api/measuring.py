@@ -163,7 +163,9 @@ def measure(planned: RunPlan, *, note: Callable[[str], None] = lambda text: None
     alone = not any(pack.engine == "fused" for pack in told.measured.packs)
     num_trained = num_members if search is None else search.num_trials
     if alone and not is_short(packing_rules(request.job), told.num_rows, num_trained):
-        placement = place_workers(shape, placing.resources, num_members)
+        before, placement = placement, place_workers(shape, placing.resources, num_members)
+        if placement.num_cpus != before.num_cpus:  # a run then starts its workers anew
+            start_s += told.measured.import_s
     return Measured(placement, ray_s, start_s, told.measured, _estimate(planned, told.measured, placement, start_s))
 
 

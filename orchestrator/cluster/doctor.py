@@ -17,13 +17,13 @@ from ray import exceptions as rex
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster import node_facts
-from orchestrator.cluster.head import in_background
 from orchestrator.cluster.session import Session, brief
 from orchestrator.errors import ClusterUnavailable, OrchestratorError
 from orchestrator.planning.checkup import Finding, Gpus, MachineReport, Right, skew_s
 from orchestrator.spec import StorageSpec, TrainSpec
 from orchestrator.spec.modules import locate
 from orchestrator.storage.open import open_store
+from orchestrator.storage.parallel import in_background
 from orchestrator.storage.rights import check_rights
 from orchestrator.training.device import prepare_backend, start_backend
 
