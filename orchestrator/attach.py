@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import Interrupted, OrchestratorError, RunEnded, RunHeld, StoreUnavailable, TimedOut
+from orchestrator.planning.collection import ENDED
 from orchestrator.planning.liveness import Sign, Watch, look
 from orchestrator.planning.ports import Clock, Store
 from orchestrator.planning.recovery import read_run
@@ -108,6 +109,52 @@ def become_coordinator(
         if clock.monotonic() - told_at >= TELL_EVERY_S:
             told_at = clock.monotonic()
             progress.note(f"attached to run {start.run_id} (term {log.term}): {decision.reason}")
+        _check_time(interruption(), give_up_at, clock)
+        pause(LOOK_EVERY_S)
+
+
+def await_end(
+    start: Start,
+    log: Log,
+    *,
+    clock: Clock,
+    note: Callable[[str], None],
+    interruption: Callable[[], OrchestratorError | None],
+    give_up_at: float | None,
+    pause: Callable[[float], object] = time.sleep,
+) -> Result:
+    """Look on until a run has ended, whoever coordinates it; nothing is written and nothing claimed.
+
+    Args:
+        start: the run; `attach` and `claim` do not matter.
+        log: the coordinator's log, open.
+        clock, note, pause: effects.
+        interruption, give_up_at: as for `become_coordinator`.
+
+    Raises:
+        RunEnded: the run ended without a result, with the recorded exit code; or nobody works on it (75).
+        Interrupted, TimedOut: as asked.
+    """
+    watch: Watch | None = None
+    told_at = float("-inf")
+    while True:
+        log.refresh()
+        memory = read_run(log.records())
+        if memory.done is not None:
+            return finished_result(start.store, start.layout, memory)
+        if log.last is not None and log.last.kind in ENDED:
+            raise _recorded_end(start, log)
+        now = clock.monotonic()
+        watch, decision = look(watch, _sign(start, log, watch), now, start.takeover_s)
+        if decision.action == "claim" and now - watch.since >= start.takeover_s:
+            raise RunEnded(
+                f"nobody works on the run: {decision.reason}",
+                where=f"run {start.run_id}",
+                hint="start it again: it resumes",
+            )
+        if now - told_at >= TELL_EVERY_S:
+            told_at = now
+            note(f"waiting for run {start.run_id} (term {log.term}): {decision.reason}")
         _check_time(interruption(), give_up_at, clock)
         pause(LOOK_EVERY_S)
 

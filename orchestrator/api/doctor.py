@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from orchestrator.api.planned import plan
-from orchestrator.cluster.authentication import Caution, Means, find_token, read_means
+from orchestrator.cluster.authentication import Caution, Means, read_means
 from orchestrator.cluster.door import cautions_at
 from orchestrator.cluster.node_facts import facts_here
 from orchestrator.cluster.submission_decisions import resolve_address
@@ -253,22 +253,23 @@ def _submitted(
 ) -> tuple[Finding, ...]:
     """Submit this check to the cluster, and return what it found there."""
     from orchestrator.cluster import submission as jobs
+    from orchestrator.cluster.job_server import open_job_server
 
+    server = open_job_server(address, (), os.environ)
     lines: list[str] = []
     with TemporaryDirectory() as empty:
         command = ["python", "-m", "orchestrator", "doctor"]
         if job_path is not None:
             command += [jobs.job_path_in(root, job_path), *overrides]
         submission = jobs.submit_job(
-            address=address,
+            server,
+            run_key=f"doctor-{new_nonce()}",
             entrypoint=[*command, "--address", "auto", "--json"],
             working_dir=empty if job_path is None else root,
-            submission_id=f"doctor-{new_nonce()}",
-            excludes=jobs.read_excludes(root),
-            token=find_token(os.environ),
         )
     try:
-        code = jobs.wait_for(submission, timeout_s=_ROUNDS * deadline_s, on_log=lines.append)
+        end = jobs.wait_for(server, submission.submission_id, timeout_s=_ROUNDS * deadline_s, on_log=lines.append)
+        code = end.exit_code
     except TimedOut:
         lines, code = [f"nothing within {_ROUNDS * deadline_s:g} s"], 75
     found = next((found for line in reversed(lines) if (found := findings_in(line))), None)

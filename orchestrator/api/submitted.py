@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster's head, through its job server.
+"""Runs that are started on a Ray cluster, through its job server.
 
 Ray is imported inside the functions: what only plans answers at once.
 """
@@ -8,49 +8,62 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
-from orchestrator.api.planned import plan
-from orchestrator.errors import ClusterUnavailable, InvalidJob
+from orchestrator.api.awaited import SubmittedRun, Waiting, await_job
+from orchestrator.api.planned import RunPlan, plan
+from orchestrator.api.running import keep_spec
+from orchestrator.api.stored import open_at
+from orchestrator.errors import AccessDenied, InvalidJob, TryAgain
+from orchestrator.planning.recovery import read_run
+from orchestrator.reporting.publish import finished_result
+from orchestrator.reporting.result import Result
+from orchestrator.spec import load_job
+from orchestrator.storage.log import Log
 
 
 def submit(
     job_path: str,
     *,
     address: str | None = None,
+    headers: Sequence[str] = (),
     overrides: Sequence[str] = (),
     run_id: str | None = None,
-    extra: Sequence[str] = (),
-    wait: bool = False,
-    timeout_s: float | None = None,
-    on_log: Callable[[str], None] = lambda line: None,
+    fresh: bool = False,
+    accept_code_change: bool = False,
+    waiting: Waiting | None = None,
+    on_note: Callable[[str], None] = lambda text: None,
     root: str | None = None,
-) -> tuple[str, int | None]:
+) -> SubmittedRun:
     """Submit a job file to a Ray cluster through its job API; the job's folder is shipped.
+
+    Again, it attaches to the run's live job, whoever submitted it; resumes a run that ended without a result; or
+    returns the recorded result: from here and without a job where storage can be read from here, else by a driver that
+    looks there.
 
     Args:
         job_path: the job file, inside `root`.
         address: `http://HEAD:8265`; default from RAY_API_SERVER_ADDRESS, else RAY_ADDRESS.
+        headers: `NAME=VALUE`, for each request, besides those in RAY_JOB_HEADERS.
         overrides: `key=value` for the job.
-        run_id: names the run; default as for `run`.
-        extra: further options of `run`.
-        wait: follow the driver's log until it ends.
-        timeout_s: stop waiting after that long (TimedOut); the job goes on.
-        on_log: gets warnings about the cluster, and each line of the driver's log.
+        run_id, fresh, accept_code_change: as for `run`.
+        waiting: follow the job until it ends; None: only submit.
+        on_note: gets what there is to know before the waiting.
         root: the folder to ship; default the working directory.
 
-    Returns:
-        The submission id, and with `wait` the driver's own exit code, else None.
-
     Raises:
-        InvalidJob: the job is wrong, or outside the folder.
+        InvalidJob: the job is wrong, or outside the folder, or too large.
+        IdentityChanged: the run id stands for another job.
         ClusterUnavailable, AccessDenied: the cluster cannot be reached, or refuses.
+        TimedOut, Interrupted: while waiting.
     """
-    from orchestrator.cluster import submission as jobs
-    from orchestrator.cluster.authentication import find_token, read_means
+    from orchestrator.cluster.authentication import read_means
     from orchestrator.cluster.door import cautions_at
-    from orchestrator.cluster.submission_decisions import driver_command, resolve_address
-    from orchestrator.spec import load_job
+    from orchestrator.cluster.job_server import open_job_server
+    from orchestrator.cluster.submission import job_path_in, submit_job
+    from orchestrator.cluster.submission_decisions import driver_command, parse_headers, resolve_address
+    from orchestrator.cluster.submitted_jobs import metadata_of, storage_in
 
     root = root or str(Path.cwd())
     job = load_job(job_path, overrides)
@@ -60,26 +73,63 @@ def submit(
             where="storage.url",
             hint="give s3://… or the absolute path of a folder that all nodes share",
         )
-    planned = plan(job, run_id=run_id, root=root)
-    where = resolve_address(address, os.environ)
-    with suppress(OSError):  # what is out of reach is told by the submission
-        for caution in cautions_at(where, read_means(os.environ)):
-            on_log(f"warning: {caution}")
-    entrypoint = driver_command(jobs.job_path_in(root, job_path), list(overrides), run_id, list(extra))
-    submission: jobs.Submission | None = None
-    for attempt in range(1, 1000):  # a used submission id is refused for ever, so each start gets the next number
-        submission = jobs.submit_job(
-            address=where,
-            entrypoint=entrypoint,
-            working_dir=root,
-            submission_id=f"{planned.request.layout.run_key}-{attempt}",
-            excludes=jobs.read_excludes(root),
-            token=find_token(os.environ),
-        )
-        if submission.state != "finished":
-            break
-    if submission is None or submission.state == "finished":
-        raise ClusterUnavailable("no free submission id", where=planned.request.run_id)
-    if not wait:
-        return submission.submission_id, None
-    return submission.submission_id, jobs.wait_for(submission, timeout_s=timeout_s, on_log=on_log)
+    planned = plan(job, run_id=run_id, fresh=fresh, root=root)
+    request = planned.request
+    url = resolve_address(address, os.environ)
+    named = request.run_id if run_id is not None or fresh else None
+    extra = ["--accept-code-change"] if accept_code_change else []
+    entrypoint = driver_command(job_path_in(root, job_path), list(overrides), named, extra)
+    last_term, result = _look_in_storage(planned, accept_code_change, on_note)
+    run_key = request.layout.run_key
+    if result is not None:
+        on_note(f"run {request.run_id} is finished: this is its recorded result")
+        return SubmittedRun(request.run_id, run_key, url, None, "recorded", result.exit_code, result=result)
+    metadata = metadata_of(
+        request.run_id,
+        storage=request.job.storage.url,
+        endpoint_url=request.job.storage.endpoint_url,
+        region=request.job.storage.region,
+        version=version("orchestrator"),
+    )
+    server = open_job_server(address, headers, os.environ)
+    if not parse_headers(headers, os.environ):  # a door that opens to a header cannot be judged by who knocks without
+        with suppress(OSError):  # what is out of reach is told by the submission
+            for caution in cautions_at(url, read_means(os.environ)):
+                on_note(f"warning: {caution}")
+    submission = submit_job(
+        server,
+        run_key=run_key,
+        entrypoint=entrypoint,
+        working_dir=root,
+        last_term=last_term,
+        metadata=metadata,
+    )
+    on_note(f"{submission.state}: job {submission.submission_id} on {url}")
+    found = SubmittedRun(request.run_id, run_key, url, submission.submission_id, submission.state)
+    return found if waiting is None else await_job(server, found, storage_in(metadata), waiting)
+
+
+def _look_in_storage(
+    planned: RunPlan, accept_code_change: bool, on_note: Callable[[str], None]
+) -> tuple[int, Result | None]:
+    """The last term in the run's log, and its result where it has one; 0 and None where nobody can tell from here.
+
+    Raises:
+        IdentityChanged, DamagedStore: as for `run`.
+    """
+    request = planned.request
+    where = request.job.storage
+    if "://" not in where.url and not Path(where.url).is_dir():
+        return 0, None  # a folder of the cluster's own, or one that nobody has written to
+    try:
+        store = open_at(where.url, where.endpoint_url, where.region)
+        store.list(request.layout.control)  # first contact, without the log's patience
+        log = Log.open(store, request.layout.coord_log)
+        if log.last is None:
+            return 0, None
+        keep_spec(store, planned, must_exist=True, accept_code_change=accept_code_change)
+        memory = read_run(log.records())
+        return log.term, None if memory.done is None else finished_result(store, request.layout, memory)
+    except (AccessDenied, TryAgain) as error:
+        on_note(f"storage cannot be read from here, so the driver looks whether there is a result: {error.what}")
+        return 0, None

@@ -71,18 +71,22 @@ def say_no_more() -> None:
     os.close(nowhere)
 
 
-def _interrupted_by(number: int) -> Interrupted:
-    name = signal.Signals(number).name
-    return Interrupted(f"{name}: the run ends here", hint="start again to resume", signal_number=number)
+def _interrupted_by(number: int, what: str = "the run ends here", hint: str = "start again to resume") -> Interrupted:
+    return Interrupted(f"{signal.Signals(number).name}: {what}", hint=hint, signal_number=number)
 
 
 class Signals:
     """Turns SIGTERM and SIGINT into an orderly end: the first lets workers save, another does not wait for that.
 
     A second SIGINT ends even a process that is waiting for something else.
+
+    Args:
+        what, hint: of the error that a signal becomes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "the run ends here", hint: str = "start again to resume") -> None:
+        self._what = what
+        self._hint = hint
         self._received: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -101,4 +105,4 @@ class Signals:
 
     def interruption(self) -> OrchestratorError | None:
         number, self._received = self._received, None
-        return None if number is None else _interrupted_by(number)
+        return None if number is None else _interrupted_by(number, self._what, self._hint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,14 +17,12 @@ from orchestrator.cli.ending import Signals, say_no_more, sigterm_is_an_error, w
 from orchestrator.cli.options import AsJson, Fresh, JobPath, OutputDir, Overrides, ResultFile, RunId, Smoke, Timeout
 from orchestrator.cli.output import (
     answer,
+    answer_result,
     check_writable,
     json_line,
     leave_result,
-    use_color,
 )
 from orchestrator.reporting.progress import make_progress
-from orchestrator.reporting.result import Result, to_json
-from orchestrator.reporting.tables import render
 from orchestrator.spec import Job, job_schema, load_job
 
 app = typer.Typer(
@@ -105,16 +102,8 @@ def run(
             interruption=signals.interruption,
         )
     leave_result(result, result_file, output_dir)
-    _show(result, as_json=as_json)
+    answer_result(result, as_json=as_json)
     raise typer.Exit(result.exit_code)
-
-
-def _show(result: Result, *, as_json: bool) -> None:
-    if as_json:
-        answer(to_json(result).decode())
-        return
-    color = use_color(os.environ, isatty=sys.stdout.isatty())
-    answer(render(result, width=shutil.get_terminal_size((110, 24)).columns, color=color))
 
 
 @app.command()
@@ -126,6 +115,7 @@ def schema() -> None:
 
 app.command("submit")(with_exit_code(clusters.submit))
 app.command("doctor")(with_exit_code(doctor))
+app.command("wait")(with_exit_code(clusters.wait))
 app.command("status")(with_exit_code(runs.status))
 app.command("list")(with_exit_code(runs.list_))
 app.command("evaluate")(with_exit_code(runs.evaluate))

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Interrupt(StrEnum):
+    """What a signal that ends the waiting does to the job."""
+
+    DETACH = "detach"
+    STOP = "stop"
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run id or run key.")]
@@ -24,3 +33,29 @@ Smoke = Annotated[
 Timeout = Annotated[float | None, typer.Option(min=0, help="Give up after that many seconds (exit 124).")]
 ResultFile = Annotated[Path | None, typer.Option(help="Write the result, or the error, to this file as JSON.")]
 OutputDir = Annotated[Path | None, typer.Option(help="Write one file for each value of the result to this folder.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="The cluster's job server, http://HEAD:8265, through which the run was submitted; without it storage is "
+        "asked."
+    ),
+]
+SubmitAddress = Annotated[
+    str | None,
+    typer.Option("--address", help="http://HEAD:8265; default from RAY_API_SERVER_ADDRESS, else RAY_ADDRESS."),
+]
+Headers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--header",
+        metavar="NAME=VALUE",
+        help="An HTTP header for the job server, besides those in RAY_JOB_HEADERS; may be given again.",
+    ),
+]
+OnInterrupt = Annotated[
+    Interrupt | None,
+    typer.Option(
+        help="What becomes of the job when this command is ended by a signal while it waits: default `detach` for "
+        "Ctrl-C, `stop` for SIGTERM, by which a scheduler gives its task up."
+    ),
+]

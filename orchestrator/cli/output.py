@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from orchestrator.errors import InvalidJob, OrchestratorError, TryAgain
 from orchestrator.reporting.outputs import deciding
 from orchestrator.reporting.result import Result, to_json
 from orchestrator.reporting.scores import FigureName, Metric, SplitName
+from orchestrator.reporting.tables import render
 
 
 def tell(text: str) -> None:
@@ -26,6 +28,15 @@ def answer(text: str) -> None:
     """For pipes: what the command returns."""
     sys.stdout.write(text.rstrip("\n") + "\n")
     sys.stdout.flush()
+
+
+def answer_result(result: Result, *, as_json: bool) -> None:
+    """A result, for pipes: as JSON, or as tables for people who look."""
+    if as_json:
+        answer(to_json(result).decode())
+        return
+    color = use_color(os.environ, isatty=sys.stdout.isatty())
+    answer(render(result, width=shutil.get_terminal_size((110, 24)).columns, color=color))
 
 
 def json_line(value: Any) -> str:
@@ -68,7 +79,11 @@ def leave_result(result: Result, result_file: Path | None, output_dir: Path | No
 
 def leave_error(error: OrchestratorError, result_file: Path | None, output_dir: Path | None) -> None:
     """Leave an error where its result would be; of an earlier start's values none is left beside it."""
-    told = error_json(error)
+    leave_told(error_json(error), result_file, output_dir)
+
+
+def leave_told(told: Mapping[str, Any], result_file: Path | None, output_dir: Path | None) -> None:
+    """Leave an error that another process told, as `error_json` has it, where its result would be."""
     values = {name: value for name, value in told.items() if value is not None}
     try:
         _leave(f"{json_line(told)}\n".encode(), values, result_file, output_dir)

@@ -15,7 +15,9 @@ from typing import Annotated
 import typer
 
 from orchestrator import api
-from orchestrator.cli.options import AsJson, Endpoint, Region, Run, Storage
+from orchestrator.cli import clusters
+from orchestrator.cli.ending import Signals
+from orchestrator.cli.options import Address, AsJson, Endpoint, Headers, Region, Run, Storage
 from orchestrator.cli.output import answer, json_line, tell, use_color
 from orchestrator.errors import InvalidJob
 from orchestrator.reporting.attempts import printable
@@ -30,9 +32,19 @@ MOST_NAMED = 5
 
 
 def status(
-    run: Run, storage: Storage = "runs", endpoint_url: Endpoint = None, region: Region = None, as_json: AsJson = False
+    run: Run,
+    address: Address = None,
+    headers: Headers = None,
+    storage: Storage = "runs",
+    endpoint_url: Endpoint = None,
+    region: Region = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Show where a run stands, from what is stored."""
+    """Show where a run stands, from what is stored; with --address its jobs on that cluster, too."""
+    if address is not None:
+        clusters.status(run, address, headers, clusters.place_of(storage, endpoint_url, region), as_json=as_json)
+        return
+    clusters.refuse_without_address({"--header": headers})
     found = api.status(run, storage=storage, endpoint_url=endpoint_url, region=region)
     if as_json:
         answer(json_line(asdict(found)))
@@ -103,8 +115,19 @@ def _told_apart(differing: Sequence[str]) -> str:
     return f"this differs from the stored result in {', '.join(differing[:MOST_NAMED])}{more}"
 
 
-def stop(run: Run, storage: Storage = "runs", endpoint_url: Endpoint = None, region: Region = None) -> None:
+def stop(
+    run: Run,
+    address: Address = None,
+    headers: Headers = None,
+    storage: Storage = "runs",
+    endpoint_url: Endpoint = None,
+    region: Region = None,
+) -> None:
     """Ask a run to end, from any process or machine; what is published stands, a later start resumes."""
+    if address is not None:
+        clusters.stop(run, address, headers, clusters.place_of(storage, endpoint_url, region))
+        return
+    clusters.refuse_without_address({"--header": headers})
     key = api.stop(run, storage=storage, endpoint_url=endpoint_url, region=region)
     tell(f"asked run {run} to stop ({key}); its coordinator, where there is one, looks every few seconds")
 
@@ -113,15 +136,30 @@ def logs(
     run: Run,
     member: Annotated[int | None, typer.Option(min=0, help="Only this member.")] = None,
     attempt: Annotated[int | None, typer.Option(min=1, help="This attempt; default each member's newest.")] = None,
+    follow: Annotated[bool, typer.Option(help="Go on printing what is added until the run has ended.")] = False,
     sync: Annotated[
         Path | None, typer.Option(help="Bring all files for TensorBoard to this folder instead, and what is new there.")
     ] = None,
+    address: Address = None,
+    headers: Headers = None,
     storage: Storage = "runs",
     endpoint_url: Endpoint = None,
     region: Region = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the logs that attempts at members left in storage, and the keys of other files of theirs."""
+    """Print the logs that attempts at members left in storage, and the keys of other files of theirs; with --address
+    the log of the run's driver."""
+    if address is not None or follow:
+        refused = {"--attempt": attempt is not None, "--sync": sync is not None, "--json": as_json}
+        for name in (name for name, given in refused.items() if given):
+            raise InvalidJob("it does not go with --follow or --address", where=name, hint="leave one of them out")
+    if address is not None:
+        clusters.logs(run, address, headers, member=member, follow=follow)
+        return
+    clusters.refuse_without_address({"--header": headers})
+    if follow:
+        _follow(run, member, storage, endpoint_url, region)
+        return
     if sync is not None:
         if member is not None or attempt is not None:
             raise InvalidJob(
@@ -149,6 +187,29 @@ def logs(
         files += each.files
     if files:
         answer("\n".join(["other files:", *files]))
+
+
+def _follow(run: str, member: int | None, storage: str, endpoint_url: str | None, region: str | None) -> None:
+    """Each line with the member that it is of; where an attempt begins, that is said."""
+    begun: set[tuple[int, int]] = set()
+
+    def show(index: int, attempt: int, line: str) -> None:
+        if (index, attempt) not in begun:
+            begun.add((index, attempt))
+            answer(f"== member {index}, attempt {attempt} ==")
+        answer(f"[member {index}] {line}")
+
+    with Signals("no longer following the logs", clusters.GOES_ON) as signals:
+        api.follow_logs(
+            run,
+            on_line=show,
+            member=member,
+            storage=storage,
+            endpoint_url=endpoint_url,
+            region=region,
+            on_note=tell,
+            interruption=signals.interruption,
+        )
 
 
 def _tell_synced(folder: Path, synced: Synced, as_json: bool) -> None:

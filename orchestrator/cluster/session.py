@@ -17,7 +17,7 @@ from ray import exceptions as rex
 from orchestrator.cluster.authentication import Caution, cautions, host_of, read_means, refusal, refused
 from orchestrator.cluster.door import knock
 from orchestrator.cluster.head import Nodes, ask_for_nodes
-from orchestrator.cluster.submission import read_excludes
+from orchestrator.cluster.submission_decisions import NEVER_SHIPPED
 from orchestrator.errors import ClusterUnavailable, InvalidJob, OrchestratorError
 from orchestrator.planning.placement import ClusterShape
 
@@ -118,7 +118,7 @@ def _join(address: str, code_root: str | None) -> Session:
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     runtime_env = None
     if code_root is not None and not submitted:
-        runtime_env = {"working_dir": code_root, "excludes": list(read_excludes(code_root))}
+        runtime_env = {"working_dir": code_root, "excludes": list(NEVER_SHIPPED)}
     with _own_signal_handler():
         ray.init(address=address, runtime_env=runtime_env, **_QUIET)
     place = named or ray.get_runtime_context().gcs_address

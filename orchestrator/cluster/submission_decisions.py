@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.cluster.authentication import TOKEN_HINT
@@ -14,11 +16,21 @@ from orchestrator.errors import InvalidJob
 STOP_WAIT_S = 30
 """Seconds between SIGTERM and SIGKILL when a job is stopped; Ray's own 3 s are too few to end workers cleanly."""
 
-NEVER_SHIPPED = (".git", ".venv", "/runs", "__pycache__", ".env", ".env.*", ".aws", ".ssh", "*.pem")
-"""Excluded whatever `.gitignore` says: history, environments, results, and the usual places of secrets."""
+NEVER_SHIPPED = (
+    *(".git", ".venv", "/runs", "__pycache__"),
+    *(".env", ".env.*", ".aws", ".kube", ".ray", ".ssh", ".netrc", ".pypirc", "*.key", "*.pem", "*.p12", "*.pfx"),
+)
+"""Excluded whatever `.gitignore` says: history, environments, results, and the usual places of secrets.
+
+Ray itself reads the `.gitignore` of the shipped folder and of all folders below it, each for what lies below; no `!` in
+one of them brings back what is named here.
+"""
 
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|KEY(_|$)", re.IGNORECASE)
 _SIGNALS = {2: "SIGINT", 9: "SIGKILL", 15: "SIGTERM"}
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[^\x00-\x1f\x7f]*")
+_MEMBERS = re.compile(r"\[members? ([0-9, –-]+)\]")
 
 
 @dataclass(frozen=True)
@@ -86,12 +98,6 @@ def outside_of_working_dir(job: str) -> InvalidJob:
     )
 
 
-def excludes_of(gitignore: str) -> tuple[str, ...]:
-    """Ray's `excludes` from the text of a `.gitignore`: its patterns, then `NEVER_SHIPPED`, which no `!` undoes."""
-    lines = (line.rstrip("\r\n") for line in gitignore.splitlines())
-    return (*(line for line in lines if line.strip() and not line.startswith("#")), *NEVER_SHIPPED)
-
-
 def shippable_env(env_vars: Mapping[str, str]) -> dict[str, str]:
     """Environment variables for the driver. Everyone who reaches the jobs endpoint can read them: no secrets.
 
@@ -138,3 +144,80 @@ def exit_code_of(status: str, driver_exit_code: int | None, message: str | None)
     if number in _SIGNALS:
         return Decision(128 + number, f"the driver was ended by {_SIGNALS[number]}")
     return Decision(128 + number if driver_exit_code < 0 else driver_exit_code, f"the driver exited {driver_exit_code}")
+
+
+def parse_headers(given: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """HTTP headers for each request to a job server: those given, and before them RAY_JOB_HEADERS, as Ray reads it.
+
+    Args:
+        given: `NAME=VALUE` texts. No message repeats one: it may hold a secret.
+        environ: RAY_JOB_HEADERS is a JSON object of texts.
+
+    Raises:
+        InvalidJob: one is not a header.
+    """
+    try:
+        found = json.loads(environ.get("RAY_JOB_HEADERS") or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise InvalidJob("it is no JSON object of texts", where="RAY_JOB_HEADERS", hint='such as {"X-Team": "vision"}')
+    named = [(name, value, "RAY_JOB_HEADERS") for name, value in found.items()]
+    for number, text in enumerate(given, start=1):
+        name, _, value = text.partition("=")
+        named.append((name.strip(), value.strip(), f"--header, number {number}"))
+    headers: dict[str, str] = {}
+    for name, value, where in named:
+        if not value or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise InvalidJob("it is no HTTP header", where=where, hint="write NAME=VALUE, such as X-Team=vision")
+        headers = {known: text for known, text in headers.items() if known.lower() != name.lower()} | {name: value}
+    return headers
+
+
+def with_token(headers: Mapping[str, str], token: str | None) -> dict[str, str]:
+    """The headers, and the cluster's token where there is one and no header of the user's own stands in its place."""
+    own = any(name.lower() == "authorization" for name in headers)
+    return {**({"Authorization": f"Bearer {token}"} if token and not own else {}), **headers}
+
+
+def heaviest(sizes: Mapping[str, int], most: int = 5) -> list[tuple[str, int]]:
+    """The folders that make a package large, and their bytes: of the files' sizes, by top folder or file at the top.
+
+    A folder that holds nearly all is taken apart, so that the answer names what can be left out.
+    """
+    tops: dict[str, int] = {}
+    for name, size in sizes.items():
+        top, slash, _ = name.partition("/")
+        tops[top + slash] = tops.get(top + slash, 0) + size
+    found = sorted(tops.items(), key=lambda item: (-item[1], item[0]))
+    if found and found[0][0].endswith("/") and found[0][1] > 0.9 * sum(tops.values()):
+        first = found[0][0]
+        inside = {name.removeprefix(first): size for name, size in sizes.items() if name.startswith(first)}
+        if len({name.partition("/")[0] for name in inside}) > 1:
+            found = [(first + name, size) for name, size in heaviest(inside, most)]
+    return found[:most]
+
+
+def driver_answer(line: str) -> dict[str, Any] | None:
+    """The result, or the error, with which a driver's `run --json` ends, if this line of its log is that."""
+    if not line.startswith("{"):
+        return None
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return (
+        found if isinstance(found, dict) and "exit_code" in found and ("schema" in found or "error" in found) else None
+    )
+
+
+def is_of_member(line: str, member: int) -> bool:
+    """Whether a line of a driver's log is about a member: it begins with `[member 3]`, or `[members 0–7]`."""
+    match = _MEMBERS.match(line)
+    if match is None:
+        return False
+    for part in match[1].split(","):
+        first, _, last = part.strip().replace("–", "-").partition("-")
+        if first.isdecimal() and int(first) <= member <= (int(last) if last.isdecimal() else int(first)):
+            return True
+    return False

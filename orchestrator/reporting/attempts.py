@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from orchestrator.errors import InvalidJob
@@ -47,20 +47,33 @@ def find_attempts(
     Raises:
         InvalidJob: there is none.
     """
-    files: dict[tuple[int, int], list[str]] = {}
-    for key in store.list(layout.attempts):
-        file = layout.attempt_file(key)
-        if file is not None:
-            files.setdefault((file.member, file.term), []).append(key)
-    of_member = [place for place in files if member in (None, place[0])]
-    newest = {place[0]: place for place in sorted(of_member)}.values()
-    wanted = newest if term is None else [place for place in of_member if place[1] == term]
+    files = _files(store, layout)
+    of_member = {place: keys for place, keys in files.items() if member in (None, place[0])}
+    if term is None:
+        wanted = _newest(of_member, layout)
+    else:
+        wanted = tuple(_attempt(layout, *place, of_member[place]) for place in sorted(of_member) if place[1] == term)
     if not wanted:
         known = ", ".join(f"member {m} attempt {t}" for m, t in sorted(files)[-5:]) or "none"
         what = "no attempt" if member is None else f"no attempt at member {member}"
         what += " has left a log or a file" if term is None else f" of number {term} has left a log or a file"
         raise InvalidJob(what, where=f"run {layout.run_key}", hint=f"there are: {known}")
-    return tuple(_attempt(layout, *place, files[place]) for place in sorted(wanted))
+    return wanted
+
+
+def _files(store: Store, layout: RunLayout, member: int | None = None) -> dict[tuple[int, int], list[str]]:
+    """The keys of what attempts left, by member and term."""
+    files: dict[tuple[int, int], list[str]] = {}
+    for key in store.list(layout.attempts):
+        file = layout.attempt_file(key)
+        if file is not None and member in (None, file.member):
+            files.setdefault((file.member, file.term), []).append(key)
+    return files
+
+
+def _newest(files: Mapping[tuple[int, int], Iterable[str]], layout: RunLayout) -> tuple[Attempt, ...]:
+    newest = {place[0]: place for place in sorted(files)}.values()
+    return tuple(_attempt(layout, *place, files[place]) for place in newest)
 
 
 def is_chunk(name: str) -> bool:
@@ -88,6 +101,60 @@ def read_log(store: Store, attempt: Attempt) -> Iterator[str]:
     for key in attempt.log:
         yield printable(decoder.decode(store.get(key, max_bytes=MAX_CHUNK_BYTES)))
     yield printable(decoder.decode(b"", final=True))
+
+
+class LogTail:
+    """What attempts at members add to their logs in storage, look after look, line by line. Nothing comes twice.
+
+    It begins with each member's newest attempt, from its first line; attempts that come later follow.
+
+    Args:
+        store, layout: the run.
+        member: only this one's; default all members'.
+    """
+
+    def __init__(self, store: Store, layout: RunLayout, *, member: int | None = None) -> None:
+        self._store = store
+        self._layout = layout
+        self._member = member
+        self._readers: dict[tuple[int, int], _Reader] = {}
+
+    def read(self, *, last: bool = False) -> Iterator[tuple[Attempt, str]]:
+        """The lines that were added since the last look, each with its attempt and without its newline.
+
+        Args:
+            last: nothing more comes: a line that no newline ends is one, too.
+
+        Raises:
+            DamagedStore, StoreUnavailable: as `read_log`; the next look goes on where this one ended.
+        """
+        for attempt in _newest(_files(self._store, self._layout, self._member), self._layout):
+            reader = self._readers.setdefault((attempt.member, attempt.term), _Reader())
+            for key in attempt.log[reader.num_chunks :]:
+                for line in reader.take(self._store.get(key, max_bytes=MAX_CHUNK_BYTES)):
+                    yield attempt, line
+            if last and (line := reader.rest()):
+                yield attempt, line
+
+
+class _Reader:
+    """How far one log has been read. A chunk may end within a line, or within a character."""
+
+    def __init__(self) -> None:
+        self.num_chunks = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._unfinished = ""
+
+    def take(self, chunk: bytes) -> list[str]:
+        """The lines that this chunk completes."""
+        self.num_chunks += 1
+        *lines, self._unfinished = (self._unfinished + self._decoder.decode(chunk)).split("\n")
+        return [printable(line) for line in lines]
+
+    def rest(self) -> str:
+        """What came after the last newline."""
+        rest, self._unfinished = self._unfinished + self._decoder.decode(b"", final=True), ""
+        return printable(rest)
 
 
 def printable(text: str) -> str:

@@ -118,7 +118,7 @@ def find_run(store: Store, run: str, storage: str) -> RunLayout:
     found = found or [layout for layout in layouts if layout.run_key == run_key(layout.job, run)]
     for layout in layouts if not found else ():
         try:
-            found += [layout] if _spec(store, layout).run_id == run else []
+            found += [layout] if stored_spec(store, layout).run_id == run else []
         except _OF_THE_STORE:
             raise
         except OrchestratorError:
@@ -173,7 +173,7 @@ def status_of(store: Store, layout: RunLayout, *, now: float, with_members: bool
 
 
 def _status(store: Store, layout: RunLayout, now: float, with_members: bool) -> RunStatus:
-    spec = _spec(store, layout)
+    spec = stored_spec(store, layout)
     log = Log.open(store, layout.coord_log)
     records = log.records()
     memory = read_run(records)
@@ -206,7 +206,7 @@ def _status(store: Store, layout: RunLayout, now: float, with_members: bool) -> 
 
 
 @dataclass(frozen=True)
-class _Spec:
+class StoredSpec:
     """What is needed of a run's `spec.json`."""
 
     run_id: str
@@ -214,13 +214,14 @@ class _Spec:
     takeover_s: float
 
 
-def _spec(store: Store, layout: RunLayout) -> _Spec:
+def stored_spec(store: Store, layout: RunLayout) -> StoredSpec:
+    """Read a run's `spec.json`. Raises InvalidJob: there is none; DamagedStore: it is none of this version's."""
     try:
         spec = json.loads(store.get(layout.spec))
         job = spec["job"]
         folds = job["members"].get("folds") or {"count": 1, "repeats": 1}
         num_members = int(job["members"]["count"]) * int(folds["count"]) * int(folds["repeats"])
-        return _Spec(str(spec["run_id"]), num_members, float(job["faults"]["takeover_s"]))
+        return StoredSpec(str(spec["run_id"]), num_members, float(job["faults"]["takeover_s"]))
     except MissingObject:
         raise InvalidJob("the run has no spec.json", where=layout.root) from None
     except (ValueError, TypeError, KeyError) as error:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import sys
-import threading
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.submission import Submission, read_excludes, submit_job, wait_for
-from orchestrator.errors import AccessDenied, ClusterUnavailable, TimedOut
+from orchestrator import api
+from orchestrator.api import Waiting
+from orchestrator.cluster.authentication import find_token
+from orchestrator.cluster.job_server import JobServer, open_job_server
+from orchestrator.cluster.submission import submit_job, wait_for
+from orchestrator.errors import AccessDenied, ClusterUnavailable, InvalidJob, TimedOut
+from tests.support.job_server import fake_job_server
 from tests.support.ray_head import RayHead
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("head")]
@@ -24,218 +24,197 @@ WAIT_S = 180.0
 
 
 @pytest.fixture(autouse=True)
-def no_other_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+def no_other_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_HEADERS"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
+def server(cluster_head: RayHead, monkeypatch: pytest.MonkeyPatch) -> JobServer:
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", cluster_head.environ["RAY_AUTH_TOKEN_PATH"])
+    return open_job_server(cluster_head.address, (), cluster_head.environ)
+
+
+@pytest.fixture
+def run_key() -> str:
+    return f"test-{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A working directory with a file to ship and one that `.gitignore` keeps."""
+    """A working directory with a file to ship, and others that two `.gitignore` and prudence keep."""
     folder = tmp_path / "project"
-    (folder / "private").mkdir(parents=True)
-    (folder / ".gitignore").write_text("/private/\n*.log\n", encoding="utf-8")
-    (folder / "shipped.txt").write_text("shipped", encoding="utf-8")
-    (folder / "private" / "kept.txt").write_text("kept", encoding="utf-8")
-    (folder / "runs").mkdir()
-    (folder / "runs" / "result.json").write_text("{}", encoding="utf-8")
-    (folder / ".env").write_text("KEY=1", encoding="utf-8")
+    texts = {
+        ".gitignore": "/private/\n*.log\n",
+        "shipped.txt": "shipped",
+        "private/kept.txt": "kept",
+        "runs/result.json": "{}",
+        ".env": "KEY=1",
+        "sub/.gitignore": "big.*\n!.ssh/\n!.ssh/key.pem\n",
+        "sub/big.bin": "kept",
+        "sub/.ssh/key.pem": "kept",
+        "sub/code.py": "shipped",
+    }
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
     return folder
-
-
-def submit(
-    cluster_head: RayHead, project: Path, entrypoint: Sequence[str], submission_id: str | None = None
-) -> Submission:
-    return submit_job(
-        address=cluster_head.address,
-        entrypoint=entrypoint,
-        working_dir=str(project),
-        submission_id=submission_id or f"test-{uuid.uuid4().hex[:10]}",
-        excludes=read_excludes(str(project)),
-        token=cluster_head.token,
-    )
 
 
 def python(code: str) -> list[str]:
     return ["python", "-c", code]
 
 
-def stop(submission: Submission) -> None:
-    from ray.job_submission import JobSubmissionClient
+def submit(server: JobServer, project: Path, run_key: str, entrypoint: Sequence[str]) -> str:
+    found = submit_job(server, run_key=run_key, entrypoint=entrypoint, working_dir=str(project))
+    assert found.state == "submitted"
+    return found.submission_id
 
-    headers = {"Authorization": f"Bearer {submission.token}"}
-    JobSubmissionClient(submission.address, headers=headers).stop_job(submission.submission_id)
 
-
-def test_the_drivers_exit_code_75_comes_back_with_its_log(cluster_head: RayHead, project: Path) -> None:
+def wait(server: JobServer, submission_id: str) -> tuple[int, list[str]]:
     lines: list[str] = []
-    code = "import sys; print('hello'); print('über', end=''); sys.exit(75)"
-    submission = submit(cluster_head, project, python(code))
-    assert submission.state == "submitted"
-    assert wait_for(submission, timeout_s=WAIT_S, on_log=lines.append) == 75
-    assert lines.count("hello") == 1
+    end = wait_for(server, submission_id, timeout_s=WAIT_S, on_log=lines.append)
+    return end.exit_code, lines
+
+
+def test_the_drivers_exit_code_75_comes_back_with_its_log(server: JobServer, project: Path, run_key: str) -> None:
+    """Read once more by `logs` and `status`, as a user sees it who knows the run alone."""
+    code = "import sys; print('[member 1] hello'); print('über', end=''); sys.exit(75)"
+    exit_code, lines = wait(server, submit(server, project, run_key, python(code)))
+    assert exit_code == 75
+    assert lines.count("[member 1] hello") == 1
     assert "über" in lines
-    assert lines[-1].endswith("the driver exited 75")
+
+    again: list[str] = []
+    api.submitted_log(run_key, address=server.address, on_line=again.append)
+    assert again == lines
+    api.submitted_log(run_key, address=server.address, member=1, follow=True, on_line=again.append)
+    assert again == [*lines, "[member 1] hello"]
+    (job,) = api.submitted_status(run_key, address=server.address).jobs
+    assert (job.submission_id, job.status, job.exit_code) == (f"{run_key}-1", "FAILED", 75)
+    assert job.started_at
+    assert job.ended_at
+    assert job.ended_at >= job.started_at
 
 
 def test_a_driver_that_ends_well_gives_0_and_sees_exactly_the_shipped_files(
-    cluster_head: RayHead, project: Path
+    server: JobServer, project: Path, run_key: str
 ) -> None:
-    lines: list[str] = []
     code = "import os; print('seen', sorted(p for _, d, f in os.walk('.') for p in f), 'quote \"$HOME\" kept')"
-    submission = submit(cluster_head, project, python(code))
-    assert wait_for(submission, timeout_s=WAIT_S, on_log=lines.append) == 0
-    assert "seen ['.gitignore', 'shipped.txt'] quote \"$HOME\" kept" in lines
+    exit_code, lines = wait(server, submit(server, project, run_key, python(code)))
+    assert exit_code == 0
+    assert "seen ['.gitignore', '.gitignore', 'code.py', 'shipped.txt'] quote \"$HOME\" kept" in lines
 
 
-def test_a_stopped_job_gives_143_and_its_driver_gets_sigterm(cluster_head: RayHead, project: Path) -> None:
+def test_a_stopped_job_gives_143_and_its_driver_gets_sigterm(server: JobServer, project: Path, run_key: str) -> None:
     lines: list[str] = []
     code = (
         "import signal, sys, threading; over = threading.Event();"
         "signal.signal(signal.SIGTERM, lambda *_: (print('told to end'), over.set()));"
         "print('ready'); over.wait(60); sys.exit(1)"
     )
-    submission = submit(cluster_head, project, python(code))
+    submit(server, project, run_key, python(code))
 
     def on_log(line: str) -> None:
         lines.append(line)
         if line == "ready":
-            stop(submission)
+            assert api.stop_submitted(run_key, address=server.address) == "asked Ray to stop the driver"
 
-    assert wait_for(submission, timeout_s=WAIT_S, on_log=on_log) == 143
+    ended = api.wait_submitted(run_key, address=server.address, waiting=Waiting(timeout_s=WAIT_S, on_log=on_log))
+    assert (ended.exit_code, ended.status, ended.state) == (143, "stopped", "attached")
     assert "told to end" in lines
-    assert lines[-1].endswith("the job was stopped")
+    with pytest.raises(InvalidJob, match="nothing to stop"):
+        api.stop_submitted(run_key, address=server.address)
 
 
-def test_a_used_id_attaches_while_the_job_runs_and_gives_its_code_afterwards(
-    cluster_head: RayHead, project: Path
+def test_a_second_submission_attaches_to_the_live_job_and_the_next_one_gets_the_next_number(
+    server: JobServer, project: Path, run_key: str
 ) -> None:
     release = project / "release"
     code = (
         f"import pathlib, sys, time; p = pathlib.Path({str(release)!r}); print('first')\n"
         "for _ in range(600):\n    if p.exists(): sys.exit(3)\n    time.sleep(0.1)"
     )
-    first = submit(cluster_head, project, python(code))
-    second = submit(cluster_head, project, python("print('second')"), first.submission_id)
-    assert (first.state, second.state) == ("submitted", "attached")
-    with pytest.raises(TimedOut, match="goes on"):
-        wait_for(second, timeout_s=0.2, on_log=lambda _: None)
+    first = submit(server, project, run_key, python(code))
+    second = submit_job(server, run_key=run_key, entrypoint=python("print('second')"), working_dir=str(project))
+    assert (second.submission_id, second.state) == (first, "attached")
+    with pytest.raises(TimedOut, match="goes on") as caught:
+        wait_for(server, second.submission_id, timeout_s=0.2, on_log=lambda _: None)
+    assert f"orchestrator wait {first} --address {server.address}" in str(caught.value)
     release.touch()
-    lines: list[str] = []
-    assert wait_for(second, timeout_s=WAIT_S, on_log=lines.append) == 3
+    exit_code, lines = wait(server, second.submission_id)
+    assert exit_code == 3
     assert "first" in lines
     assert "second" not in lines
-    third = submit(cluster_head, project, python("print('third')"), first.submission_id)
-    assert third.state == "finished"
-    assert wait_for(third, timeout_s=WAIT_S, on_log=lines.append) == 3
+    third = submit_job(
+        server, run_key=run_key, entrypoint=python("print('third')"), working_dir=str(project), last_term=6
+    )
+    assert (third.submission_id, third.state) == (f"{run_key}-7", "submitted")
+    assert wait(server, third.submission_id)[0] == 0
 
 
-def test_the_driver_reaches_the_cluster_it_runs_on(cluster_head: RayHead, project: Path) -> None:
-    lines: list[str] = []
+def test_the_driver_reaches_the_cluster_it_runs_on(
+    server: JobServer, cluster_head: RayHead, project: Path, run_key: str
+) -> None:
     code = "import ray; ray.init(address='auto'); print('at', ray.get_runtime_context().gcs_address)"
-    submission = submit(cluster_head, project, python(code))
-    assert wait_for(submission, timeout_s=WAIT_S, on_log=lines.append) == 0
+    exit_code, lines = wait(server, submit(server, project, run_key, python(code)))
+    assert exit_code == 0
     assert f"at {cluster_head.gcs_address}" in lines
 
 
 @pytest.mark.parametrize("token", [None, "0" * 64])
-def test_a_missing_or_wrong_token_names_the_settings(cluster_head: RayHead, project: Path, token: str | None) -> None:
-    with pytest.raises(AccessDenied, match=r"RAY_AUTH_MODE=token.*RAY_AUTH_TOKEN_PATH"):
-        submit_job(
-            address=cluster_head.address,
-            entrypoint=["true"],
-            working_dir=str(project),
-            submission_id="denied",
-            token=token,
-        )
+def test_a_missing_or_wrong_token_names_the_settings(cluster_head: RayHead, token: str | None) -> None:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with pytest.raises(AccessDenied, match=r"RAY_AUTH_MODE=token.*RAY_AUTH_TOKEN_PATH") as caught:
+        JobServer(cluster_head.address, headers=headers)
+    assert "0000" not in str(caught.value)
 
 
-def test_the_named_address_wins_over_the_environment(
-    cluster_head: RayHead, project: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_named_address_and_token_win_over_the_environment(
+    cluster_head: RayHead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1")
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
-    submission = submit(cluster_head, project, [sys.executable, "-c", "pass"])
-    assert wait_for(submission, timeout_s=WAIT_S, on_log=lambda _: None) == 0
+    environ = {**cluster_head.environ, "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1", "RAY_AUTH_TOKEN": "0" * 64}
+    own = f"Authorization=Bearer {find_token(cluster_head.environ)}"
+    assert open_job_server(cluster_head.address, [own], environ).job("nobody-1") is None
 
 
-def test_an_address_where_nothing_listens_is_worth_a_retry(project: Path) -> None:
+def test_an_address_where_nothing_listens_is_worth_a_retry() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(ClusterUnavailable, match="out of reach") as caught:
-            submit_job(address=address, entrypoint=["true"], working_dir=str(project), submission_id="nobody")
+            JobServer(address)
     assert caught.value.exit_code == 75
     assert caught.value.where == address
 
 
-def test_a_server_that_never_answers_does_not_hold_the_submitter(project: Path) -> None:
+def test_a_server_that_never_answers_does_not_hold_the_submitter() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClusterUnavailable, match="out of reach"):
-            submit_job(
-                address=address,
-                entrypoint=["true"],
-                working_dir=str(project),
-                submission_id="silence",
-                request_timeout_s=0.5,
-            )
-
-
-@contextmanager
-def flaky_job_server(answers: Sequence[str | int]) -> Iterator[str]:
-    """A job server that answers each look at a job by the next status or HTTP error; the last one stays."""
-    left = list(answers)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/api/version":
-                return self.answer(200, {"ray_version": "2.60.0"})
-            if self.path.endswith("/logs"):
-                return self.answer(200, {"logs": "all\n"})
-            if self.path.endswith("/tail"):
-                return self.answer(500, {})
-            status = left.pop(0) if len(left) > 1 else left[0]
-            if isinstance(status, int):
-                return self.answer(status, {})
-            code = 0 if status == "SUCCEEDED" else None
-            job = {"type": "SUBMISSION", "status": status, "entrypoint": "x", "driver_exit_code": code}
-            return self.answer(200, job)
-
-        def answer(self, status: int, body: object) -> None:
-            text = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Keep the test's output clean."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+            JobServer(f"http://127.0.0.1:{silent.getsockname()[1]}", request_timeout_s=0.5)
 
 
 def test_an_outage_of_the_job_server_and_its_log_stream_is_survived() -> None:
-    lines: list[str] = []
-    with flaky_job_server(["RUNNING", 503, 500, "RUNNING", "SUCCEEDED"]) as address:
-        submission = Submission(address, "any", "attached")
-        assert wait_for(submission, timeout_s=WAIT_S, on_log=lines.append) == 0
+    with fake_job_server() as fake:
+        fake.add("any-1")
+        fake.end("any-1", 0, "all\n")
+        server = JobServer(fake.address)
+        fake.looks = [503, 500, 200]
+        lines: list[str] = []
+        assert wait_for(server, "any-1", timeout_s=WAIT_S, on_log=lines.append).exit_code == 0
     assert lines == ["all"]
 
 
 @pytest.mark.parametrize(("answer", "said"), [(503, "job server failed"), (404, "does not know this job")])
 def test_a_job_server_that_stays_away_ends_the_wait(answer: int, said: str) -> None:
-    with flaky_job_server(["RUNNING", answer]) as address:
-        submission = Submission(address, "any", "attached")
+    with fake_job_server() as fake:
+        fake.add("any-1")
+        server = JobServer(fake.address)
+        fake.looks = [answer]
         with pytest.raises(ClusterUnavailable, match=said):
-            wait_for(submission, timeout_s=WAIT_S, on_log=lambda _: None, patience_s=0.3)
+            wait_for(server, "any-1", timeout_s=WAIT_S, on_log=lambda _: None, patience_s=0.3)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator import api
+from orchestrator.reporting.result import from_json
 from tests.support.cli_job import orchestrator, write_tiny_job
 from tests.support.ray_head import RayHead
 
@@ -33,31 +35,55 @@ def only_result(storage: Path) -> dict[str, Any]:
     return result
 
 
-def test_a_submitted_job_runs_from_its_shipped_code_and_again_gives_the_recorded_result(
+def test_a_submitted_job_runs_from_its_shipped_code_and_again_gives_the_recorded_result_without_a_job(
     cluster_head: RayHead, project: Path, tmp_path: Path
 ) -> None:
-    """It misses its gate: that comes back as the driver's own 3, both times."""
+    """It misses its gate: that comes back as the driver's own 3, every time."""
     diary = tmp_path / "diary"
     gate = {"metric": "accuracy", "of": "ensemble", "on": "validation", "min": 1.0}
     job = write_tiny_job(project, {"url": str(tmp_path / "store")}, diary=diary, ensemble={"gate": gate})
-    first = submit(cluster_head, job)
+    files = ("--result-file", str(tmp_path / "result.json"), "--output-dir", str(tmp_path / "values"))
+    first = submit(cluster_head, job, *files)
     assert first.returncode == 3, first.stderr
-    answer = json.loads(first.stdout)
-    assert answer["exit_code"] == 3
+    answer = json.loads(first.stdout.splitlines()[-1])
     result = only_result(tmp_path / "store")
     assert (result["status"], len(result["members"])) == ("gate_failed", 2)
-    assert answer["submission_id"] == f"{result['run_key']}-1"
+    assert answer == {
+        "run_id": result["run_id"],
+        "run_key": result["run_key"],
+        "address": cluster_head.address,
+        "submission_id": f"{result['run_key']}-1",
+        "state": "submitted",
+        "exit_code": 3,
+        "reason": "the driver exited 3",
+        "status": "gate_failed",
+        "result": result,
+        "error": None,
+    }
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == result
+    assert (tmp_path / "values" / "exit_code").read_text(encoding="utf-8") == "3"
     folders = set(diary.read_text(encoding="utf-8").splitlines())
     assert len(folders) == 1
     assert not Path(folders.pop()).is_relative_to(tmp_path)
     assert "[member 1] epoch 2/2" in first.stderr
+    assert '"schema"' not in first.stderr
 
-    builds = len(diary.read_text(encoding="utf-8").splitlines())
     second = submit(cluster_head, job)
     assert second.returncode == 3, second.stderr
-    assert json.loads(second.stdout)["submission_id"] == f"{result['run_key']}-2"
     assert "is finished: this is its recorded result" in second.stderr
-    assert len(diary.read_text(encoding="utf-8").splitlines()) == builds
+    nothing_new = {"state": "recorded", "submission_id": None, "reason": None}
+    assert json.loads(second.stdout) == {**answer, **nothing_new}
+
+    shown = api.submitted_status(result["run_id"], address=cluster_head.address, headers=[bearer(cluster_head)])
+    assert [(each.submission_id, each.exit_code) for each in shown.jobs] == [(answer["submission_id"], 3)]
+    assert shown.run is not None
+    assert (shown.run.status, shown.run.exit_code) == ("gate_failed", 3)
+    waited = api.wait_submitted(result["run_id"], address=cluster_head.address, headers=[bearer(cluster_head)])
+    assert (waited.exit_code, waited.state, waited.result) == (3, "ended", from_json(json.dumps(result).encode()))
+
+
+def bearer(head: RayHead) -> str:
+    return f"Authorization=Bearer {head.token}"
 
 
 def test_a_demand_that_the_cluster_cannot_meet_comes_back_as_75(

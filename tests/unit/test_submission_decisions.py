@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.submission import job_path_in, read_excludes, submit_job
+from orchestrator.cluster.submission import job_path_in
 from orchestrator.cluster.submission_decisions import (
-    NEVER_SHIPPED,
+    driver_answer,
     driver_command,
-    excludes_of,
     exit_code_of,
+    heaviest,
+    is_of_member,
+    parse_headers,
     resolve_address,
     shippable_env,
+    with_token,
 )
 from orchestrator.errors import InvalidJob
 
@@ -99,14 +102,6 @@ def test_the_job_path_is_made_relative_to_the_working_directory(tmp_path: Path) 
         job_path_in(str(tmp_path), "../a.yaml")
 
 
-def test_gitignore_becomes_excludes_and_cannot_bring_back_what_is_never_shipped(tmp_path: Path) -> None:
-    assert excludes_of("# note\n\n/data/\n*.tmp\r\n!.git\n") == ("/data/", "*.tmp", "!.git", *NEVER_SHIPPED)
-    assert {".git", ".venv", "/runs", ".env"} <= set(NEVER_SHIPPED)
-    assert read_excludes(str(tmp_path)) == NEVER_SHIPPED
-    (tmp_path / ".gitignore").write_text("/data/\n", encoding="utf-8")
-    assert read_excludes(str(tmp_path)) == ("/data/", *NEVER_SHIPPED)
-
-
 def test_the_argument_names_the_cluster_before_the_environment_does() -> None:
     environ = {"RAY_API_SERVER_ADDRESS": "http://api:8265/", "RAY_ADDRESS": "https://ray:8265"}
     assert resolve_address("http://mine:1/", environ) == "http://mine:1"
@@ -164,17 +159,81 @@ def test_names_and_paths_of_credentials_are_shipped_with_the_time_to_stop() -> N
     assert shippable_env(env) == {"RAY_JOB_STOP_WAIT_TIME_S": "30", **env}
 
 
-@pytest.mark.parametrize("submission_id", ["", "-x", "a/b", "a b", "x" * 129])
-def test_a_submission_id_that_does_not_fit_a_url_is_refused(tmp_path: Path, submission_id: str) -> None:
-    with pytest.raises(InvalidJob, match="submission id"):
-        submit_job(
-            address="http://127.0.0.1:1", entrypoint=["true"], working_dir=str(tmp_path), submission_id=submission_id
-        )
-
-
 def test_importing_the_submission_loads_no_ray() -> None:
     code = (
         "import sys, orchestrator.cluster.submission; print(sorted({'ray', 'tensorflow', 'keras'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_headers_given_come_before_those_of_the_environment() -> None:
+    environ = {"RAY_JOB_HEADERS": '{"X-Team": "vision", "X-Room": "1"}'}
+    assert parse_headers(["x-team=speech", "X-Sum = a=b"], environ) == {
+        "X-Room": "1",
+        "x-team": "speech",
+        "X-Sum": "a=b",
+    }
+    assert parse_headers([], {}) == {}
+
+
+@pytest.mark.parametrize("text", ["hunter2", "hunter2 x=1", "=hunter2", "X-Key=", "X-Key=hunter2\r\nX: y"])
+def test_what_is_no_header_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(InvalidJob, match="NAME=VALUE") as caught:
+        parse_headers(["X-Fine=1", text], {})
+    assert caught.value.where == "--header, number 2"
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["hunter2", '["hunter2"]', '{"X": 2}'])
+def test_headers_of_the_environment_are_an_object_of_texts(text: str) -> None:
+    with pytest.raises(InvalidJob, match="RAY_JOB_HEADERS") as caught:
+        parse_headers([], {"RAY_JOB_HEADERS": text})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_token_is_shown_unless_a_header_stands_in_its_place() -> None:
+    assert with_token({"X-Team": "vision"}, "t") == {"Authorization": "Bearer t", "X-Team": "vision"}
+    assert with_token({"authorization": "Basic x"}, "t") == {"authorization": "Basic x"}
+    assert with_token({}, None) == {}
+
+
+def test_the_heaviest_folders_are_named_and_one_that_holds_all_is_taken_apart() -> None:
+    sizes = {"a.py": 1, "data/x": 60, "data/y": 30, "models/m": 50}
+    assert heaviest(sizes) == [("data/", 90), ("models/", 50), ("a.py", 1)]
+    assert heaviest(sizes, most=1) == [("data/", 90)]
+    assert heaviest({"a.py": 1, "data/raw/x": 600, "data/y": 30}) == [("data/raw/", 600), ("data/y", 30)]
+    assert heaviest({"data/x": 7}) == [("data/", 7)]
+    assert heaviest({}) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "is_answer"),
+    [
+        ('{"exit_code": 0, "schema": 1, "status": "succeeded"}', True),
+        ('{"exit_code": 75, "error": "StoreUnavailable"}', True),
+        ('{"exit_code": 75}', False),
+        ('{"loss": 0.5}', False),
+        ("{0: 'not JSON'}", False),
+        ('["exit_code", "schema"]', False),
+        ("[member 0] epoch 1/2", False),
+        ("", False),
+    ],
+)
+def test_the_drivers_answer_is_told_from_other_lines(line: str, is_answer: bool) -> None:
+    assert (driver_answer(line) is not None) == is_answer
+
+
+@pytest.mark.parametrize(
+    ("line", "members"),
+    [
+        ("[member 3] epoch 1/2", {3}),
+        ("[members 1–3] epoch 1/2", {1, 2, 3}),
+        ("[members 0, 2-3] compiled", {0, 2, 3}),
+        ("run x: 5 members on 2 workers", set()),
+        ("said [member 3]", set()),
+        ("[member x]", set()),
+    ],
+)
+def test_a_line_of_the_log_is_about_the_members_it_begins_with(line: str, members: set[int]) -> None:
+    assert {member for member in range(6) if is_of_member(line, member)} == members

@@ -1,0 +1,218 @@
+"""What comes of a run's job on a cluster: waited for through the job server, gathered from storage or its own answer.
+
+Ray is imported inside the functions: what only plans answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.api.stored import open_at
+from orchestrator.errors import (
+    AccessDenied,
+    ClusterUnavailable,
+    DamagedStore,
+    Interrupted,
+    InvalidJob,
+    OrchestratorError,
+    TryAgain,
+)
+from orchestrator.planning.recovery import read_run
+from orchestrator.reporting.publish import finished_result
+from orchestrator.reporting.result import Result, from_json, to_json
+from orchestrator.reporting.status import find_run
+from orchestrator.storage.log import Log
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.job_server import JobServer
+    from orchestrator.cluster.submission_decisions import Decision
+
+STOPPED_WITHIN_S = 45.0
+"""How long a stopped job is waited for: what its driver has between SIGTERM and SIGKILL, and Ray's own time."""
+
+READ_WITHIN_S = 10.0
+"""How long storage is tried for a result that the driver has told already."""
+
+_SIGTERM = 143
+
+OnInterrupt = Literal["detach", "stop"]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How to wait for a job, and what to tell meanwhile.
+
+    Attributes:
+        timeout_s: stop waiting after that long (TimedOut); the job goes on.
+        on_log: gets each line of the driver's log, but for its answer.
+        on_note: gets what else there is to know.
+        interruption: asked twice a second; an `Interrupted` that it returns ends the waiting.
+        on_interrupt: what becomes of the job then; None: SIGTERM stops it, SIGINT does not.
+    """
+
+    timeout_s: float | None = None
+    on_log: Callable[[str], None] = lambda line: None
+    on_note: Callable[[str], None] = lambda text: None
+    interruption: Callable[[], OrchestratorError | None] = lambda: None
+    on_interrupt: OnInterrupt | None = None
+
+
+@dataclass(frozen=True)
+class SubmittedRun:
+    """A run on a cluster, as far as the one who submitted it, or waited for it, knows.
+
+    Attributes:
+        run_id, run_key, address: which, and where.
+        submission_id: the id of its job; None where none was needed.
+        state: `submitted` now; `attached` to the live job that was there; `ended`: the job waited for had ended before;
+            `recorded`: the run has a result, which is returned without a job.
+        exit_code: the driver's true one, or the recorded one; None: it was not waited for.
+        reason: why the exit code is not 0.
+        status: of the result; without one `stopped` or `failed`, once the job has ended.
+        result: where there is one, and it was waited for.
+        error: what the driver answered instead of a result.
+    """
+
+    run_id: str
+    run_key: str
+    address: str
+    submission_id: str | None
+    state: Literal["submitted", "attached", "ended", "recorded"]
+    exit_code: int | None = None
+    reason: str | None = None
+    result: Result | None = field(default=None, repr=False)
+    error: Mapping[str, Any] | None = None
+
+    @property
+    def status(self) -> str | None:
+        """See above."""
+        if self.result is not None:
+            return self.result.status
+        return None if self.exit_code is None else "stopped" if self.exit_code == 143 else "failed"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; `result` is what `run --json` prints, `error` what it prints instead."""
+        names = ("run_id", "run_key", "address", "submission_id", "state", "exit_code", "reason", "status", "error")
+        result = None if self.result is None else json.loads(to_json(self.result))
+        return {**{name: getattr(self, name) for name in names}, "result": result}
+
+
+def await_job(
+    server: JobServer, found: SubmittedRun, storage: Mapping[str, Any] | None, waiting: Waiting
+) -> SubmittedRun:
+    """Wait for a job's end and gather what came of it.
+
+    Args:
+        server: the cluster's.
+        found: the run, with its submission id.
+        storage: where the run is stored, as arguments of `open_at`; None: not known.
+        waiting: how.
+    """
+    from orchestrator.cluster.submission import wait_for
+    from orchestrator.cluster.submission_decisions import driver_answer
+
+    answers: list[dict[str, Any]] = []
+
+    def on_log(line: str) -> None:
+        answer = driver_answer(line)
+        if answer is None:
+            waiting.on_log(line)
+        else:
+            answers[:] = [answer]
+
+    leaving = _Leaving(server, str(found.submission_id), waiting)
+    end = wait_for(
+        server,
+        str(found.submission_id),
+        timeout_s=waiting.timeout_s,
+        on_log=on_log,
+        interruption=leaving,
+    )
+    if leaving.error is not None:
+        raise leaving.stopped(leaving.error)
+    return _ended(found, end, answers[-1] if answers else None, storage)
+
+
+def stored_result(storage: Mapping[str, Any] | None, run_key: str) -> Result | None:
+    """A run's result, where it has one and its storage can be read from here."""
+    if storage is None:
+        return None
+    with suppress(AccessDenied, InvalidJob, DamagedStore, TryAgain):
+        store = open_at(**storage)
+        layout = find_run(store, run_key, str(storage["storage"]))
+        memory = read_run(Log.open(store, layout.coord_log, deadline_s=READ_WITHIN_S).records())
+        return finished_result(store, layout, memory) if memory.done is not None else None
+    return None
+
+
+class _Leaving:
+    """What an interruption means for the job, asked again and again: whether to stop it, and for how long to wait then.
+
+    Ctrl-C at a terminal ends the looking on, as nobody means a night's work by it. SIGTERM comes from a scheduler that
+    gives its task up, by its own time limit or because somebody cancelled it: who pays for the GPUs wants them free.
+    If it was only the scheduler's machine that was taken, little is lost: the driver publishes the newest finished
+    epoch, and the retry resumes there.
+    """
+
+    def __init__(self, server: JobServer, submission_id: str, waiting: Waiting) -> None:
+        self.error: OrchestratorError | None = None
+        self._server = server
+        self._submission_id = submission_id
+        self._waiting = waiting
+        self._until = 0.0
+
+    def __call__(self) -> OrchestratorError | None:
+        """The error with which the waiting ends now; None: it goes on."""
+        error = self._waiting.interruption()
+        if error is not None and self.error is None:
+            if (self._waiting.on_interrupt or ("stop" if error.exit_code == _SIGTERM else "detach")) == "detach":
+                return self._interrupted(error, "no longer waiting; the job goes on")
+            self._waiting.on_note(f"stopping job {self._submission_id}")
+            self.error = error
+            self._until = time.monotonic() + STOPPED_WITHIN_S
+            try:
+                self._server.stop(self._submission_id)
+            except ClusterUnavailable as unasked:
+                return self._interrupted(error, f"the job could not be asked to stop: {unasked.what}")
+        if self.error is not None and time.monotonic() > self._until:
+            return self._interrupted(self.error, "the job was asked to stop, and has not been seen to end")
+        return None
+
+    def stopped(self, error: OrchestratorError) -> Interrupted:
+        """What is told once the job has ended."""
+        return self._interrupted(error, "the job was stopped", "submit again: the run resumes")
+
+    def _interrupted(self, error: OrchestratorError, what: str, hint: str | None = None) -> Interrupted:
+        from orchestrator.cluster.submission import wait_command
+
+        address = self._server.address
+        hint = hint or f"{wait_command(self._submission_id, address)} waits on; `orchestrator stop` ends it"
+        where = f"job {self._submission_id} on {address}"
+        return Interrupted(what, where=where, hint=hint, signal_number=error.exit_code - 128)
+
+
+def _ended(
+    found: SubmittedRun, end: Decision, answer: Mapping[str, Any] | None, storage: Mapping[str, Any] | None
+) -> SubmittedRun:
+    """The result as it is stored, else as the driver told it; without one, what the driver said instead."""
+    told = answer is not None and "schema" in answer
+    result = stored_result(storage, found.run_key) if told or end.exit_code == 0 else None
+    if result is None and told:
+        result = from_json(json.dumps(answer).encode())
+    reason = end.reason if end.exit_code else None
+    if result is not None:
+        return replace(found, exit_code=end.exit_code, reason=reason, result=result)
+    error = answer or {
+        "error": "JobEnded",
+        "what": end.reason,
+        "where": f"job {found.submission_id} on {found.address}",
+        "hint": None,
+        "exit_code": end.exit_code,
+        "retryable": end.exit_code == ClusterUnavailable.exit_code,
+    }
+    return replace(found, exit_code=end.exit_code, reason=reason, error=error)

@@ -1,0 +1,124 @@
+"""Which jobs of a cluster belong to a run, and what a start does about them. Pure.
+
+A run's jobs are called `<run key>-<number>`. The number is the term under which the job's driver will claim the run, so
+far as that can be known from here: one more than the last term in the run's log and than the numbers that the cluster
+has seen. Ray refuses a used id for ever.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+"""Ray's statuses of a job that has ended."""
+
+_NUMBERED = re.compile(r"(.+)-(\d{1,9})\Z", re.ASCII | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class KnownJob:
+    """A job that a cluster knows.
+
+    Attributes:
+        submission_id: its id.
+        status: Ray's: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
+        driver_exit_code, message: of its end, see `exit_code_of`.
+        metadata: given with it; jobs of runs carry `run_id`, `run_key`, and where the run is stored.
+        started_at, ended_at: UTC epoch seconds by the head's clock.
+    """
+
+    submission_id: str
+    status: str
+    driver_exit_code: int | None = None
+    message: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    started_at: float | None = None
+    ended_at: float | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has not ended."""
+        return self.status not in ENDED
+
+    @property
+    def number(self) -> int:
+        """Its number among the jobs of its run; 0 where its id has none."""
+        match = _NUMBERED.match(self.submission_id)
+        return int(match[2]) if match else 0
+
+    @property
+    def run_key(self) -> str:
+        """The key of its run: as its metadata say, else what its id begins with."""
+        match = _NUMBERED.match(self.submission_id)
+        return self.metadata.get("run_key") or (match[1] if match else self.submission_id)
+
+
+def submission_id_of(run_key: str, number: int) -> str:
+    """The id of a run's job; `run_key` is safe in URLs, see `RunLayout`."""
+    return f"{run_key}-{number}"
+
+
+def jobs_of(jobs: Iterable[KnownJob], run: str) -> tuple[KnownJob, ...]:
+    """The jobs of a run, by number.
+
+    Args:
+        jobs: all that the cluster knows.
+        run: a run key, a run id, or the submission id of one job, which is then the only one found.
+    """
+    jobs = list(jobs)
+    named = [job for job in jobs if job.submission_id == run]
+    found = named or [job for job in jobs if run in (job.run_key, job.metadata.get("run_id"))]
+    return tuple(sorted(found, key=lambda job: job.number))
+
+
+def metadata_of(
+    run_id: str, *, storage: str, endpoint_url: str | None, region: str | None, version: str
+) -> dict[str, str]:
+    """What the cluster tells of a run's job to everyone who asks: no secrets, which no part of these may hold.
+
+    Args:
+        run_id: as given.
+        storage, endpoint_url, region: where the run is kept.
+        version: of this package.
+    """
+    told = {"storage": storage, "storage_endpoint_url": endpoint_url, "storage_region": region}
+    return {"run_id": run_id, "orchestrator": version, **{name: text for name, text in told.items() if text}}
+
+
+def storage_in(metadata: Mapping[str, str]) -> dict[str, str | None] | None:
+    """Where a job's run is kept, as arguments of `api.stored.open_at`; None where its metadata do not say."""
+    if "storage" not in metadata:
+        return None
+    return {
+        "storage": metadata["storage"],
+        "endpoint_url": metadata.get("storage_endpoint_url"),
+        "region": metadata.get("storage_region"),
+    }
+
+
+def newest(jobs: Sequence[KnownJob]) -> KnownJob | None:
+    """The job of a run to look at: the newest that lives, else the newest; None where there is none."""
+    return next((job for job in reversed(jobs) if job.is_live), jobs[-1] if jobs else None)
+
+
+def next_number(jobs: Iterable[KnownJob], last_term: int) -> int:
+    """The number of a run's next job.
+
+    Args:
+        jobs: the run's.
+        last_term: the last term in the run's log; 0 where there is none, or where it cannot be read from here.
+    """
+    return 1 + max([last_term, *(job.number for job in jobs)])
+
+
+def coordinates(job: KnownJob, last_term: int, *, has_ended: bool) -> bool:
+    """Whether a live job's driver has become the run's coordinator, so that the run's storage is where it is asked.
+
+    Args:
+        job: a live one.
+        last_term: the last term in the run's log.
+        has_ended: the log's last record says that its coordinator has left.
+    """
+    return not has_ended and last_term >= job.number
