@@ -20,7 +20,7 @@ from tests.support.scheduled_project import ScheduledProject, wait_until
 pytestmark = pytest.mark.schedulers
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("apache-airflow-core==3.1.8", "apache-airflow-providers-standard==1.9.0")
+PACKAGES = ("apache-airflow-core==3.1.8", "apache-airflow-providers-standard==1.21.0")
 ORCHESTRATOR = Path(sys.executable).with_name("orchestrator")
 DATE = "2026-11-21"
 
