@@ -103,6 +103,11 @@ def run(
         layout = request.layout
         with Beat(store, layout.beat, layout.control, term=held, every_s=every_s, epoch=clock.epoch) as beat:
             return _run_on_ray(planned, store, log, give_up_at, progress, interruption, beat)
+    except Exception as error:  # a signal to the whole process group ends Ray, too: it is chance what is seen first
+        asked = interruption()
+        if asked is None:
+            raise
+        raise asked from error
     finally:
         progress.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator import api
-from orchestrator.errors import ClusterUnavailable, DamagedStore, IdentityChanged, InvalidJob
+from orchestrator.errors import ClusterUnavailable, DamagedStore, IdentityChanged, Interrupted, InvalidJob
 from orchestrator.spec import parse_job
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
@@ -47,6 +47,16 @@ def test_changed_code_is_refused_unless_it_is_accepted_and_the_log_says_with_whi
     (spec,) = (key for key in store.list("") if key.endswith("spec.json"))
     records = Log.open(store, spec.replace("spec.json", "coord/log")).records()
     assert len({record.body["code_digest"] for record in records if record.kind == "claim"}) == 2
+
+
+def test_a_signal_that_took_ray_with_it_is_what_ended_the_run(project: TinyProject) -> None:
+    def asked() -> Interrupted | None:
+        ended = any("failed" in path.read_text() for path in (project.folder / "runs").rglob("coord/log/*.json"))
+        return Interrupted("SIGTERM: the run ends here") if ended else None
+
+    with pytest.raises(Interrupted) as caught:
+        start(project, interruption=asked)
+    assert isinstance(caught.value.__cause__, ClusterUnavailable)
 
 
 def test_nothing_but_code_is_accepted(project: TinyProject) -> None:

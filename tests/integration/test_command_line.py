@@ -178,23 +178,25 @@ def lines_until(stream: Any, word: str) -> Iterator[str]:
 
 
 def test_a_signal_ends_the_run_in_order_and_leaves_no_process(folder: Path) -> None:
-    """SIGINT here; SIGTERM where the next start is looked at, too: `fault/test_driver_faults.py`."""
+    """To the whole group, as a terminal, Airflow and systemd send it, so the Ray in it goes at the same time.
+
+    SIGTERM to the command alone: `fault/test_driver_faults.py`."""
     process = start(folder, "run", "job.yaml", "train.epochs=100000", "train.early_stopping=null", "--json")
     guard = threading.Timer(LIMIT_S, end_group, [process.pid])
     guard.start()
     try:
         seen = list(lines_until(process.stderr, "epoch 1/"))
         assert "epoch 1/" in seen[-1], seen
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGTERM)
         out, err = process.communicate(timeout=LIMIT_S)
-        assert process.returncode == 130, err
-        assert only_json(out)["exit_code"] == 130
+        assert process.returncode == 143, err
+        assert only_json(out)["exit_code"] == 143
         assert living(process.pid) == []
     finally:
         guard.cancel()
         end_group(process.pid)
     [found] = only_json(call(folder, "list", "--json").stdout)
-    assert (found["status"], found["exit_code"]) == ("stopped", 130)
+    assert (found["status"], found["exit_code"]) == ("stopped", 143)
 
 
 def test_a_timeout_ends_the_run_with_its_own_code(folder: Path) -> None:
