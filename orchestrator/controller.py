@@ -19,6 +19,7 @@ from orchestrator.errors import (
 )
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
+from orchestrator.planning.naming import prefix_of
 from orchestrator.planning.outputs import ONLY
 from orchestrator.planning.packs import packing_rules, packs_to_json
 from orchestrator.planning.placement import Crew, Placing
@@ -28,8 +29,10 @@ from orchestrator.planning.ports import Clock, Cluster, Sampler, Store
 from orchestrator.planning.recovery import MemberMemory, RunMemory, read_run
 from orchestrator.planning.schedule import Settings, State, begin, step
 from orchestrator.planning.schedule_state import SearchRules
-from orchestrator.reporting.ending import record_end
+from orchestrator.reporting.attempts import printable
+from orchestrator.reporting.ending import kind_of_end, record_end
 from orchestrator.reporting.facts import member_facts, notes_of, stop_facts, stop_notes, tasks_told
+from orchestrator.reporting.observer import Observer, Unobserved
 from orchestrator.reporting.prefixes import StoredPrefixes
 from orchestrator.reporting.progress import Progress, own_metrics
 from orchestrator.reporting.publish import finish, finished_result
@@ -78,6 +81,7 @@ class Controller:
         interruption: asked at each turn; an error that it returns ends the run (signals). It returns each one once.
         sampler: of a job with a search, at its beginning.
         stop_requests: keys of the requests to stop; None: listed here, which a store out of reach holds up.
+        observer: who measures the run.
     """
 
     def __init__(
@@ -96,7 +100,9 @@ class Controller:
         interruption: Callable[[], OrchestratorError | None] = lambda: None,
         sampler: Sampler | None = None,
         stop_requests: Callable[[], Iterable[str]] | None = None,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer or Unobserved()
         self._stops = StopRequests(store, request.layout, log, clock, stop_requests, progress.note)
         self._outputs: tuple[str, ...] = (ONLY,)
         self._request = request
@@ -126,6 +132,15 @@ class Controller:
         Raises:
             OrchestratorError: with the exit code that design and documentation promise; what is recorded stands.
         """
+        try:
+            result = self._run()
+        except BaseException as error:
+            self._observer.ended(kind_of_end(error))
+            raise
+        self._observer.ended(result.status)
+        return result
+
+    def _run(self) -> Result:
         self._stops.begin()
         memory = read_run(self._log.records())
         if memory.done is not None:  # finished by another while this coordinator was starting
@@ -171,6 +186,7 @@ class Controller:
                 selected = self._carry_out(commands) or selected
                 happened.extendleft(reversed(self._answers))  # before what happened later: a score may end training
                 self._answers.clear()
+            self._observer.stands(state.members)
         return self._select(state, memory)
 
     def _make_settings(self, memory: RunMemory) -> Settings:
@@ -234,6 +250,7 @@ class Controller:
     def _carry_out(self, commands: Sequence[cmd.Command]) -> cmd.Select | None:
         selected = None
         for command in commands:
+            self._observer.ordered(command)
             match command:
                 case cmd.RecordEnded():
                     self._log.append(
@@ -322,6 +339,9 @@ class Controller:
 
     def _observe(self, event: ev.Event, memory: RunMemory) -> None:
         """Effects of what happened that are no decisions: progress for people, and the run's opening record."""
+        if isinstance(event, ev.EpochEnded):
+            event = replace(event, logs=self._shown(event.logs))
+        self._observer.happened(event)
         match event:
             case ev.DataLoaded():
                 self._open(event, memory)
@@ -333,11 +353,9 @@ class Controller:
                 if self._search is not None:
                     self._search.score_with(tasks_told(event), event.labels, lambda ref: get_blob(self._store, ref))
             case ev.EpochEnded():
-                job = self._request.job
-                watched = [s.monitor for s in (job.train.early_stopping, job.train.checkpoint) if s is not None]
-                deciding = deciding_output(job.ensemble, self._outputs)
-                shown = own_metrics(event.logs, deciding, self._outputs, watched)
-                self._progress.epoch(event.member, event.epoch, event.epochs, shown)
+                self._progress.epoch(event.member, event.epoch, event.epochs, event.logs)
+            case ev.Printed(members=members, line=line):
+                self._progress.note(f"{prefix_of(members)} {printable(line)}")
             case ev.MemberTrained(member=member, late=late):
                 self._progress.member(member, "trained", "its best so far: the deadline has come" if late else None)
             case ev.MemberPredicted(member=member):
@@ -350,6 +368,12 @@ class Controller:
                 self._progress.member(member, "waiting", message)
             case ev.WorkerFenced() | ev.WorkerFailed():
                 self._check_still_ours()
+
+    def _shown(self, logs: Mapping[str, float]) -> Mapping[str, float]:
+        """What Keras reported of the output that decides, and of what is monitored."""
+        job = self._request.job
+        watched = [s.monitor for s in (job.train.early_stopping, job.train.checkpoint) if s is not None]
+        return own_metrics(logs, deciding_output(job.ensemble, self._outputs), self._outputs, watched)
 
     def _open(self, event: ev.DataLoaded, memory: RunMemory) -> None:
         rows = ", ".join(f"{count:,} {name}" for name, count in event.rows.items())

@@ -20,6 +20,7 @@ from orchestrator.api.stored import (
     status,
     stop,
     sync,
+    watch,
 )
 from orchestrator.api.submitted import submit
 from orchestrator.api.waiting import follow_logs, wait
@@ -55,4 +56,5 @@ __all__ = [
     "validate_cluster",
     "wait",
     "wait_submitted",
+    "watch",
 ]

@@ -128,6 +128,7 @@ def _run_on_ray(
     interruption: Callable[[], OrchestratorError | None],
     beat: Beat,
 ) -> Result:
+    from orchestrator.cluster.metrics import RayMetrics
     from orchestrator.cluster.ray_cluster import RayCluster
     from orchestrator.cluster.session import connect
     from orchestrator.training.setup import WorkerSetup
@@ -180,6 +181,7 @@ def _run_on_ray(
             interruption=interruption,
             sampler=sampler_of(request.job),
             stop_requests=beat.stop_requests,
+            observer=RayMetrics(request.run_id, request.job.name, progress.note),
         )
         return controller.run()
     finally:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from orchestrator.api.clock import SystemClock
 from orchestrator.errors import InvalidJob
 from orchestrator.planning.collection import ENDED
 from orchestrator.planning.ports import Store
@@ -15,12 +16,17 @@ from orchestrator.reporting.compare import Comparison, compare_runs
 from orchestrator.reporting.prune import PrunedRun, prune_runs
 from orchestrator.reporting.publish import report_again
 from orchestrator.reporting.result import Result
-from orchestrator.reporting.status import RunStatus, find_layouts, find_run, list_statuses, status_of
+from orchestrator.reporting.run_status import RunReader, RunStatus
+from orchestrator.reporting.status import find_layouts, find_run, find_run_if_there, list_statuses, status_of
 from orchestrator.reporting.sync import Synced, sync_files
+from orchestrator.reporting.watching import watch_run
 from orchestrator.spec.urls import endpoint_problem, storage_problem
 from orchestrator.storage.layout import new_nonce
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
+
+WATCH_S = 10.0
+"""How long a look of `watch` goes on trying while storage is out of reach; the next one comes soon."""
 
 
 def status(run: str, *, storage: str = "runs", endpoint_url: str | None = None, region: str | None = None) -> RunStatus:
@@ -36,6 +42,42 @@ def status(run: str, *, storage: str = "runs", endpoint_url: str | None = None, 
     """
     store = open_at(storage, endpoint_url, region)
     return status_of(store, find_run(store, run, storage), now=time.time())
+
+
+def watch(
+    run: str,
+    *,
+    every_s: float = 5.0,
+    timeout_s: float | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    storage: str = "runs",
+    endpoint_url: str | None = None,
+    region: str | None = None,
+) -> Iterator[RunStatus]:
+    """Where a run stands, again and again until it has ended; from storage alone, so from any machine.
+
+    A run that is not there yet, on which nobody works, or whose storage is out of reach is waited for: ten minutes.
+
+    Args:
+        run: its run id or run key.
+        every_s: seconds between two looks.
+        timeout_s: give up after that many seconds; None: not while the run lives.
+        note: is told what a status does not say, such as that storage is out of reach for the moment.
+        storage, endpoint_url, region: as for `status`.
+
+    Raises:
+        TimedOut: nothing was heard of the run, or `timeout_s` is over.
+        StoreUnavailable: storage stayed out of reach.
+        InvalidInput: several jobs have a run of that name, or what is stored is damaged or refused.
+    """
+    store = open_at(storage, endpoint_url, region)
+
+    def find() -> RunReader | None:
+        layout = find_run_if_there(store, run)
+        return None if layout is None else RunReader(store, layout, deadline_s=WATCH_S)
+
+    clock = SystemClock()
+    return watch_run(find, clock=clock, pause=time.sleep, note=note, every_s=every_s, timeout_s=timeout_s)
 
 
 def list_runs(

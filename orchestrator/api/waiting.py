@@ -12,7 +12,8 @@ from orchestrator.errors import InvalidJob, OrchestratorError, RunEnded
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.attempts import LogTail
 from orchestrator.reporting.result import Result
-from orchestrator.reporting.status import find_run, stored_spec
+from orchestrator.reporting.run_spec import read_spec
+from orchestrator.reporting.status import find_run
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 
@@ -108,7 +109,7 @@ def follow_logs(
 
 
 def _start(store: Store, layout: RunLayout) -> Start:
-    spec = stored_spec(store, layout)
+    spec = read_spec(store, layout)
     return Start(store, layout, spec.run_id, spec.takeover_s, attach=True, claim={})
 
 

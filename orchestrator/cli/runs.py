@@ -17,15 +17,18 @@ import typer
 from orchestrator import api
 from orchestrator.cli import clusters
 from orchestrator.cli.ending import Signals
-from orchestrator.cli.options import Address, AsJson, Endpoint, Headers, Region, Run, Storage
+from orchestrator.cli.options import Address, AsJson, Endpoint, Headers, Region, Run, Storage, Timeout
 from orchestrator.cli.output import answer, json_line, tell, use_color
+from orchestrator.cli.watch import watch as watch_until_it_ends
 from orchestrator.errors import InvalidJob
 from orchestrator.reporting.attempts import printable
 from orchestrator.reporting.compare_text import comparison_json, comparison_text
+from orchestrator.reporting.member_status import MemberStatus
 from orchestrator.reporting.result import to_json
-from orchestrator.reporting.status import MemberStatus, RunStatus
+from orchestrator.reporting.run_status import RunStatus
 from orchestrator.reporting.sync import Synced
 from orchestrator.reporting.tables import plan_text
+from orchestrator.reporting.words import ago
 
 MOST_NAMED = 5
 """Figures that `evaluate` names where they are not the stored ones."""
@@ -33,6 +36,16 @@ MOST_NAMED = 5
 
 def status(
     run: Run,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Show it again and again until it ends, then exit with the run's own exit code; Ctrl-C (130) leaves "
+            "the run alone. A run that is not there, or that nobody works on, is waited for for ten minutes (124).",
+        ),
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks of --watch.")] = 5.0,
+    timeout: Timeout = None,
     address: Address = None,
     headers: Headers = None,
     storage: Storage = "runs",
@@ -41,10 +54,19 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show where a run stands, from what is stored; with --address its jobs on that cluster, too."""
+    if timeout is not None and not watch:
+        raise InvalidJob("it is for --watch", where="--timeout", hint="add --watch, or leave --timeout out")
+    if address is not None and watch:
+        raise InvalidJob("a run is watched from its storage", where="--address", hint="leave it or --watch out")
     if address is not None:
         clusters.status(run, address, headers, clusters.place_of(storage, endpoint_url, region), as_json=as_json)
         return
     clusters.refuse_without_address({"--header": headers})
+    if watch:
+        place = {"storage": storage, "endpoint_url": endpoint_url, "region": region}
+        watch_until_it_ends(
+            lambda note: api.watch(run, every_s=every, timeout_s=timeout, note=note, **place), as_json=as_json
+        )
     found = api.status(run, storage=storage, endpoint_url=endpoint_url, region=region)
     if as_json:
         answer(json_line(asdict(found)))
@@ -303,18 +325,6 @@ def prune(
         tell("there is nothing to delete")
     else:
         tell(f"deleted {len(candidates)}" if yes else f"nothing was deleted: --yes deletes these {len(candidates)}")
-
-
-def ago(seconds: float | None) -> str | None:
-    """An age in words: `12 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
-    if seconds is None:
-        return None
-    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
-    if days:
-        return f"{days} d {hours % 24} h ago"
-    if hours:
-        return f"{hours} h {minutes % 60} min ago"
-    return f"{minutes} min ago" if minutes else f"{seconds:.0f} s ago"
 
 
 def _first_start(run: RunStatus) -> str | None:

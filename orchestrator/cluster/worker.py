@@ -14,6 +14,7 @@ from orchestrator.errors import Fenced, OrchestratorError
 from orchestrator.planning import events as ev
 from orchestrator.planning.commands import SaveNow, WorkerCommand
 from orchestrator.training.data import Dataset
+from orchestrator.training.printing import teed
 from orchestrator.training.setup import WorkerSetup
 
 DESERTED_S = 600.0
@@ -110,6 +111,10 @@ class Worker:
         return any(isinstance(event, ev.WorkerIdle) for event in self._events)
 
     def _work(self, setup: WorkerSetup, make_program: Callable[..., WorkerProgram]) -> None:
+        with teed():  # before TensorFlow is there, whose logs keep the stream that they find
+            self._work_on(setup, make_program)
+
+    def _work_on(self, setup: WorkerSetup, make_program: Callable[..., WorkerProgram]) -> None:
         try:
             program = make_program(setup, self._emit, self._progress)
             program.start()

@@ -147,22 +147,40 @@ class Progress:
 
 @dataclass(frozen=True)
 class EpochEnded:
-    """A member finished an epoch (1-based); `logs` is what Keras reported."""
+    """A member finished an epoch (1-based); `logs` is what Keras reported.
+
+    `examples_per_s`: training rows in a second, from the end of the epoch before to the end of this one; None for the
+    first of an attempt, most of which is building and compiling.
+    """
 
     worker: str
     member: int
     epoch: int
     epochs: int
     logs: Mapping[str, float]
+    examples_per_s: float | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A line that a member, or a whole pack, printed, where the job asks to see such lines (`train.verbose`)."""
+
+    worker: str
+    members: tuple[int, ...]
+    line: str
 
 
 @dataclass(frozen=True)
 class Checkpointed:
-    """A checkpoint of the member is in storage: its log names it. What came before `epoch` (1-based) is not lost."""
+    """A checkpoint of the member is in storage: its log names it. What came before `epoch` (1-based) is not lost.
+
+    `upload_s`: how many seconds saving took; of members that are saved together the first alone tells it.
+    """
 
     worker: str
     member: int
     epoch: int
+    upload_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -191,12 +209,13 @@ class NodesChanged:
 class MemberTrained:
     """The member's best model is published: its log holds a `final` record.
 
-    `late`: it is the best so far of a member that the deadline cut short.
+    `late`: it is the best so far of a member that the deadline cut short. `upload_s`: how many seconds publishing took.
     """
 
     worker: str
     member: int
     late: bool = False
+    upload_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -341,6 +360,7 @@ Event = (
     | TrialsSeen
     | Progress
     | EpochEnded
+    | Printed
     | Checkpointed
     | Saved
     | NodeDraining

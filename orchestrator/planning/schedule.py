@@ -142,6 +142,8 @@ def _take_in(state: State, event: Event, now: float) -> Stepped:
             return _on_tick(state, now)
         case ev.Progress() | ev.EpochEnded() | ev.Checkpointed() | ev.Saved():
             return _on_sign(state, event, now), []
+        case ev.Printed():
+            return state, []
         case ev.WorkerReady() | ev.WorkerIdle() | ev.WorkerLost() | ev.WorkerFenced() | ev.NodeDraining():
             state, commands = _on_worker(state, event, now)
             return _advance(state, now, commands)

@@ -15,6 +15,11 @@ RECORD_END_S = 10.0
 """How long the last record may take: whoever sent SIGTERM sends SIGKILL soon, and a later start can do without it."""
 
 
+def kind_of_end(error: BaseException) -> str:
+    """What a run that ended in this error, without a result, is called: `stopped` where somebody wanted that."""
+    return "stopped" if isinstance(error, Interrupted | TimedOut | KeyboardInterrupt) else "failed"
+
+
 def record_end(
     log: Log, error: OrchestratorError, clock: Clock, progress: Progress, environ: Mapping[str, str] = os.environ
 ) -> None:
@@ -28,9 +33,13 @@ def record_end(
     """
     if log.last is not None and log.last.kind == "done":  # only a copy of the result is missing
         return
-    kind = "stopped" if isinstance(error, Interrupted | TimedOut) else "failed"
     try:
         with log.within(RECORD_END_S):
-            log.append(kind, exit_code=error.exit_code, message=redact(str(error), environ)[:4000], at=clock.epoch())
+            log.append(
+                kind_of_end(error),
+                exit_code=error.exit_code,
+                message=redact(str(error), environ)[:4000],
+                at=clock.epoch(),
+            )
     except OrchestratorError as unrecorded:
         progress.note(f"could not record the end of the run: {unrecorded.what}")

@@ -22,11 +22,13 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.planning.outputs import owner_of
+from orchestrator.reporting.words import counted, duration_text, figures_text, validation_first
 
 if TYPE_CHECKING:
     from orchestrator.planning.ports import Clock
 
 MAX_LIVE_MEMBERS = 30
+SUMMARY_EVERY_S = 10.0
 # A member in one of these trains no more; `trained` and `predicting` still wait to be scored.
 _ENDED = frozenset(
     {"trained", "predicting", "done", "succeeded", "late", "diverged", "failed", "not_started", "stopped", "unneeded"}
@@ -85,7 +87,7 @@ def make_progress(stream: TextIO, isatty: bool, environ: Mapping[str, str], cloc
     """Live on a terminal (without colours where `NO_COLOR` is set), plain lines elsewhere and on a dumb terminal."""
     if isatty and environ.get("TERM") != "dumb":
         return LiveProgress(stream, clock, color=not environ.get("NO_COLOR"))
-    return LineProgress(stream)
+    return LineProgress(stream, clock)
 
 
 def time_left(done_member_epochs: int, total_member_epochs: int, elapsed_s: float) -> float | None:
@@ -128,13 +130,22 @@ class SilentProgress:
 
 
 class LineProgress:
-    """One plain line for each event; for logs."""
+    """One plain line for each event; for logs.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    Of more than `MAX_LIVE_MEMBERS` members only what comes with a message gets a line of its own, and every
+    `SUMMARY_EVERY_S` a line counts the others.
+    """
+
+    def __init__(self, stream: TextIO, clock: Clock) -> None:
+        self._stream, self._clock = stream, clock
+        self._members: dict[int, MemberProgress] = {}
+        self._started_at = self._told_at = clock.monotonic()
 
     def planned(self, members: int, workers: int, run_id: str) -> None:
         """`run <id>: 5 members on 2 workers`."""
+        if not self._members:
+            self._started_at = self._told_at = self._clock.monotonic()
+        self._members = {index: self._members.get(index, MemberProgress()) for index in range(members)}
         self._line(_headline(members, workers, run_id))
 
     def note(self, text: str) -> None:
@@ -143,14 +154,31 @@ class LineProgress:
 
     def epoch(self, member: int, epoch: int, epochs: int, logs: Mapping[str, float]) -> None:
         """`[member 3] epoch 4/20 loss 0.3100 val_loss 0.4000 val_accuracy 0.9100`."""
-        self._line(f"[member {member}] epoch {epoch}/{epochs} {_metrics(logs)}".rstrip())
+        self._members[member] = MemberProgress("running", epoch, epochs)
+        if self._are_many():
+            self._count()
+            return
+        self._line(f"[member {member}] epoch {epoch}/{epochs} {figures_text(logs)}".rstrip())
 
     def member(self, member: int, status: str, message: str | None = None) -> None:
         """`[member 3] diverged: loss is NaN at epoch 2`."""
+        self._members[member] = replace(self._members.get(member, MemberProgress()), status=status)
+        if self._are_many() and not message:
+            self._count()
+            return
         self._line(f"[member {member}] {status}: {message}" if message else f"[member {member}] {status}")
 
     def close(self) -> None:
         """Nothing: every line is flushed."""
+
+    def _are_many(self) -> bool:
+        return len(self._members) > MAX_LIVE_MEMBERS
+
+    def _count(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._told_at >= SUMMARY_EVERY_S:
+            self._told_at = now
+            self._line(_summary(self._members, now - self._started_at))
 
     def _line(self, text: str) -> None:
         self._stream.write(text + "\n")
@@ -226,7 +254,7 @@ def live_view(
     for index, member in shown.items():
         style = "red" if member.status in ("failed", "diverged") else "green" if member.ended else ""
         epoch = f"{member.epoch}/{member.epochs}" if member.epochs else "–"
-        table.add_row(str(index), epoch, _metrics(_validation_first(member.logs)), member.status, style=style)
+        table.add_row(str(index), epoch, figures_text(validation_first(member.logs)), member.status, style=style)
     return Group(Text(headline, style="bold"), table, Text(_summary(members, elapsed_s)))
 
 
@@ -237,36 +265,9 @@ def _summary(members: Mapping[int, MemberProgress], elapsed_s: float) -> str:
     left_s = time_left(done, total, elapsed_s)
     if left_s is not None:
         parts.append(f"{done} of {total} epochs")
-        parts.append(f"at most about {_duration(left_s)} of training left" if left_s > 0 else "training is over")
+        parts.append(f"at most about {duration_text(left_s)} of training left" if left_s > 0 else "training is over")
     return " · ".join(parts)
 
 
-def _validation_first(logs: Mapping[str, float]) -> Mapping[str, float]:
-    """The validation metrics alone where there are some: the live row has little room."""
-    return {name: value for name, value in logs.items() if name.startswith("val_")} or logs
-
-
-def _metrics(logs: Mapping[str, float]) -> str:
-    """`loss 0.3100 accuracy 0.9000 val_loss …`: training before validation, the loss first in each."""
-    names = sorted(logs, key=lambda name: (name.startswith("val_"), name.removeprefix("val_") != "loss", name))
-    return " ".join(f"{name} {_number(logs[name])}" for name in names)
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.3g}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 def _headline(members: int, workers: int, run_id: str) -> str:
-    return f"run {run_id}: {_counted(members, 'member')} on {_counted(workers, 'worker')}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"run {run_id}: {counted(members, 'member')} on {counted(workers, 'worker')}"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from orchestrator.reporting.facts import ranges
-from orchestrator.reporting.status import RunStatus
+from orchestrator.reporting.run_status import RunStatus
 
 State = Literal["new", "begun", "live", "selected", "finished", "other", "unknown"]
 

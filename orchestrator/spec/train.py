@@ -101,7 +101,8 @@ class TrainSpec(Spec):
         default=0,
         ge=0,
         le=2,
-        description="What Keras prints, into the log of the member: 0 nothing, 1 a progress bar, 2 a line per epoch.",
+        description="What Keras prints, into the log of the member: 0 nothing, 1 a progress bar, 2 a line per epoch. "
+        "With 1 and 2, whatever members print is shown where the run is started, too, each line with its member.",
     )
     class_weight: ClassWeight | None = Field(
         default=None,

@@ -39,6 +39,7 @@ _DIGEST_CHARS = 10
 _SLUG_CHARS = 63 - 1 - _DIGEST_CHARS
 _RECORD_FILE = re.compile(r"(\d{8})\.json\Z", re.ASCII)
 _LOG_FOLDER = re.compile(r"(coord|members/[^/]+)/log/")
+_MEMBER_RECORD = re.compile(r"members/(\d{1,9})/log/(\d{8})\.json\Z", re.ASCII)
 _ATTEMPT = re.compile(r"attempts/(\d{1,9})-(\d{1,9})/(.+)\Z", re.ASCII | re.DOTALL)
 _MAX_RECORDS = 10**8
 
@@ -196,6 +197,11 @@ class RunLayout:
     def member_log(self, member: int) -> str:
         """Prefix of a member's log."""
         return f"{self.members}/{member}/log"
+
+    def member_record(self, key: str) -> tuple[int, int] | None:
+        """Whose log `key` is a record of, and the record's number; None when it is none of a member."""
+        match = _MEMBER_RECORD.match(key.removeprefix(f"{self.root}/"))
+        return (int(match[1]), int(match[2])) if match and key.startswith(f"{self.root}/") else None
 
     def member_copy(self, member: int, filename: str) -> str:
         """A readable copy of a member's file, for instance `best.keras`."""

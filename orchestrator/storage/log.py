@@ -78,6 +78,11 @@ class Log:
         return self._known[self._end - 1] if self._end else None
 
     @property
+    def num_records(self) -> int:
+        """How many records are known."""
+        return self._end
+
+    @property
     def term(self) -> int:
         """The highest term known; 0 when the log is empty. Terms never fall along a log, so it is the last record's."""
         last = self.last

@@ -5,13 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
 
 from orchestrator.errors import OrchestratorError, TryAgain
 from orchestrator.planning.ports import Store
@@ -104,63 +100,3 @@ class AttemptFiles:
                 except (OrchestratorError, OSError, ValueError) as error:  # such as a name that no key can have
                     logger.warning("the file %s of a callback stays behind: %s", ascii(name), error)
                 self._sent[name] = version
-
-
-class _Tee:
-    """Writes to the stream that was there and to the attempt's log."""
-
-    def __init__(self, stream: TextIO, files: AttemptFiles) -> None:
-        self._stream = stream
-        self._files = files
-
-    def write(self, text: str) -> int:
-        written = self._stream.write(text)  # first: it refuses what is no text
-        self._files.write(text)
-        return written
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-class _Handler(logging.Handler):
-    """Writes records to the attempt's log. (A `StreamHandler` would flush it, which sends it, at each record.)"""
-
-    def __init__(self, files: AttemptFiles) -> None:
-        super().__init__()
-        self._files = files
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._files.write(f"{self.format(record)}\n")
-        except Exception:  # as every handler: a message that cannot be formatted is no reason to end
-            self.handleError(record)
-
-
-@contextmanager
-def captured(*attempts: AttemptFiles) -> Iterator[None]:
-    """Copy what this process prints and logs to the attempts' logs while the block runs."""
-    with ExitStack() as stack:
-        for files in attempts:
-            stack.enter_context(_captured(files))
-        yield
-
-
-@contextmanager
-def _captured(files: AttemptFiles) -> Iterator[None]:
-    before = sys.stdout, sys.stderr
-    handler = _Handler(files)
-    root, level = logging.getLogger("orchestrator"), logging.getLogger("orchestrator").level
-    root.addHandler(handler)
-    root.setLevel(min(logging.INFO, level or logging.INFO))
-    sys.stdout, sys.stderr = _Tee(before[0], files), _Tee(before[1], files)
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
-        root.removeHandler(handler)
-        root.setLevel(level)

@@ -129,16 +129,12 @@ class TellEpochs(keras.callbacks.Callback):  # type: ignore[misc]  # keras is un
 
 
 class PrintEpochs(keras.callbacks.ProgbarLogger):  # type: ignore[misc]  # keras is untyped here
-    """What Keras prints of an epoch, with the member's number: all members of a pack print to the same place."""
-
-    def __init__(self, member: int) -> None:
-        super().__init__()
-        self._member = member
+    """What Keras prints of an epoch, when it has ended: members of a pack have theirs at the same time."""
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._reset_progbar()
         self._maybe_init_progbar()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        print(f"Epoch {epoch + 1}/{self.epochs}, member {self._member}")  # noqa: T201  # what is asked for
+        print(f"Epoch {epoch + 1}/{self.epochs}")  # noqa: T201  # what is asked for
         super().on_epoch_end(epoch, logs)

@@ -294,8 +294,10 @@ class Saver:
             logger.warning("epoch %s could not be saved: %s", epoch, error)
             return
         self._saved_epoch = epoch
+        upload_s: float | None = self._monotonic() - self._began
         for snapshot in snapshots:
-            self._emit(ev.Checkpointed(self._worker, snapshot.member, snapshot.epoch))
+            self._emit(ev.Checkpointed(self._worker, snapshot.member, snapshot.epoch, upload_s))
+            upload_s = None
         self._collect(records)
 
     def _publish(self, snapshots: Sequence[Snapshot]) -> Mapping[int, Mapping[str, Any]]:

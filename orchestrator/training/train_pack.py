@@ -27,12 +27,14 @@ from orchestrator.planning.recovery import MemberMemory, Purpose
 from orchestrator.storage.log import Log
 from orchestrator.storage.members import claim_unpublished
 from orchestrator.storage.plans import KnownPlan
-from orchestrator.training.attempt import AttemptFiles, captured
+from orchestrator.training.attempt import AttemptFiles
 from orchestrator.training.checkpoint import Snapshot
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device
+from orchestrator.training.printing import captured, printing
 from orchestrator.training.publish import OWN_ERRORS, cause_of, is_anothers_fault, is_out_of_memory, publish_final
 from orchestrator.training.recover import Recovered, newest_checkpoint
+from orchestrator.training.rows import member_rows
 from orchestrator.training.saver import Attempt, Saver, Stopped
 from orchestrator.training.scratch import scratch_folder
 from orchestrator.training.setup import WorkerSetup
@@ -135,7 +137,7 @@ class PackTrainer:
         with ExitStack() as stack:
             folder = stack.enter_context(scratch_folder())
             files = {each.member.index: self._files(each, folder) for each in claimed}
-            with captured(*files.values()):
+            with captured(files, self._show if any(each.member.train.verbose for each in claimed) else None):
                 checkpoints = {each.member.index: each.memory.checkpoints for each in claimed}
                 recovered = newest_checkpoint(self._store, checkpoints, ours, folder)
                 for each in claimed:
@@ -193,11 +195,14 @@ class PackTrainer:
         for saver in self._savers:
             saver.check()
 
-    def tell(self, member: int, epoch: int, logs: Mapping[str, float]) -> None:
+    def tell(self, member: int, epoch: int, logs: Mapping[str, float], examples_per_s: float | None) -> None:
         """A member finished an epoch."""
         epochs = self.members[member].epochs
         logger.info("member %s, epoch %s/%s %s", member, epoch, epochs, {k: round(v, 4) for k, v in logs.items()})
-        self._emit(ev.EpochEnded(self._setup.worker, member, epoch, epochs, logs))
+        self._emit(ev.EpochEnded(self._setup.worker, member, epoch, epochs, logs, examples_per_s))
+
+    def _show(self, members: tuple[int, ...], line: str) -> None:
+        self._emit(ev.Printed(self._setup.worker, members, line))
 
     def publish_late(self, index: int, dataset: Dataset, device: Device) -> None:
         """Publish the best epoch of a member's newest verified checkpoint, if there is one. Raises as `train`."""
@@ -209,7 +214,7 @@ class PackTrainer:
             with scratch_folder() as folder:
                 files = self._files(each, folder)
                 try:
-                    with captured(files):
+                    with captured({index: files}):
                         bodies = {index: each.memory.checkpoints}
                         found = newest_checkpoint(self._store, bodies, versions(device.backend), folder)
                         logger.info("member %s is published late: %s", index, found.reason)
@@ -284,6 +289,7 @@ class PackTrainer:
                 return ev.MemberDiverged(name, index, str(trained))
             if isinstance(trained, BaseException):
                 return self.failed(log, index, trained)
+            trained_at = time.monotonic()
             try:
                 final = publish_final(
                     self._store,
@@ -301,7 +307,7 @@ class PackTrainer:
                 self._at_hand[index] = final, trained.model
             while len(self._at_hand) > AT_HAND:  # whom another worker predicts is never taken
                 self._at_hand.popitem(last=False)
-            return ev.MemberTrained(name, index)
+            return ev.MemberTrained(name, index, upload_s=time.monotonic() - trained_at)
 
         return ending
 
@@ -325,6 +331,8 @@ class _Training:
         self._left = {each.member.index: each for each in claimed}
         self.saver = saver
         self._dataset, self._device, self._folder, self._began = dataset, device, folder, began
+        self._told_at: dict[int, float] = {}
+        self._num_rows: dict[int, int] = {}
         self.given_up: ev.PackTooLarge | ev.PackRefused | None = None
 
     def run(self) -> None:
@@ -342,18 +350,19 @@ class _Training:
         trainer, index = self._trainer, claimed.member.index
         trained: Any
         try:
-            trained = train_solo(
-                claimed.member,
-                claimed.member.train,
-                self._dataset,
-                _folder_of(self._folder, index),
-                self._device,
-                partial(trainer.tell, index),
-                trainer._on_batch,
-                start_from=self._recovered.snapshots.get(index),
-                keep=lambda snapshot: self.saver.keep([snapshot]),
-                check=trainer.check,
-            )
+            with printing(index):
+                trained = train_solo(
+                    claimed.member,
+                    claimed.member.train,
+                    self._dataset,
+                    _folder_of(self._folder, index),
+                    self._device,
+                    partial(self._tell, index),
+                    trainer._on_batch,
+                    start_from=self._recovered.snapshots.get(index),
+                    keep=lambda snapshot: self.saver.keep([snapshot]),
+                    check=trainer.check,
+                )
         except Diverged as diverged:
             trained = diverged
         self._settle(index, trained)
@@ -368,7 +377,7 @@ class _Training:
                 folder=_folder_of(self._folder, index),
                 start_from=self._recovered.snapshots.get(index),
                 finished=index not in self._left,
-                on_epoch=partial(self._trainer.tell, index),
+                on_epoch=partial(self._tell, index),
             )
             for index in self._pack.members
         ]
@@ -381,6 +390,18 @@ class _Training:
             check=self._trainer.check,
             done=lambda seat, trained: self._settle(seats[seat].member.index, trained),
         )
+
+    def _tell(self, index: int, epoch: int, logs: Mapping[str, float]) -> None:
+        now, before = time.monotonic(), self._told_at.get(index)
+        self._told_at[index] = now
+        rate = None if before is None else self._rows_of(index) / max(now - before, 1e-6)
+        self._trainer.tell(index, epoch, logs, rate)
+
+    def _rows_of(self, index: int) -> int:
+        """How many rows the member learns from in an epoch."""
+        if index not in self._num_rows:
+            self._num_rows[index] = member_rows(self._dataset, self._trainer.members[index]).train.num_rows
+        return self._num_rows[index]
 
     def fail(self, error: BaseException) -> None:
         """The training of all that is left has ended in an error: theirs, or one that other packs will not have.

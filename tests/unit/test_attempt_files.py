@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -15,7 +11,8 @@ import pytest
 from orchestrator.errors import AccessDenied, StoreUnavailable
 from orchestrator.testing import Fault, FaultyStore, MemoryStore
 from orchestrator.training import attempt
-from orchestrator.training.attempt import AttemptFiles, captured
+from orchestrator.training.attempt import AttemptFiles
+from orchestrator.training.printing import captured
 
 PREFIX = "tiny/run/attempts/0-1"
 logger = logging.getLogger("orchestrator.worker")
@@ -198,43 +195,18 @@ def test_a_name_that_is_no_text_stays_behind_or_is_kept_and_stops_nothing(bench:
     assert "dangling" not in bench.names()
 
 
-@contextmanager
-def own_streams() -> Iterator[tuple[io.StringIO, io.StringIO]]:
-    """Streams that nobody else replaces; whatever happens in the block, they have to be there again at its end."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        yield out, err
-        assert (sys.stdout, sys.stderr) == (out, err)
-
-
-def test_what_is_printed_reaches_the_streams_and_the_log(bench: Bench) -> None:
-    with own_streams() as streams, captured(bench.files):
-        print("out", 1)  # noqa: T201  # it is what is tested
-        sys.stderr.write("err\n")
-        sys.stdout.writelines(["a\n", "b\n"])
-        assert sys.stdout.isatty() is False
-        sys.stdout.flush()
-    bench.files.flush()
-    assert streams[0].getvalue() == "out 1\na\nb\n"
-    assert streams[1].getvalue() == "err\n"
-    assert bench.log() == "out 1\nerr\na\nb\n"
-
-
-def test_what_is_logged_reaches_the_log_from_info_up_and_nothing_is_sent_by_that(bench: Bench) -> None:
-    with own_streams(), captured(bench.files):
+def test_what_is_logged_waits_for_the_thread_that_sends(bench: Bench) -> None:
+    with captured({0: bench.files}):
         logger.info("epoch %s", 1)
-        logger.debug("too much")
         assert bench.memory.list(PREFIX) == [], "sending is for the saver's thread"
     bench.files.flush()
-    assert "INFO epoch 1\n" in bench.log()
-    assert "too much" not in bench.log()
     assert len(bench.chunks()) == 1
 
 
 def test_a_store_out_of_reach_is_logged_without_end_in_itself(bench: Bench) -> None:
     fault = Fault("put", "before", times=2)
     bench.store.inject(fault)
-    with own_streams(), captured(bench.files):
+    with captured({0: bench.files}):
         logger.info("one")
         bench.files.flush()
         bench.files.flush()
@@ -242,52 +214,3 @@ def test_a_store_out_of_reach_is_logged_without_end_in_itself(bench: Bench) -> N
     assert bench.store.fired[fault] == 2
     assert bench.log().count("INFO one\n") == 1
     assert bench.log().count("not in storage yet") == 2
-
-
-def test_what_the_stream_refuses_is_refused_and_harms_no_later_flush(bench: Bench) -> None:
-    with own_streams(), captured(bench.files):
-        with pytest.raises(TypeError):
-            sys.stdout.write(b"bytes")  # type: ignore[arg-type]
-        sys.stdout.write("text\n")
-    bench.files.flush()
-    assert bench.log() == "text\n"
-
-
-def test_nested_captures_and_errors_leave_everything_as_it_was(bench: Bench, tmp_path: Path) -> None:
-    package = logging.getLogger("orchestrator")
-    before = package.level, list(package.handlers)
-    inner = Bench(tmp_path / "inner")
-
-    def print_and_raise(files: AttemptFiles, text: str, error: type[BaseException]) -> None:
-        with captured(files):
-            sys.stdout.write(text)
-            raise error
-
-    with own_streams() as streams:
-        with captured(bench.files):
-            sys.stdout.write("1\n")
-            with pytest.raises(ZeroDivisionError):
-                print_and_raise(inner.files, "2\n", ZeroDivisionError)
-            sys.stdout.write("3\n")
-        with pytest.raises(KeyboardInterrupt):
-            print_and_raise(bench.files, "4\n", KeyboardInterrupt)
-    bench.files.flush()
-    inner.files.flush()
-    assert bench.log() == streams[0].getvalue() == "1\n2\n3\n4\n"
-    assert inner.log() == "2\n"
-    assert (package.level, package.handlers) == before
-
-
-@pytest.mark.parametrize("level", [logging.NOTSET, logging.DEBUG, logging.INFO, logging.ERROR])
-def test_the_level_that_somebody_chose_is_put_back(level: int, bench: Bench) -> None:
-    package = logging.getLogger("orchestrator")
-    before = package.level
-    package.setLevel(level)
-    try:
-        with own_streams(), captured(bench.files):
-            logger.info("told")
-        assert package.level == level
-    finally:
-        package.setLevel(before)
-    bench.files.flush()
-    assert "told" in bench.log()

@@ -104,7 +104,7 @@ class Row:
 
     def begin(self) -> None:
         """Callbacks begin; those of a member that goes on get their state back."""
-        printing = [PrintEpochs(self.seat.member.index)] if self._train.verbose else []
+        printing = [PrintEpochs()] if self._train.verbose else []
         self._hooks = keras.callbacks.CallbackList(
             [StopOnDivergence(), *self._stateful, TellEpochs(self._tell), *printing],
             model=self._model,

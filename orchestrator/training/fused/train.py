@@ -31,6 +31,7 @@ from orchestrator.training.fused.row import Row
 from orchestrator.training.fused.seat import CannotFuse, Seat
 from orchestrator.training.fused.state import PackState
 from orchestrator.training.prepared import prepare_all
+from orchestrator.training.printing import printing
 from orchestrator.training.publish import OWN_ERRORS, is_anothers_fault, is_out_of_memory
 from orchestrator.training.rows import MemberRows, member_rows
 from orchestrator.training.trained import Trained
@@ -121,7 +122,8 @@ def _rows_of(seats: Sequence[Seat], dataset: Dataset) -> Sequence[MemberRows]:
 def _guarded(row: Row, call: Callable[..., None], *arguments: object) -> None:
     """Call a member's own code; what it raises ends that member alone."""
     try:
-        call(*arguments)
+        with printing(row.seat.member.index):
+            call(*arguments)
     except OWN_ERRORS as error:
         row.active, row.error = False, _own_fault(error)
 
@@ -130,7 +132,8 @@ def _finish(row: Row) -> Outcome:
     if row.error is not None:
         return row.error
     try:
-        return row.finish()
+        with printing(row.seat.member.index):
+            return row.finish()
     except OWN_ERRORS as error:
         return _own_fault(error)
 

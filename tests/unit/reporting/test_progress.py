@@ -73,7 +73,7 @@ def test_nothing_is_known_before_the_first_epoch() -> None:
 
 def test_a_log_gets_one_plain_line_for_each_event() -> None:
     stream = io.StringIO()
-    progress: Progress = LineProgress(stream)
+    progress: Progress = LineProgress(stream, HandClock())
     progress.planned(5, 1, "digits-1")
     progress.note("worker 0 is ready")
     progress.epoch(3, 4, 20, LOGS)
@@ -91,13 +91,38 @@ def test_a_log_gets_one_plain_line_for_each_event() -> None:
     ]
 
 
+def test_of_a_thousand_members_a_log_counts_them_now_and_then_and_tells_what_went_wrong() -> None:
+    stream, clock = io.StringIO(), HandClock()
+    progress = LineProgress(stream, clock)
+    progress.planned(1000, 8, "digits-1")
+    for member in range(1000):
+        for epoch in range(1, 21):
+            progress.epoch(member, epoch, 20, LOGS)
+        progress.member(member, "trained")
+        clock.now += 0.1
+    progress.member(7, "diverged", "loss is NaN")
+    first, *lines, last = stream.getvalue().splitlines()
+    assert first == "run digits-1: 1000 members on 8 workers"
+    assert len(lines) == 9
+    assert (
+        lines[0]
+        == "1 running, 101 trained, 898 waiting · 2021 of 20000 epochs · at most about 1 min 30 s of training left"
+    )
+    assert last == "[member 7] diverged: loss is NaN"
+
+
+def test_a_thousand_members_take_no_more_of_a_terminal_than_thirty() -> None:
+    members = {index: MemberProgress("running", 1, 20, LOGS) for index in range(1000)}
+    assert len(shown(members).splitlines()) == 3 + 30 + 1
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.0, "0.0000"), (1e-4, "0.0001"), (2.5e-7, "2.5e-07"), (123456.0, "1.23e+05"), (float("nan"), "nan")],
 )
 def test_numbers_stay_readable_at_any_size(value: float, text: str) -> None:
     stream = io.StringIO()
-    LineProgress(stream).epoch(0, 1, 1, {"loss": value})
+    LineProgress(stream, HandClock()).epoch(0, 1, 1, {"loss": value})
     assert stream.getvalue() == f"[member 0] epoch 1/1 loss {text}\n"
 
 
@@ -146,7 +171,11 @@ def test_the_live_table_is_drawn_and_closing_twice_is_fine() -> None:
 
 
 def test_closing_before_anything_was_planned_is_fine() -> None:
-    for progress in (LiveProgress(io.StringIO(), HandClock()), LineProgress(io.StringIO()), SilentProgress()):
+    for progress in (
+        LiveProgress(io.StringIO(), HandClock()),
+        LineProgress(io.StringIO(), HandClock()),
+        SilentProgress(),
+    ):
         progress.close()
 
 

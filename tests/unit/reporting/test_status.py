@@ -10,7 +10,8 @@ from run_examples import BEGAN, LAYOUT, RUN_ID, beat, checkpoint, claim_member, 
 
 from orchestrator.errors import AccessDenied, DamagedStore, InvalidJob, OrchestratorError, StoreUnavailable
 from orchestrator.planning.ports import Store
-from orchestrator.reporting.status import RunStatus, find_layouts, find_run, list_statuses, status_of
+from orchestrator.reporting.run_status import RunStatus
+from orchestrator.reporting.status import find_layouts, find_run, list_statuses, status_of
 from orchestrator.storage.layout import RunLayout, record_key, run_key
 from orchestrator.testing import Fault, FaultyStore, MemoryStore
 
