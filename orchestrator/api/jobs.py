@@ -16,7 +16,8 @@ from orchestrator.api.stored import open_at
 from orchestrator.errors import AccessDenied, InvalidJob, OrchestratorError, TryAgain
 from orchestrator.planning.collection import ENDED
 from orchestrator.planning.ports import Store
-from orchestrator.reporting.status import RunStatus, find_run, status_of
+from orchestrator.reporting.run_status import RunStatus
+from orchestrator.reporting.status import find_run, status_of
 from orchestrator.storage.layout import RunLayout, new_nonce
 from orchestrator.storage.log import Log
 

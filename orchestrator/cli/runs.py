@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,10 +63,19 @@ def status(
         return
     clusters.refuse_without_address({"--header": headers})
     if watch:
-        place = {"storage": storage, "endpoint_url": endpoint_url, "region": region}
-        watch_until_it_ends(
-            lambda note: api.watch(run, every_s=every, timeout_s=timeout, note=note, **place), as_json=as_json
-        )
+
+        def look(note: Callable[[str], None]) -> Iterator[RunStatus]:
+            return api.watch(
+                run,
+                every_s=every,
+                timeout_s=timeout,
+                note=note,
+                storage=storage,
+                endpoint_url=endpoint_url,
+                region=region,
+            )
+
+        watch_until_it_ends(look, as_json=as_json)
     found = api.status(run, storage=storage, endpoint_url=endpoint_url, region=region)
     if as_json:
         answer(json_line(asdict(found)))
