@@ -95,11 +95,10 @@ def examine(
     able = [node for node in answering if _has_our_package(facts[node.id].value)]
     checks = _ask(able, check_node, deadline_s, asked, session.code_root)
     seen = _ask([node for node in able if node.num_gpus > 0], sees_gpu, deadline_s, asked.train, num_gpus=_GPU_SHARE)
-    reports = []
-    for node in answering:
-        report = _report(node, facts[node.id].value, clocks[node.id], seen.get(node.id))
-        rights, missing = checks[node.id].value or ((), ()) if node.id in checks else ((), ())
-        reports.append(replace(report, rights=rights, missing_modules=missing))
+    reports = [
+        _report(node, facts[node.id].value, clocks[node.id], checks.get(node.id), seen.get(node.id))
+        for node in answering
+    ]
     answers = [*facts.values(), *clocks.values(), *checks.values()]
     return reports, [answer.trouble for answer in answers if answer.trouble is not None]
 
@@ -189,11 +188,13 @@ def _has_our_package(facts: dict[str, Any]) -> bool:
     return bool(facts["versions"]["orchestrator"] == node_facts.version_of("orchestrator"))
 
 
-def _report(node: _Node, facts: dict[str, Any], clock: _Answer, seen: _Answer | None) -> MachineReport:
+def _report(
+    node: _Node, facts: dict[str, Any], clock: _Answer, checked: _Answer | None, seen: _Answer | None
+) -> MachineReport:
     gpus = Gpus(counted=node.num_gpus, installed=facts["installed_gpus"])
     if seen is not None:
         gpus = replace(gpus, seen=seen.value, silence=None if seen.trouble is None else seen.trouble.what)
-    return MachineReport(
+    report = MachineReport(
         node.where,
         facts["versions"],
         facts["scratch"],
@@ -201,3 +202,9 @@ def _report(node: _Node, facts: dict[str, Any], clock: _Answer, seen: _Answer | 
         ahead_s=0.0 if clock.trouble else skew_s(clock.sent_at, clock.value, clock.received_at),
         gpus=gpus,
     )
+    if checked is None:
+        return replace(report, unasked="it has not this version of this package")
+    if checked.trouble is not None:
+        return replace(report, unasked="it did not answer")
+    rights, missing = checked.value
+    return replace(report, rights=rights, missing_modules=missing)

@@ -85,6 +85,7 @@ class MachineReport:
         gpus: its GPUs.
         rights: what it may do in storage; none where nobody asked.
         missing_modules: of the job's own modules those that cannot be imported there.
+        unasked: why it was not asked about storage, modules and a worker's view of its GPUs; None: it was.
     """
 
     where: str
@@ -95,6 +96,7 @@ class MachineReport:
     gpus: Gpus = field(default_factory=Gpus)
     rights: tuple[Right, ...] = ()
     missing_modules: tuple[str, ...] = ()
+    unasked: str | None = None
 
 
 @dataclass(frozen=True)
@@ -232,10 +234,11 @@ def _gpus(machine: MachineReport) -> Iterator[Finding]:
     expected = gpus.counted if gpus.counted is not None else gpus.installed
     if expected and gpus.seen is False:
         what = f"{_count(expected)}, and a worker sees none"
-        hint = "pip install 'tensorflow[and-cuda]' there, and check the driver (`nvidia-smi`)"
+        hint = "pip install 'tensorflow[and-cuda]' (or 'jax[cuda12]') there, and check the driver (`nvidia-smi`)"
         yield Finding("gpus", "problem", machine.where, what, hint)
     elif expected and gpus.seen is None:
-        what = f"{_count(expected)}, and nobody knows whether a worker can use them: {gpus.silence or 'none answered'}"
+        why = machine.unasked or gpus.silence or "none answered"
+        what = f"{_count(expected)}, and nobody knows whether a worker can use them: {why}"
         yield Finding("gpus", "warning", machine.where, what, "ask again when the GPUs are free")
     if gpus.counted is not None and (gpus.installed or 0) > gpus.counted:
         what = f"Ray counts {_count(gpus.counted)} of {gpus.installed} that are installed"
@@ -274,7 +277,13 @@ def _gib(size_bytes: int) -> str:
     return f"{size_bytes / 2**30:,.1f} GiB"
 
 
+def _unasked(check: str, machine: MachineReport) -> Iterator[Finding]:
+    if machine.unasked is not None:
+        yield Finding(check, "warning", machine.where, f"not known: {machine.unasked}", "ask again when that is mended")
+
+
 def _storage(machine: MachineReport) -> Iterator[Finding]:
+    yield from _unasked("storage", machine)
     for right in machine.rights:
         if right.error is not None:
             what = f"{right.name}: {right.error.what}"
@@ -282,6 +291,7 @@ def _storage(machine: MachineReport) -> Iterator[Finding]:
 
 
 def _modules(machine: MachineReport) -> Iterator[Finding]:
+    yield from _unasked("modules", machine)
     if machine.missing_modules:
         what = f"the job's code did not come as far as there: no {', '.join(machine.missing_modules)}"
         hint = "run it from the folder that holds the modules; .gitignore names what is not shipped"

@@ -180,6 +180,15 @@ def test_modules_that_did_not_come_to_a_node_are_named() -> None:
     assert "jobs.digits" not in finding.what
 
 
+def test_a_node_that_was_not_asked_about_storage_and_modules_does_not_pass_for_well() -> None:
+    asked = Asked("s3://b", True, modules=("jobs.digits",), of_cluster=True)
+    node = replace(OTHER, unasked="it did not answer", gpus=Gpus(counted=1.0))
+    for check in ("storage", "modules", "gpus"):
+        (finding,) = found(check, node, asked)
+        assert (finding.level, finding.where) == ("warning", "node 10.0.0.3")
+        assert "it did not answer" in finding.what
+
+
 def test_a_cluster_of_which_nobody_answers_is_not_judged_by_this_machine() -> None:
     bare: dict[str, Any] = {"versions": {**VERSIONS, "tensorflow": None}, "gpus": Gpus(installed=1)}
     assert [finding.level for finding in judge(replace(HERE, **bare), [], CLUSTER)] == ["ok", "ok"]
