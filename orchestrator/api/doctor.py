@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from orchestrator.api.planned import plan
+from orchestrator.api.submitted import check_place
 from orchestrator.cluster.authentication import Caution, Means, read_means
 from orchestrator.cluster.door import cautions_at
 from orchestrator.cluster.node_facts import facts_here
@@ -111,6 +112,8 @@ def doctor(
     subject = _Subject() if job is None else _subject(job, root)
     address = address or (job.ray.address if job is not None else None)
     if address is not None and address.startswith(("http://", "https://")):
+        if job is not None:
+            check_place(job)
         return _over_job_server(resolve_address(address, {}), job_path, overrides, root, deadline_s)
     if address is not None and (problem := ray_address_problem(address)):
         raise InvalidJob(problem, where=f"--address {address}")

@@ -19,7 +19,7 @@ from orchestrator.errors import AccessDenied, InvalidJob, TryAgain
 from orchestrator.planning.recovery import read_run
 from orchestrator.reporting.publish import finished_result
 from orchestrator.reporting.result import Result
-from orchestrator.spec import load_job
+from orchestrator.spec import Job, load_job
 from orchestrator.storage.log import Log
 
 
@@ -67,12 +67,7 @@ def submit(
 
     root = root or str(Path.cwd())
     job = load_job(job_path, overrides)
-    if "://" not in job.storage.url and not Path(job.storage.url).is_absolute():
-        raise InvalidJob(
-            f"the folder {job.storage.url!r} would lie in the job's own copy of the code, which Ray deletes",
-            where="storage.url",
-            hint="give s3://… or the absolute path of a folder that all nodes share",
-        )
+    check_place(job)
     planned = plan(job, run_id=run_id, fresh=fresh, root=root)
     request = planned.request
     url = resolve_address(address, os.environ)
@@ -107,6 +102,16 @@ def submit(
     on_note(f"{submission.state}: job {submission.submission_id} on {url}")
     found = SubmittedRun(request.run_id, run_key, url, submission.submission_id, submission.state)
     return found if waiting is None else await_job(server, found, storage_in(metadata), waiting)
+
+
+def check_place(job: Job) -> None:
+    """Refuse, as InvalidJob, a storage folder that a submitted job would have where nobody looks for it."""
+    if "://" not in job.storage.url and not Path(job.storage.url).is_absolute():
+        raise InvalidJob(
+            f"the folder {job.storage.url!r} would lie in the job's own copy of the code, which Ray deletes",
+            where="storage.url",
+            hint="give s3://… or the absolute path of a folder that all nodes share",
+        )
 
 
 def _look_in_storage(

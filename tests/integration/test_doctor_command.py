@@ -68,9 +68,19 @@ def test_storage_out_of_reach_is_75_and_shown_as_a_table(s3_credentials: None, t
     assert "S3 is out of reach" in ended.stdout
 
 
-@pytest.mark.parametrize(("address", "code"), [("127.0.0.1:1", 75), ("ray://127.0.0.1:1", 75), ("nonsense://x", 2)])
-def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, address: str, code: int) -> None:
+def test_a_relative_folder_cannot_be_looked_at_from_a_cluster(tmp_path: Path) -> None:
     job = write_tiny_job(tmp_path, {"url": "runs"})
+    ended = orchestrator(job, "doctor", "--address", "http://127.0.0.1:1")
+    assert ended.returncode == 2, ended.stderr
+    assert "absolute path" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "code"),
+    [("127.0.0.1:1", 75), ("ray://127.0.0.1:1", 75), ("http://127.0.0.1:1", 75), ("nonsense://x", 2)],
+)
+def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, address: str, code: int) -> None:
+    job = write_tiny_job(tmp_path, {"url": str(tmp_path / "runs")})
     ended = orchestrator(job, "doctor", "--address", address, "--json")
     assert ended.returncode == code, ended.stderr
     if code == 75:
