@@ -98,13 +98,13 @@ def look_at_cluster(planned: RunPlan, *, note: Callable[[str], None] = lambda te
         InvalidJob: it names none.
         ClusterUnavailable, AccessDenied: the cluster is out of reach, or refuses.
     """
-    from orchestrator.cluster.session import connect
-
     address = planned.request.job.ray.address
     if address is None:
         raise InvalidJob(
             "there is no cluster to connect to", where="--connect", hint="name one with ray.address, or leave it out"
         )
+    from orchestrator.cluster.session import connect
+
     session = connect(address, planned.root)
     try:
         return place_crews(session.shape(), planned, note)[0]

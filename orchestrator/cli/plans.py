@@ -51,10 +51,11 @@ def plan(
     if as_json:
         answer(json_line(told))
         return
-    answer(plan_text(_facts(told), [_row(member) for member in told["members"]]))
+    answer(plan_text(plan_facts(told), [_row(member) for member in told["members"]]))
 
 
-def _facts(told: Mapping[str, Any]) -> dict[str, object]:
+def plan_facts(told: Mapping[str, Any]) -> dict[str, object]:
+    """What a plan says of the whole run, in words: of `RunPlan.to_json`, joined with what was measured and found."""
     facts: dict[str, object] = {name: told[name] for name in ("run_id", "storage", "run", "placement", "engine")}
     facts |= {"packs": _packs(told["packs"]), "time": _time(told["time"]), "memory": _memory(told["memory"])}
     facts["a start would skip"] = told["resume"]["text"]

@@ -42,7 +42,8 @@ class Remainder:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return asdict(self) | {"going_on": {str(index): epoch for index, epoch in self.going_on.items()}}
+        listed = {name: list(getattr(self, name)) for name in ("done", "diverged", "left")}
+        return {**asdict(self), **listed, "going_on": {str(index): epoch for index, epoch in self.going_on.items()}}
 
 
 def not_begun(members: Sequence[int]) -> Remainder:

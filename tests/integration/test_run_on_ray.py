@@ -13,7 +13,7 @@ from orchestrator import api
 from orchestrator.errors import IdentityChanged, Interrupted, InvalidData, InvalidModel
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result, to_json
-from orchestrator.spec import Job, load_job
+from orchestrator.spec import Job, RaySpec, load_job
 from orchestrator.storage.tables import history_from_parquet, predictions_from_parquet
 from orchestrator.training.device import Device
 from tests.support.in_process import load, run_in_process
@@ -169,6 +169,27 @@ def test_changed_code_and_data_are_read_anew_in_the_same_session(whole: TinyProj
     assert changed.validation is not None
     assert changed.validation.ensemble.n == 40
     assert any("not deterministic" in note for note in changed.notes)
+
+
+def test_a_real_worker_measures_what_a_run_would_take_and_stores_nothing(whole: TinyProject) -> None:
+    job = whole_job(whole, store="measured", concurrency=1)
+    planned, notes = api.plan(job, root=str(whole.folder)), list[str]()
+    measured = api.measure(planned, note=notes.append)
+    there = api.look_at_cluster(
+        api.plan(job.model_copy(update={"ray": RaySpec(address="auto")}), root=str(whole.folder))
+    )
+
+    assert [(pack.members, pack.engine) for pack in measured.told.packs] == [
+        ((0,), "solo"),
+        ((1,), "solo"),
+        ((2,), "solo"),
+    ]
+    assert 0 < measured.start_s < measured.estimate.low_s < measured.estimate.high_s
+    assert measured.told.import_s > 0
+    assert measured.told.peak_bytes > 2**27
+    assert measured.placement.num_workers == there.num_workers == 1
+    assert any("160 train, 60 validation, 50 test rows" in note for note in notes)
+    assert not (whole.folder / "measured").exists()
 
 
 @pytest.mark.parametrize(
