@@ -19,6 +19,7 @@ from orchestrator.errors import (
     DamagedStore,
     Interrupted,
     InvalidJob,
+    MissingObject,
     OrchestratorError,
     TryAgain,
 )
@@ -142,7 +143,7 @@ def stored_result(storage: Mapping[str, Any] | None, run_key: str) -> Result | N
     """A run's result, where it has one and its storage can be read from here."""
     if storage is None:
         return None
-    with suppress(AccessDenied, InvalidJob, DamagedStore, TryAgain):
+    with suppress(AccessDenied, InvalidJob, DamagedStore, MissingObject, TryAgain):
         store = open_at(**storage)
         layout = find_run(store, run_key, str(storage["storage"]))
         memory = read_run(Log.open(store, layout.coord_log, deadline_s=READ_WITHIN_S).records())

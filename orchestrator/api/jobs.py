@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.api.awaited import SubmittedRun, Waiting, await_job
 from orchestrator.api.stored import open_at
-from orchestrator.errors import AccessDenied, InvalidJob, OrchestratorError, TryAgain
+from orchestrator.errors import AccessDenied, InvalidJob, MissingObject, OrchestratorError, TryAgain
 from orchestrator.planning.collection import ENDED
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.run_status import RunStatus
@@ -214,5 +214,5 @@ def _find_stored(job: KnownJob, storage: Mapping[str, Any] | None) -> tuple[Stor
     try:
         store = open_at(**place)
         return store, find_run(store, job.run_key, str(place["storage"]))
-    except (AccessDenied, InvalidJob, TryAgain):
+    except (AccessDenied, InvalidJob, MissingObject, TryAgain):
         return None

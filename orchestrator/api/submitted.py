@@ -15,7 +15,7 @@ from orchestrator.api.awaited import SubmittedRun, Waiting, await_job
 from orchestrator.api.planned import RunPlan, plan
 from orchestrator.api.running import keep_spec
 from orchestrator.api.stored import open_at
-from orchestrator.errors import AccessDenied, InvalidJob, TryAgain
+from orchestrator.errors import AccessDenied, InvalidJob, MissingObject, TryAgain
 from orchestrator.planning.recovery import read_run
 from orchestrator.reporting.publish import finished_result
 from orchestrator.reporting.result import Result
@@ -135,6 +135,6 @@ def _look_in_storage(
         keep_spec(store, planned, must_exist=True, accept_code_change=accept_code_change)
         memory = read_run(log.records())
         return log.term, None if memory.done is None else finished_result(store, request.layout, memory)
-    except (AccessDenied, TryAgain) as error:
+    except (AccessDenied, MissingObject, TryAgain) as error:
         on_note(f"storage cannot be read from here, so the driver looks whether there is a result: {error.what}")
         return 0, None

@@ -49,6 +49,7 @@ class JobServer:
         address: `http://HEAD:8265`, whatever the environment names.
         headers: sent with each request; they may hold secrets, and are never shown.
         request_timeout_s: seconds that one request may take; an upload may take ten minutes.
+        max_package_bytes: the most that a packed folder may have.
 
     Raises:
         ClusterUnavailable, AccessDenied: as for all of its methods.
@@ -60,9 +61,10 @@ class JobServer:
         *,
         headers: Mapping[str, str] | None = None,
         request_timeout_s: float = REQUEST_TIMEOUT_S,
+        max_package_bytes: int = MAX_PACKAGE_BYTES,
     ) -> None:
         self.address = address
-        self._client = _connect(address, headers or {}, request_timeout_s)
+        self._client = _connect(address, headers or {}, request_timeout_s, max_package_bytes)
 
     def jobs(self) -> tuple[KnownJob, ...]:
         """All submitted jobs that the cluster knows, live or ended."""
@@ -129,7 +131,7 @@ def _known(job: Any) -> KnownJob:
     )
 
 
-def _connect(address: str, headers: Mapping[str, str], request_timeout_s: float) -> Any:
+def _connect(address: str, headers: Mapping[str, str], request_timeout_s: float, max_package_bytes: int) -> Any:
     """A client whose every request ends, at this address whatever the environment names."""
     from ray.job_submission import JobSubmissionClient
 
@@ -138,7 +140,7 @@ def _connect(address: str, headers: Mapping[str, str], request_timeout_s: float)
             # Ray's requests have no timeout: a silent server would hold us for ever.
             timeout_s = request_timeout_s
             if method == "PUT":
-                _check_package(kwargs["data"])
+                _check_package(kwargs["data"], max_package_bytes)
                 timeout_s = _UPLOAD_TIMEOUT_S
             return super()._do_request(method, endpoint, timeout=timeout_s, **kwargs)
 
@@ -146,9 +148,9 @@ def _connect(address: str, headers: Mapping[str, str], request_timeout_s: float)
         return BoundedClient(address, headers=dict(headers))
 
 
-def _check_package(data: bytes) -> None:
+def _check_package(data: bytes, most: int) -> None:
     """Refuse a packed folder that the job server will not take, before it travels."""
-    if len(data) <= MAX_PACKAGE_BYTES:
+    if len(data) <= most:
         return
     with zipfile.ZipFile(io.BytesIO(data)) as packed:
         sizes = {entry.filename: entry.compress_size for entry in packed.infolist()}

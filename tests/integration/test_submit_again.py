@@ -1,0 +1,283 @@
+"""What a submission finds, sends and leaves, and what signals do to it: against a job server that runs nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator import api
+from orchestrator.api import RunPlan, SubmittedRun, Waiting
+from orchestrator.api.running import keep_spec
+from orchestrator.cli.main import app
+from orchestrator.cluster.job_server import JobServer
+from orchestrator.cluster.submission import submit_job
+from orchestrator.errors import AccessDenied, IdentityChanged, Interrupted, InvalidJob
+from orchestrator.reporting.result import Result, to_json
+from orchestrator.spec import load_job
+from orchestrator.storage.blobs import put_blob
+from orchestrator.storage.local import LocalStore
+from orchestrator.storage.log import Log
+from tests.support.cli_job import write_tiny_job
+from tests.support.job_server import FakeJobServer, fake_job_server
+from tests.support.report_cases import result as made_up_result
+
+pytestmark = pytest.mark.slow
+
+SIGNAL_S = 120.0
+
+
+@pytest.fixture(autouse=True)
+def no_other_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_HEADERS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeJobServer]:
+    with fake_job_server() as started:
+        yield started
+
+
+class Bench:
+    """A job whose runs are stored in a folder that is there, and a cluster to submit it to."""
+
+    def __init__(self, folder: Path, fake: FakeJobServer) -> None:
+        self.store_url = folder / "store"
+        self.store_url.mkdir()
+        self.root = folder / "project"
+        self.root.mkdir()
+        self.fake = fake
+        self.job = write_tiny_job(self.root, {"url": str(self.store_url)})
+        self.run_id: str | None = None
+        self.notes: list[str] = []
+
+    @property
+    def planned(self) -> RunPlan:
+        return api.plan(load_job(str(self.job)), run_id=self.run_id, root=str(self.root))
+
+    @property
+    def run_key(self) -> str:
+        return self.planned.request.layout.run_key
+
+    def submit(self, **more: Any) -> SubmittedRun:
+        options = {"address": self.fake.address, "root": str(self.root), "on_note": self.notes.append}
+        options["run_id"] = self.run_id
+        return api.submit(str(self.job), **{**options, **more})
+
+    def begin(self) -> Log:
+        """Let the run have been started, and claimed once."""
+        store = LocalStore(self.store_url)
+        keep_spec(store, self.planned, must_exist=False, accept_code_change=False)
+        log = Log.open(store, self.planned.request.layout.coord_log)
+        log.claim(run_id=self.planned.request.run_id)
+        return log
+
+    def result(self, exit_code: int) -> Result:
+        status = {0: "succeeded", 3: "gate_failed"}[exit_code]
+        return made_up_result(
+            num_members=2, run_id=self.run_key, run_key=self.run_key, status=status, exit_code=exit_code
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path, fake: FakeJobServer) -> Bench:
+    return Bench(tmp_path, fake)
+
+
+def test_a_finished_run_gives_its_result_and_its_code_without_a_request_to_the_cluster(bench: Bench) -> None:
+    bench.run_id = "nightly"
+    log, result = bench.begin(), bench.result(3)
+    body = put_blob(LocalStore(bench.store_url), bench.planned.request.layout, to_json(result))
+    log.append("done", result=body.to_json(), exit_code=3)
+    found = bench.submit()
+    assert (found.state, found.submission_id, found.exit_code, found.result) == ("recorded", None, 3, result)
+
+    with (bench.root / "tiny.py").open("a") as module:
+        module.write("\nchanged = True\n")
+    with pytest.raises(IdentityChanged, match="--accept-code-change"):
+        bench.submit()
+    assert bench.submit(accept_code_change=True).result == result
+    assert bench.fake.requests == []
+
+
+def test_a_run_that_ended_without_a_result_gets_the_number_after_its_last_term(bench: Bench) -> None:
+    log = bench.begin()
+    log.append("stopped", exit_code=143, message="SIGTERM")
+    found = bench.submit()
+    assert (found.state, found.submission_id) == ("submitted", f"{bench.run_key}-2")
+    job = bench.fake.jobs[f"{bench.run_key}-2"]
+    assert job["metadata"]["run_key"] == bench.run_key
+    assert job["metadata"]["run_id"] == bench.planned.request.run_id
+    assert job["metadata"]["storage"] == str(bench.store_url)
+    assert job["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
+
+
+def test_the_live_job_of_another_machine_is_attached_to_and_nothing_is_shipped(bench: Bench) -> None:
+    bench.fake.add(f"{bench.run_key}-4", "RUNNING", metadata={"run_key": bench.run_key})
+    bench.fake.add(f"{bench.run_key}-5", "FAILED", metadata={"run_key": bench.run_key})
+    found = bench.submit()
+    assert (found.state, found.submission_id) == ("attached", f"{bench.run_key}-4")
+    assert bench.fake.asked("PUT") == []
+    assert bench.fake.asked("POST") == []
+    assert bench.fake.asked("GET").count("/api/jobs/") == 1
+
+
+def test_a_lost_answer_does_not_submit_twice(bench: Bench) -> None:
+    bench.fake.loses_answers = True
+    assert bench.submit().submission_id == f"{bench.run_key}-1"
+    assert list(bench.fake.jobs) == [f"{bench.run_key}-1"]
+
+
+def test_a_fresh_run_has_one_name_here_and_on_the_cluster(bench: Bench) -> None:
+    found = bench.submit(fresh=True, accept_code_change=True)
+    assert found.run_key.startswith(f"{bench.run_key}-")
+    assert found.submission_id == f"{found.run_key}-1"
+    entrypoint = bench.fake.jobs[found.submission_id]["entrypoint"]
+    assert f"--run-id {found.run_id} --accept-code-change" in entrypoint
+    assert api.plan(load_job(str(bench.job)), run_id=found.run_id, root=str(bench.root)).request.layout.run_key == (
+        found.run_key
+    )
+
+
+@pytest.mark.parametrize("storage", ["a folder of the cluster's", "a bucket without our credentials"])
+def test_where_storage_cannot_be_read_the_driver_looks_and_its_answer_is_the_result(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, storage: str
+) -> None:
+    bench.store_url.rmdir()
+    if storage.startswith("a bucket"):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/nonexistent"}.items():
+            monkeypatch.setenv(name, value)
+        there = {"url": "s3://bucket/runs", "endpoint_url": "http://127.0.0.1:1", "region": "eu-west-1"}
+        write_tiny_job(bench.root, there)
+    result = bench.result(0)
+    bench.fake.ends = (0, f"[member 0] epoch 1/2\n{to_json(result).decode()}")
+    lines: list[str] = []
+    found = bench.submit(waiting=Waiting(on_log=lines.append))
+    assert (found.state, found.exit_code, found.status, found.result) == ("submitted", 0, "succeeded", result)
+    assert lines == ["[member 0] epoch 1/2"]
+    assert ["cannot be read from here" in note for note in bench.notes[:-1]] == [True] * storage.startswith("a bucket")
+    assert found.to_json()["result"] == json.loads(to_json(result))
+
+
+def test_what_a_driver_says_instead_of_a_result_comes_back(bench: Bench) -> None:
+    said = {"error": "QuorumMissed", "what": "too few", "where": None, "hint": None, "exit_code": 4, "retryable": False}
+    bench.fake.ends = (4, f"{json.dumps(said)}\n")
+    found = bench.submit(waiting=Waiting())
+    assert (found.exit_code, found.status, found.result, found.error) == (4, "failed", None, said)
+
+
+def test_headers_go_with_each_request_and_are_not_shown(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_HEADERS", '{"X-Team": "vision", "X-Pass": "other"}')
+    bench.submit(headers=["X-Pass=hunter2"])
+    assert len(bench.fake.requests) >= 4
+    for _, _, headers in bench.fake.requests:
+        assert (headers["X-Team"], headers["X-Pass"]) == ("vision", "hunter2")
+    bench.fake.refused = 403
+    with pytest.raises(AccessDenied) as caught:
+        bench.submit(headers=["X-Pass=hunter2"])
+    assert "hunter2" not in f"{caught.value!r} {caught.value} {bench.notes}"
+
+
+def test_a_folder_that_is_too_large_is_not_sent_and_what_makes_it_large_is_named(bench: Bench) -> None:
+    (bench.root / "data" / "raw").mkdir(parents=True)
+    (bench.root / "data" / "raw" / "x.bin").write_bytes(random.Random(0).randbytes(20_000))
+    server = JobServer(bench.fake.address, max_package_bytes=20_000)
+    with pytest.raises(InvalidJob, match=r"too large to ship.*\n.*\.gitignore.*data/"):
+        submit_job(server, run_key=bench.run_key, entrypoint=["true"], working_dir=str(bench.root))
+    assert bench.fake.asked("PUT") == []
+
+
+@pytest.mark.parametrize(
+    ("number", "on_interrupt", "status", "said"),
+    [(2, "stop", "STOPPED", "the job was stopped"), (15, "detach", "RUNNING", "the job goes on")],
+)
+def test_what_becomes_of_the_job_on_a_signal_can_be_said(
+    bench: Bench, number: int, on_interrupt: Any, status: str, said: str
+) -> None:
+    waiting = Waiting(interruption=lambda: Interrupted("signal", signal_number=number), on_interrupt=on_interrupt)
+    with pytest.raises(Interrupted, match=said) as caught:
+        bench.submit(waiting=waiting)
+    assert caught.value.exit_code == 128 + number
+    assert bench.fake.jobs[f"{bench.run_key}-1"]["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "status", "hint"),
+    [
+        (signal.SIGINT, 130, "RUNNING", "orchestrator wait {job} --address {address}"),
+        (signal.SIGTERM, 143, "STOPPED", "submit again"),
+    ],
+)
+def test_a_signal_leaves_the_job_at_a_terminal_and_stops_it_for_a_scheduler(
+    bench: Bench, tmp_path: Path, number: signal.Signals, code: int, status: str, hint: str
+) -> None:
+    """A real process; what it leaves says the same."""
+    command = [sys.executable, "-m", "orchestrator", "submit", bench.job.name, "--address", bench.fake.address]
+    process = subprocess.Popen(
+        [*command, "--wait", "--json", "--result-file", str(tmp_path / "result.json")],
+        cwd=bench.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert bench.fake.watched.wait(SIGNAL_S)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=SIGNAL_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == code, stderr
+    job = f"{bench.run_key}-1"
+    assert bench.fake.jobs[job]["status"] == status
+    answer = json.loads(stdout)
+    assert answer["exit_code"] == code
+    assert hint.format(job=job, address=bench.fake.address) in answer["hint"]
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == answer
+
+
+def test_stop_asks_through_storage_once_the_jobs_driver_coordinates_the_run(bench: Bench) -> None:
+    submission_id = f"{bench.run_key}-1"
+    bench.fake.add(submission_id, metadata={"run_key": bench.run_key, "storage": str(bench.store_url)})
+    log = bench.begin()
+    assert "through storage" in api.stop_submitted(bench.run_key, address=bench.fake.address)
+    requests = LocalStore(bench.store_url).list(bench.planned.request.layout.control)
+    assert len(requests) == 1
+    assert bench.fake.jobs[submission_id]["status"] == "RUNNING"
+
+    log.append("failed", exit_code=75, message="the cluster went")
+    bench.fake.add(f"{bench.run_key}-2", metadata=bench.fake.jobs.pop(submission_id)["metadata"])
+    assert api.stop_submitted(bench.run_key, address=bench.fake.address) == "asked Ray to stop the driver"
+    assert bench.fake.jobs[f"{bench.run_key}-2"]["status"] == "STOPPED"
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        ("submit", ["job.yaml", "--timeout", "5", "--address", "http://127.0.0.1:1"], "give --wait too"),
+        ("submit", ["job.yaml", "--header", "hunter2", "--address", "http://127.0.0.1:1"], "NAME=VALUE"),
+        ("wait", ["nightly", "--on-interrupt", "stop"], "give --address too"),
+        ("logs", ["nightly", "--follow", "--json"], "leave one of them out"),
+        ("wait", ["nightly"], "no such run"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, command: str, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(bench.root)
+    ended = CliRunner().invoke(app, [command, *arguments], catch_exceptions=False)
+    assert ended.exit_code == 2
+    assert said in ended.stderr
+    assert "hunter2" not in ended.stderr
