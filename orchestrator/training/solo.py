@@ -38,7 +38,6 @@ from orchestrator.training.variables import copies, restore_variables
 
 def train_solo(
     member: MemberPlan,
-    train: TrainSpec,
     dataset: Dataset,
     folder: Path,
     device: Device,
@@ -58,8 +57,7 @@ def train_solo(
     its EarlyStopping has `restore_best_weights`, else the last ones. Optimizer and callbacks begin anew.
 
     Args:
-        member: which one.
-        train: the member's `train:` settings, which its stages may change.
+        member: which one; its stages may change its `train:` settings.
         dataset: the run's rows, of which the member gets its own; shared and read-only.
         folder: empty local scratch; callbacks write below `files`.
         device: what is trained on.
@@ -75,19 +73,17 @@ def train_solo(
         InvalidData, StoreUnavailable: streamed rows have changed, or cannot be read.
         InvalidJob: a stage freezes layers that the base does not have.
     """
-    solo = _Solo(member, train, dataset, folder, device, on_epoch, on_batch, start_from, keep, check)
+    solo = _Solo(member, dataset, folder, device, on_epoch, on_batch, start_from, keep, check)
     for stage in solo.stages:
         if start_from is None or stage.number >= start_from.stage:
             solo.fit(stage)
     return solo.end()
 
 
-def make_late(
-    member: MemberPlan, train: TrainSpec, dataset: Dataset, snapshot: Snapshot, folder: Path, device: Device
-) -> Trained:
+def make_late(member: MemberPlan, dataset: Dataset, snapshot: Snapshot, folder: Path, device: Device) -> Trained:
     """The best model so far of a member that will train no more: what `fit` would end with, had it ended there."""
     stopped = replace(snapshot, stopped=True)
-    solo = _Solo(member, train, dataset, folder, device, lambda epoch, logs: None, lambda: None, stopped)
+    solo = _Solo(member, dataset, folder, device, lambda epoch, logs: None, lambda: None, stopped)
     solo.fit(next(stage for stage in solo.stages if stage.number == snapshot.stage))
     return solo.end()
 
@@ -104,7 +100,6 @@ class _Solo:
     def __init__(
         self,
         member: MemberPlan,
-        train: TrainSpec,
         dataset: Dataset,
         folder: Path,
         device: Device,
@@ -114,6 +109,7 @@ class _Solo:
         keep: Callable[[Snapshot], None] = lambda snapshot: None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
+        train = member.train
         self.stages = stages_of(train, member.stages, member.best_over)
         self._member, self._folder, self._device = member, folder, device
         self._on_epoch, self._on_batch, self._keep, self._check = on_epoch, on_batch, keep, check

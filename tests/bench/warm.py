@@ -78,7 +78,7 @@ class Warm:
         def tell(epoch: int, logs: Mapping[str, float]) -> None:
             on_epoch(member.index, epoch, logs)
 
-        return train_solo(member, self.job.train, self.dataset, folder, self.device, tell, lambda: None)
+        return train_solo(member, self.dataset, folder, self.device, tell, lambda: None)
 
     def _fused(self, folder: Path, on_epoch: OnEpoch, on_end: OnEnd) -> None:
         from orchestrator.training.fused.seat import Seat

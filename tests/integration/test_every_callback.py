@@ -119,7 +119,7 @@ def test_every_callback_of_keras_that_is_allowed_does_its_work(
     check_before_training(job, [plan], dataset)
     folder = project.folder / "scratch"
     folder.mkdir()
-    trained = train_solo(plan, job.train, dataset, folder, device, lambda epoch, logs: None, lambda: None)
+    trained = train_solo(plan, dataset, folder, device, lambda epoch, logs: None, lambda: None)
 
     rates = [row["learning_rate"] for row in trained.history]
     assert rates == pytest.approx([0.005, 0.0025, 0.000125])  # halved before each epoch, a tenth after the second
@@ -220,7 +220,7 @@ def test_averaged_weights_are_those_that_are_kept(project: TinyProject, device: 
     (plan, *_), dataset = api.plan(job, root=str(project.folder)).request.plan.members, load(job)
     folder = project.folder / "scratch"
     folder.mkdir()
-    trained = train_solo(plan, job.train, dataset, folder, device, lambda epoch, logs: None, lambda: None)
+    trained = train_solo(plan, dataset, folder, device, lambda epoch, logs: None, lambda: None)
     assert dataset.validation is not None
     found = keras.models.load_model(trained.path).evaluate(dataset.validation.x, dataset.validation.y, verbose=0)[0]
     assert found == pytest.approx(min(row["val_loss"] for row in trained.history), abs=1e-5)

@@ -10,7 +10,7 @@ import os
 import random
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +225,7 @@ class Life:
         folder.mkdir()
         try:
             return train_solo(
-                self.member,
-                self.train,
+                replace(self.member, train=self.train),
                 self.dataset,
                 folder,
                 self.device,
@@ -392,7 +391,8 @@ def test_a_late_member_is_what_fit_would_have_ended_with(tmp_path: Path, device:
     with pytest.raises(Killed):
         life.go_on(killed_at=4 * EPOCH)
     assert life.newest is not None
-    late = make_late(life.member, life.train, life.dataset, life.newest, tmp_path / "late", device)
+    member = replace(life.member, train=life.train)
+    late = make_late(member, life.dataset, life.newest, tmp_path / "late", device)
     short = Life(tmp_path / "short", "mlp", device, spec(epochs=4, callbacks=[])).go_on()
     assert facts(late) == facts(short)
 

@@ -101,7 +101,8 @@ def settings(**changes: Any) -> TrainSpec:
 
 def trained(folder: Path, device: Device, train: TrainSpec, dataset: Dataset, **kwargs: Any) -> Any:
     folder.mkdir(exist_ok=True)
-    return train_solo(plan(**kwargs), train, dataset, folder, device, lambda epoch, logs: None, lambda: None)
+    member = replace(plan(**kwargs), train=train)
+    return train_solo(member, dataset, folder, device, lambda epoch, logs: None, lambda: None)
 
 
 @pytest.mark.parametrize("kind", LABELS)

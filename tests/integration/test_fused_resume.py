@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -209,8 +210,7 @@ def test_a_snapshot_of_a_pack_can_be_read_by_the_solo_engine(tmp_path: Path, bac
     newest = pack.newest[0]
     assert newest.epoch == 2
     alone = train_solo(
-        pack.members[0],
-        pack.train,
+        replace(pack.members[0], train=pack.train),
         pack.dataset,
         folder,
         backend_device,

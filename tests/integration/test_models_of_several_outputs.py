@@ -160,9 +160,9 @@ def test_a_subclassed_model_of_two_inputs_is_trained_published_and_predicts_as_i
 ) -> None:
     x = {"left": ROWS[:, :1], "right": ROWS[:, 1:]}
     dataset = load_dataset(lambda: (x, LABELS), "here", validation_split=0.2, seed=0)
-    member = MemberPlan(0, 1, f"{__name__}:build_two_inputs", {})
     train = TrainSpec(epochs=2, batch_size=8)
-    trained = train_solo(member, train, dataset, tmp_path, device, lambda epoch, logs: None, lambda: None)
+    member = MemberPlan(0, 1, f"{__name__}:build_two_inputs", {}, train)
+    trained = train_solo(member, dataset, tmp_path, device, lambda epoch, logs: None, lambda: None)
     assert {"species_accuracy", "val_mass_loss"} <= set(trained.history[-1])
     again = build_member(member.builder, {}, 99, train)
     call_first_batch(again, x, "here")
@@ -186,8 +186,8 @@ def test_the_validation_loss_of_an_output_is_a_mean_over_rows(tmp_path: Path, de
     splits = {"train": slice(0, 16), "validation": slice(16, None)}
     parts = {split: (x[rows], {name: y[rows] for name, y in labels.items()}) for split, rows in splits.items()}
     dataset = load_dataset(lambda: parts, "here", validation_split=0, seed=0)
-    member = MemberPlan(0, 1, f"{__name__}:build_list", {})
-    trained = train_solo(member, TrainSpec(epochs=1), dataset, tmp_path, device, lambda epoch, logs: None, lambda: None)
+    member = MemberPlan(0, 1, f"{__name__}:build_list", {}, TrainSpec(epochs=1))
+    trained = train_solo(member, dataset, tmp_path, device, lambda epoch, logs: None, lambda: None)
     predicted = Predictor().predict(trained.model, x[16:])["mass"][:, 0]
     assert trained.history[-1]["val_mass_loss"] == pytest.approx(np.mean((predicted - mass[16:]) ** 2), rel=1e-4)
 

@@ -153,9 +153,8 @@ def test_a_killed_member_on_raw_rows_ends_with_the_same_bits(tmp_path: Path, dev
     def life(name: str, check: Callable[[], None], **start: Any) -> Any:
         (tmp_path / name).mkdir()
         told: Any = lambda *_: None  # noqa: E731
-        return train_solo(
-            plan, train, raw_dataset(), tmp_path / name, device, told, told, keep=kept.append, check=check, **start
-        )
+        member, folder = replace(plan, train=train), tmp_path / name
+        return train_solo(member, raw_dataset(), folder, device, told, told, keep=kept.append, check=check, **start)
 
     def die() -> None:
         if kept:

@@ -45,7 +45,7 @@ def train(project: TinyProject, device: Device, *, member: int = 0, **parts: Any
     folder = project.folder / "scratch"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    trained = train_solo(plan, job.train, dataset, folder, device, lambda epoch, logs: None, lambda: None)
+    trained = train_solo(plan, dataset, folder, device, lambda epoch, logs: None, lambda: None)
     return Outcome(trained, weights_digest(trained.model), dataset)
 
 
@@ -400,7 +400,7 @@ def test_a_diverged_member_names_epoch_and_rate_and_keeps_nothing_of_that_epoch(
     folder = project.folder / "scratch"
     folder.mkdir()
     with pytest.raises(Diverged, match=r"loss became nan in epoch 3 at learning rate 0\.01"):
-        train_solo(plan, job.train, load(job), folder, device, lambda e, logs: None, lambda: None, keep=kept.append)
+        train_solo(plan, load(job), folder, device, lambda e, logs: None, lambda: None, keep=kept.append)
     assert [snapshot.epoch for snapshot in kept] == [1, 2]
     assert all(np.isfinite(array).all() for snapshot in kept for array in snapshot.best.weights)
     assert not (folder / "best.keras").exists()
@@ -450,7 +450,7 @@ def test_what_check_raises_comes_through_unchanged_and_nothing_is_published(
     folder = project.folder / "scratch"
     folder.mkdir()
     with pytest.raises(Ended) as caught:
-        train_solo(plan, job.train, load(job), folder, device, lambda e, logs: None, sign, keep=keep, check=check)
+        train_solo(plan, load(job), folder, device, lambda e, logs: None, sign, keep=keep, check=check)
     assert caught.value is raised
     assert kept == look // 6
     assert signs >= look, "batches and validation both give signs of life"

@@ -128,7 +128,6 @@ class Member:
 
         return train_solo(
             self.plan,
-            self.settings,
             self.dataset,
             folder,
             self.device,
@@ -298,7 +297,7 @@ def test_a_member_that_is_late_in_its_first_stage_counts_with_the_best_of_that(t
         member.go_on(killed_after=2)
     assert member.newest is not None
 
-    late = make_late(member.plan, member.settings, member.dataset, member.newest, tmp_path, device)
+    late = make_late(member.plan, member.dataset, member.newest, tmp_path, device)
 
     assert [row["stage"] for row in late.history] == [1, 1]
     assert late.path.is_file()

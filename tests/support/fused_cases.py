@@ -233,7 +233,8 @@ def through_files(snapshots: Sequence[Snapshot], folder: Path) -> tuple[Snapshot
 
 def solo(plan: MemberPlan, train: TrainSpec, dataset: Dataset, folder: Path, device: Device) -> Trained:
     folder.mkdir(parents=True)
-    return train_solo(plan, train, dataset, folder, device, lambda epoch, logs: None, lambda: None)
+    member = replace(plan, train=train)
+    return train_solo(member, dataset, folder, device, lambda epoch, logs: None, lambda: None)
 
 
 def pack(members: Sequence[MemberPlan], train: TrainSpec, dataset: Dataset, folder: Path, device: Device) -> list[Any]:
