@@ -36,3 +36,8 @@ class WorkerSetup:
     num_cpus: int
     num_gpus: float
     bases: Mapping[str, BlobRef] = field(default_factory=dict)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether trials of a search are trained rung by rung."""
+        return self.job.search is not None and self.job.search.pruning is not None

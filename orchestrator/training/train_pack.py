@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -28,11 +27,11 @@ from orchestrator.storage.log import Log
 from orchestrator.storage.members import claim_unpublished
 from orchestrator.storage.plans import KnownPlan
 from orchestrator.training.attempt import AttemptFiles
-from orchestrator.training.checkpoint import Snapshot
 from orchestrator.training.data import Dataset
 from orchestrator.training.device import Device
+from orchestrator.training.endings import Endings
 from orchestrator.training.printing import captured, printing
-from orchestrator.training.publish import OWN_ERRORS, cause_of, is_anothers_fault, is_out_of_memory, publish_final
+from orchestrator.training.publish import OWN_ERRORS, is_anothers_fault, is_out_of_memory
 from orchestrator.training.recover import Recovered, newest_checkpoint
 from orchestrator.training.rows import member_rows
 from orchestrator.training.saver import Attempt, Saver, Stopped
@@ -41,8 +40,6 @@ from orchestrator.training.setup import WorkerSetup
 from orchestrator.training.versions import versions
 
 CLAIMS_AT_ONCE = 16
-AT_HAND = 64
-"""Models that are kept to be predicted with."""
 
 logger = logging.getLogger("orchestrator.worker")
 
@@ -65,6 +62,9 @@ class PackTrainer:
         members: by index.
         emit: takes each event as it happens, from several threads.
         on_batch: called for each batch of work, as a sign of life.
+
+    Attributes:
+        endings: how their training ends.
     """
 
     def __init__(
@@ -75,19 +75,12 @@ class PackTrainer:
         emit: Callable[[ev.Event], None],
         on_batch: Callable[[], None],
     ) -> None:
-        self.members = members
+        self.members, self.endings = members, Endings(store, setup)
         self._store, self._setup, self._emit, self._on_batch = store, setup, emit, on_batch
         self._lock = threading.Lock()
         self._savers: list[Saver] = []
         self._current: Saver | None = None
         self._at_work = self._stop_asked = False
-        search = setup.job.search
-        self._prunes = search is not None and search.pruning is not None
-        self._at_hand: OrderedDict[int, tuple[Mapping[str, Any], Any]] = OrderedDict()
-
-    def take(self, member: int) -> tuple[Mapping[str, Any] | None, Any]:
-        """Body of the member's `final` record and its built model, where this worker has just published it; once."""
-        return self._at_hand.pop(member, (None, None))
 
     def publishing(self) -> tuple[int, ...]:
         """Members that are trained, and whose end is on its way to storage."""
@@ -172,7 +165,7 @@ class PackTrainer:
     def _pause_at(self, member: MemberPlan) -> int | None:
         """The epoch of a rung from which a search may have its trials go on."""
         epochs = member.train.epochs
-        return epochs if self._prunes and epochs < self._setup.job.train.epochs else None
+        return epochs if self._setup.prunes and epochs < self._setup.job.train.epochs else None
 
     def _train_until_the_end(self, training: _Training) -> None:
         with self._lock:
@@ -208,7 +201,6 @@ class PackTrainer:
         """Publish the best epoch of a member's newest verified checkpoint, if there is one. Raises as `train`."""
         from orchestrator.training.solo import make_late
 
-        setup, name = self._setup, self._setup.worker
         for each in self._claim([index], "publish"):
             began = time.monotonic()
             with scratch_folder() as folder:
@@ -220,37 +212,19 @@ class PackTrainer:
                         logger.info("member %s is published late: %s", index, found.reason)
                         snapshot = found.snapshots.get(index)
                         if snapshot is None:
-                            self._emit(ev.NothingToPublish(name, index))
+                            self._emit(ev.NothingToPublish(self._setup.worker, index))
                             return
-                        trained = make_late(each.member, each.member.train, dataset, snapshot, folder, device)
-                        publish_final(
-                            self._store,
-                            setup.layout,
-                            each.log,
-                            trained,
-                            worker=name,
-                            began=began,
-                            resumed=snapshot,
-                            late=True,
-                        )
+                        trained = make_late(each.member, dataset, snapshot, folder, device)
+                        told = self.endings.late(index, each.log, trained, began=began, resumed=snapshot)
                 except OWN_ERRORS as error:
-                    self._emit(self.failed(each.log, index, error))
-                else:
-                    self._emit(ev.MemberTrained(name, index, late=True))
+                    told = self.endings.failed(index, each.log, error)
                 finally:
                     files.flush()
+                self._emit(told)
 
     def _files(self, claimed: _Claimed, folder: Path) -> AttemptFiles:
         prefix = self._setup.layout.attempt_prefix(claimed.member.index, claimed.log.term)
         return AttemptFiles(self._store, prefix, _folder_of(folder, claimed.member.index) / "files")
-
-    def failed(self, log: Log, member: int, error: BaseException) -> ev.Event:
-        """Sort an error of training into the member's own fault (an attempt failed) or somebody else's (raised)."""
-        if is_anothers_fault(error):
-            raise error
-        cause, message = cause_of(error)
-        log.append("failed", status="failed", cause=cause.value, message=message[:2000], at=_now())
-        return ev.AttemptFailed(self._setup.worker, member, cause, message)
 
     def _claim(self, members: Sequence[int], purpose: Purpose) -> list[_Claimed]:
         """Claim members, several at once: each claim waits for storage. Those that are published already are told."""
@@ -274,42 +248,6 @@ class PackTrainer:
             self._emit(ev.MemberTrained(setup.worker, index, late=bool(memory.final.get("late"))))
             return None
         return _Claimed(self.members[index], log, memory)
-
-    def publish(
-        self, claimed: _Claimed, trained: Any, *, engine: str, began: float, resumed: Snapshot | None
-    ) -> Callable[[], ev.Event]:
-        """The publication of a member's end, for the saver's thread: a model, its divergence, or what went wrong."""
-        from orchestrator.training.callbacks import Diverged
-
-        name, index, log = self._setup.worker, claimed.member.index, claimed.log
-
-        def ending() -> ev.Event:
-            if isinstance(trained, Diverged):
-                log.append("failed", status="diverged", message=str(trained), at=_now())
-                return ev.MemberDiverged(name, index, str(trained))
-            if isinstance(trained, BaseException):
-                return self.failed(log, index, trained)
-            trained_at = time.monotonic()
-            try:
-                final = publish_final(
-                    self._store,
-                    self._setup.layout,
-                    log,
-                    trained,
-                    worker=name,
-                    began=began,
-                    resumed=resumed,
-                    engine=engine,
-                )
-            except OWN_ERRORS as error:
-                return self.failed(log, index, error)
-            if not self._prunes:  # a trial that has gone on elsewhere has another model by then
-                self._at_hand[index] = final, trained.model
-            while len(self._at_hand) > AT_HAND:  # whom another worker predicts is never taken
-                self._at_hand.popitem(last=False)
-            return ev.MemberTrained(name, index, upload_s=time.monotonic() - trained_at)
-
-        return ending
 
 
 class _Training:
@@ -353,7 +291,6 @@ class _Training:
             with printing(index):
                 trained = train_solo(
                     claimed.member,
-                    claimed.member.train,
                     self._dataset,
                     _folder_of(self._folder, index),
                     self._device,
@@ -426,7 +363,9 @@ class _Training:
     def _settle(self, index: int, trained: Any) -> None:
         claimed, trainer = self._left.pop(index), self._trainer
         resumed = self._recovered.snapshots.get(index)
-        ending = trainer.publish(claimed, trained, engine=self._pack.engine, began=self._began, resumed=resumed)
+        ending = trainer.endings.prepared(
+            index, claimed.log, trained, engine=self._pack.engine, began=self._began, resumed=resumed
+        )
         self.saver.settle(index, ending)
 
 
