@@ -81,6 +81,7 @@ class PreflightPassed:
         labels: references of the stored labels, by part (`planning.outputs`): what members are scored on.
         architectures: of the members that may be packed with others.
         examples: references of stored examples, by split: what a report shows of the inputs, see `storage.examples`.
+        codes: reference of the stored texts of columns that became codes; None: there are none.
     """
 
     worker: str
@@ -91,6 +92,7 @@ class PreflightPassed:
     labels: Mapping[str, Mapping[str, object]]
     architectures: Mapping[int, Architecture] = field(default_factory=dict)
     examples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    codes: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)

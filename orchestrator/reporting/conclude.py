@@ -174,7 +174,7 @@ def _scores_of(
 def _artifacts(selection: Mapping[str, Json], layout: RunLayout) -> dict[str, str]:
     """Keys of what is kept of the run; of a report, whether or not it could be made: it can be made again."""
     keys = {"result": layout.result, "spec": layout.spec, "members": layout.members}
-    made = {"report": layout.report, "tensorboard": layout.tensorboard}
+    made = {"report": layout.report, "tensorboard": layout.tensorboard, "codes": layout.codes}
     return {**keys, **{name: key for name, key in made.items() if selection.get(name)}}
 
 

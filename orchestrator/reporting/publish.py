@@ -174,9 +174,11 @@ def _write_copies(store: Store, layout: RunLayout, selection: Mapping[str, Any])
 
 
 def _copies(layout: RunLayout, selection: Mapping[str, Any]) -> Iterator[tuple[BlobRef, str]]:
-    """Each blob of which there is a readable copy, and the key of that: of labels, and of selected members."""
+    """Each blob of which there is a readable copy, and the key of that: of labels, codes, and selected members."""
     for part in selection["labels"]:
         yield labels_ref(selection, part), layout.labels_copy(part)
+    if selection.get("codes"):
+        yield BlobRef.from_json(selection["codes"], where="selection, codes"), layout.codes
     for member in selection["members"]:
         if member["status"] not in COUNTED:
             continue

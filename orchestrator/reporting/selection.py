@@ -76,6 +76,7 @@ class RunFacts:
     runs_before: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     bases: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    codes: Mapping[str, object] | None = None
 
 
 def make_selection(job: Job, run: RunFacts, members: Sequence[MemberFacts], read: Read) -> dict[str, Json]:

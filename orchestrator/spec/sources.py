@@ -39,7 +39,9 @@ class InputSpec(Spec):
         "`pixel*`."
     )
     dtype: Dtype | None = Field(
-        default=None, description="Type of the input; by default float32, and int32 for the codes of texts."
+        default=None,
+        description="Type of the input; by default float32, and int32 for the codes of texts. Numbers of which float32 "
+        "tells less than half apart, such as times in seconds, are refused unless it is asked for here.",
     )
     shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, strict=False)] | None = Field(
         default=None, description="Shape of one row, such as [28, 28]; by default as the columns have it."

@@ -8,6 +8,7 @@
       members/<m>/log/<seq>.json         the log of member m
       members/<m>/<file>                 readable copies
       labels/<part>.parquet              readable copies of what members are scored on
+      codes.json                         readable copy of the texts of columns that became codes
       blobs/<sha256>-<nonce>             immutable; means nothing unless a record names it
       attempts/<m>-<term>/               what one attempt writes besides
       results/<k>.json, result.json      copies of what `done` records say
@@ -210,6 +211,11 @@ class RunLayout:
     def labels_copy(self, part: str) -> str:
         """The readable copy of a part's labels (`planning.outputs`), row by row as in the members' predictions."""
         return check_key(f"{self.root}/labels/{part}.parquet")
+
+    @property
+    def codes(self) -> str:
+        """The readable copy of the texts of each column that became codes, in the order of these."""
+        return f"{self.root}/codes.json"
 
     def log_of(self, key: str) -> str | None:
         """Prefix of the log, the coordinator's or a member's, in whose folder `key` is; None when it is in none."""

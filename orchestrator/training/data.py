@@ -88,6 +88,7 @@ class Dataset:
             is for itself.
         validation_groups: the same of validation rows that were drawn from the training rows.
         class_names: of each output whose labels were texts, in the order of their codes; the name `""` is the only one.
+        codes: of each column of a file whose texts became codes, the texts in the order of these.
     """
 
     train: Split
@@ -97,6 +98,7 @@ class Dataset:
     groups: npt.NDArray[np.int64] | None = None
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     validation_groups: npt.NDArray[np.int64] | None = None
+    codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def groups_of(self, split: str) -> npt.NDArray[np.int64] | None:
         """Which of the rows of a scored split belong together; None: each is for itself, as where all are of one."""

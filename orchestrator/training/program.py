@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -149,6 +150,7 @@ class Program:
             },
             architectures=checked.architectures,
             examples={name: self._keep(write_examples(taken)) for name, taken in examples.items() if taken is not None},
+            codes=self._keep(json.dumps(dataset.codes, ensure_ascii=False).encode()) if dataset.codes else None,
         )
         self._emit(passed)
 
@@ -209,7 +211,7 @@ class Program:
 
         if self._predictor is None:
             self._predictor = Predictor()
-        final, model = self._trainer.take(member.index)
+        final, model = self._trainer.endings.take(member.index)
         outcome = predict_member(
             self._store,
             self._setup.layout,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -276,3 +277,5 @@ def test_a_job_whose_rows_are_in_csv_files_needs_no_data_function_and_names_its_
     assert (ended.test.ensemble.n, ended.validation.ensemble.n) == (30, 24)
     page = next(tmp_path.rglob("report.html")).read_text(encoding="utf-8")
     assert all(name in page for name in ("setosa", "versicolor", "virginica"))
+    codes = (tmp_path / ended.artifacts["codes"]).read_text(encoding="utf-8")
+    assert json.loads(codes) == {"species": ["setosa", "versicolor", "virginica"]}

@@ -15,6 +15,9 @@ from orchestrator.training.sources.tables import Piece
 Array = npt.NDArray[Any]
 What = Literal["flag", "whole", "float", "text"]
 
+EXACT_IN_FLOAT32 = 2.0**24
+"""Up to here float32 holds every whole number."""
+
 _MISSING = "fill it, leave the row out, or leave the column out; in CSV an empty field, NA, NaN and null are missing"
 
 
@@ -43,6 +46,7 @@ class InputPlan:
         alone: the one column is taken as it is, [N] or [N, its list's length]; else [N, F].
         dtype: NumPy's name of the type.
         shape: of one row; None: as the columns have it.
+        by_default: nobody has asked for this type.
     """
 
     name: str
@@ -50,6 +54,7 @@ class InputPlan:
     alone: bool
     dtype: str
     shape: tuple[int, ...] | None = None
+    by_default: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,10 @@ class Layout:
     def of(self, name: str) -> Layout:
         """What becomes of the columns of one set of rows: groups are asked of training rows alone."""
         return self if name == "train" else replace(self, groups=None)
+
+    def codes(self) -> dict[str, tuple[str, ...]]:
+        """The texts of each column of features and labels that holds such, in the order of their codes."""
+        return {column: tuple(texts) for column, texts in self.categories.items() if column != self.groups}
 
     def class_names(self) -> dict[str, tuple[str, ...]]:
         """The texts of each output's labels, in the order of their codes; outputs with numbers are left out.
@@ -154,7 +163,11 @@ class _Reader:
         self._table, self._piece, self._layout = table, piece, layout
 
     def input(self, plan: InputPlan) -> Array:
-        parts = [self._typed(self._values(name), name, np.dtype(plan.dtype)) for name in plan.columns]
+        values = {name: self._values(name) for name in plan.columns}
+        parts = [self._typed(column, name, np.dtype(plan.dtype)) for name, column in values.items()]
+        if plan.by_default:
+            for name, column in values.items():
+                self._check_told_apart(column, name, np.dtype(plan.dtype))
         array = parts[0] if plan.alone else self._side_by_side(parts, plan.columns)
         if plan.shape is None:
             return array
@@ -259,12 +272,11 @@ class _Reader:
 
     def _numbers(self, array: Any, name: str) -> Array:
         import pyarrow as pa
-        import pyarrow.compute as pc
 
         kind = self._layout.kinds[name].what
         if pa.types.is_string(array.type):  # of CSV; that it can be cast has been seen
             wanted = {"flag": pa.bool_(), "whole": pa.int64(), "float": pa.float64()}[kind]
-            array = pc.utf8_trim_whitespace(array).cast(wanted)
+            array = array.cast(wanted)
         if pa.types.is_decimal(array.type):
             array = array.cast(pa.float64())
         return np.asarray(array.to_numpy(zero_copy_only=False))
@@ -286,6 +298,21 @@ class _Reader:
             finite = "finite " if dtype.kind == "f" else ""
             raise InvalidData(f"{value} is no {finite}{dtype}", where=self._piece.where(row, name), hint=hint)
         return made
+
+    def _check_told_apart(self, values: Array, name: str, dtype: np.dtype[Any]) -> None:
+        """Refuse numbers of which most lose what tells them apart, as times in seconds do in float32."""
+        if dtype != np.float32 or max(float(values.max()), -float(values.min())) < EXACT_IN_FLOAT32:
+            return
+        different = np.unique(values)
+        left = np.unique(different.astype(dtype))
+        if 2 * len(left) < len(different):
+            raise InvalidData(
+                f"holds {len(different):,} different numbers such as {different[0]}, of which {dtype} tells no more "
+                f"than {len(left):,} apart",
+                where=f"{self._piece.file.name}: column {name!r}",
+                hint="count from a nearer zero or in a larger unit, such as days since the first, leave the column "
+                "out, or say in data.features that it may be so: dtype: float32",
+            )
 
     def _side_by_side(self, parts: Sequence[Array], columns: Sequence[str]) -> Array:
         """[N, F] of columns [N] and lists [N, F]."""

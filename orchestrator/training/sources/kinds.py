@@ -141,19 +141,17 @@ def _kind_of_type(kind: Any, where: str) -> Kind:
 def _kind_of_texts(column: Any, piece: Piece, name: str) -> Kind:
     """What the texts of a CSV column are: flags, whole numbers and numbers, as far as all of them can be read so."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    texts = pc.utf8_trim_whitespace(column)
-    head = texts.slice(0, _FEW)  # arrow goes through all texts before it says that one of them is no number
+    head = column.slice(0, _FEW)  # arrow goes through all texts before it says that one of them is no number
     numbers: tuple[tuple[What, Any], ...] = (("whole", pa.int64()), ("float", pa.float64()), ("flag", pa.bool_()))
     for what, kind in numbers:
         try:
             head.cast(kind)
-            texts.cast(kind)
+            column.cast(kind)
         except pa.ArrowInvalid:
             continue
-        return Kind(what, bits=what == "whole" and _are_bits(head) and _are_bits(texts))
-    for row, text in enumerate(texts.to_pylist()):
+        return Kind(what, bits=what == "whole" and _are_bits(head) and _are_bits(column))
+    for row, text in enumerate(column.to_pylist()):
         if text is not None and not _is_number(text):
             return Kind("text", f"{piece.where(row, name)} holds {text!r}")
     return Kind("text")

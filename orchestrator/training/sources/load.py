@@ -62,7 +62,7 @@ def _load(job: Job) -> Dataset:
             hint="read them anew each epoch: data.stream: true",
         ) from error
     dataset = make_dataset(_returned(tables), where, validation_split=split.share, take=split.take, seed=seed)
-    return replace(dataset, class_names=scanned.layout.class_names())
+    return replace(dataset, class_names=scanned.layout.class_names(), codes=scanned.layout.codes())
 
 
 def _streamed(scanned: Scanned, asked: StreamSpec, where: str, *, validation_split: float, seed: int) -> Dataset:
@@ -88,6 +88,7 @@ def _streamed(scanned: Scanned, asked: StreamSpec, where: str, *, validation_spl
         train=StreamedSplit(dataset.train, stream),
         fingerprint=digest.hexdigest(),
         class_names=layout.class_names(),
+        codes=layout.codes(),
     )
 
 

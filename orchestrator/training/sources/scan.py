@@ -175,5 +175,5 @@ def _resolved(layout: Layout, kinds: Mapping[str, Kind], categories: Mapping[str
     for plan in layout.inputs:
         are_codes = all(kinds[column].what == "text" for column in plan.columns)
         dtype = plan.dtype or ("int32" if are_codes else "float32")
-        inputs.append(InputPlan(plan.name, plan.columns, plan.alone, dtype, plan.shape))
+        inputs.append(InputPlan(plan.name, plan.columns, plan.alone, dtype, plan.shape, by_default=not plan.dtype))
     return Layout(tuple(inputs), layout.outputs, layout.weight, layout.groups, kinds, categories)

@@ -111,7 +111,8 @@ def read_piece(piece: Piece, columns: Sequence[str]) -> Any:
 
 
 def read_csv(file: DataFile, body: bytes, header: Sequence[str], columns: Sequence[str], *, first_row: int) -> Any:
-    """Lines of a CSV file as a table of texts; what is empty, `NA`, `NaN` or `null` is missing.
+    """Lines of a CSV file as a table of texts, without blanks around them; what is empty, `NA`, `NaN` or `null` is
+    missing.
 
     Raises:
         InvalidData: a row has another number of fields than the header, or the text is not UTF-8.
@@ -125,16 +126,15 @@ def read_csv(file: DataFile, body: bytes, header: Sequence[str], columns: Sequen
         bad.append(row)
         return "error"
 
+    convert = pacsv.ConvertOptions(
+        include_columns=list(columns), column_types={name: pa.string() for name in columns}, strings_can_be_null=True
+    )
     try:
-        return pacsv.read_csv(
+        table = pacsv.read_csv(
             io.BytesIO(body),
             pacsv.ReadOptions(column_names=list(header), block_size=len(body) + 1, use_threads=False),
             pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
-            pacsv.ConvertOptions(
-                include_columns=list(columns),
-                column_types={name: pa.string() for name in columns},
-                strings_can_be_null=True,
-            ),
+            convert,
         )
     except pa.ArrowInvalid as error:
         if not bad:
@@ -146,6 +146,19 @@ def read_csv(file: DataFile, body: bytes, header: Sequence[str], columns: Sequen
             where=file.name,
             hint="quote fields that hold commas, and give every row the columns of the header",
         ) from None
+    missing = pa.array(convert.null_values)
+    if not columns:  # then all are there, of any type, to be counted
+        return table
+    return pa.table([_trimmed(column, missing) for column in table.columns], names=table.column_names)
+
+
+def _trimmed(column: Any, missing: Any) -> Any:
+    """Texts without blanks around them; some are seen to be missing only then."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = pc.utf8_trim_whitespace(column)
+    return pc.if_else(pc.is_in(texts, value_set=missing), pa.scalar(None, pa.string()), texts)
 
 
 def _read_group(piece: Piece, columns: Sequence[str]) -> Any:

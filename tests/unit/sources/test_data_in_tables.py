@@ -49,6 +49,7 @@ def test_columns_side_by_side_are_one_input_and_texts_become_codes_in_sorted_ord
     assert dataset.train.y.dtype == np.int64
     assert dataset.class_names == {"": ("setosa", "versicolor", "virginica")}
     assert dataset.loaded().class_names == dataset.class_names
+    assert dataset.codes == {"species": ("setosa", "versicolor", "virginica")}
 
 
 @pytest.mark.parametrize("owners", [["b", "a", "b", "a", "c", "c"], [7, 3, 7, 3, 9, 9]], ids=["texts", "numbers"])
@@ -58,6 +59,7 @@ def test_a_column_of_groups_is_no_feature_and_keeps_rows_together(tmp_path: Path
     assert dataset.train.x.tolist() == [[1], [2], [3], [4], [5], [6]]
     assert dataset.groups is not None
     assert dataset.groups.tolist() == [1, 0, 1, 0, 2, 2]
+    assert dataset.codes == {}, "whose rows they are is nobody's business"
     split = load(parquet(tmp_path, table), label="y", groups="owner", validation_split=0.3)
     assert split.validation is not None
     assert len({owners[int(row) - 1] for row in split.validation.x[:, 0]}) == 1
@@ -312,6 +314,35 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "fraction": ("a,y\n0.5,0\n", {"features": {"i": {"columns": ["a"], "dtype": "int32"}}}, "0.5 is no int32"),
     "weight": ("a,w,y\n1,-1,0\n", {"weight": "w"}, r"row 0 \(from 0\), column 'w': is no weight"),
 }
+
+
+def test_blanks_around_the_texts_of_a_csv_file_are_no_part_of_them(tmp_path: Path) -> None:
+    """Not those within quotes either; and a field of blanks is an empty one."""
+    text = 'size,city,y\n 1, Rome ,a\n2,Rome,"b "\n3,"\tNew York",a \n'
+    dataset = load(csv(tmp_path, text), features={"size": "size", "city": "city"}, label="y")
+    assert dataset.codes == {"city": ("New York", "Rome"), "y": ("a", "b")}
+    assert (dataset.train.x["city"].tolist(), dataset.train.y.tolist()) == ([1, 1, 0], [0, 1, 0])
+    for blank in ("  ", " NA "):
+        with pytest.raises(InvalidData, match=r"row 1 \(from 0\), column 'city': the value is missing"):
+            load(csv(tmp_path, f"city,y\nRome,0\n{blank},1\n"), features="city", label="y")
+
+
+@pytest.mark.parametrize("write", [csv, parquet])
+def test_times_in_seconds_which_float32_rounds_to_minutes_are_refused_unless_asked_for(
+    tmp_path: Path, write: Any
+) -> None:
+    since = range(1_732_219_800, 1_732_220_000)
+    table: Any = {"time": list(since), "y": [at % 2 for at in since]}
+    rows = write(tmp_path, "time,y\n" + "".join(f"{at},{at % 2}\n" for at in since) if write is csv else table)
+    with pytest.raises(
+        InvalidData, match=r"holds 200 different numbers such as 1732219800, .* no more than 3 apart"
+    ) as no:
+        load(rows, features=["time"], label="y")
+    assert str(no.value.where).endswith(": column 'time'")
+    for asked in ({"dtype": "float32"}, {"dtype": "int64"}):
+        assert load(rows, features={"at": {"columns": ["time"], **asked}}, label="y").train.num_rows == 200
+    large = write(tmp_path, "pay,y\n3e9,0\n1e9,1\n" if write is csv else {"pay": [3 * 10**9, 10**9], "y": [0, 1]})
+    assert load(large, features=["pay"], label="y").train.x.tolist() == [[3e9], [1e9]]
 
 
 @pytest.mark.parametrize("kind", WRONG)
