@@ -317,8 +317,9 @@ class Controller:
             raise OrchestratorError("trials were asked for without a search", where=self._request.run_id)
         asked = self._search.ask(predictions)
         if not asked.over:
-            self._plan = asked.plan
-            self._progress.planned(len(self._plan.members), self._crew.num_workers, self._request.run_id)
+            more, self._plan = len(asked.plan.members) > len(self._plan.members), asked.plan
+            if more:  # a rung has the trials that there were
+                self._progress.planned(len(self._plan.members), self._crew.num_workers, self._request.run_id)
         return asked
 
     def _tell_settled(self, worker: str, indices: Iterable[int]) -> tuple[int, ...]:
@@ -446,6 +447,7 @@ class Controller:
             search=None if self._search is None else self._search.facts(done),
             examples=passed.examples,
             bases=memory.bases,
+            codes=passed.codes,
             runs_before=asdict(other_looks(self._store, request.layout, self._scored_rows)),
         )
         selection = make_selection(request.job, run, members, lambda ref: get_blob(self._store, ref))

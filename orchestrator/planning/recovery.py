@@ -123,7 +123,8 @@ class MemberMemory:
         checkpoints: bodies of the `checkpoint` records, newest first. They outlive a `void`: the best epoch of a voided
             model may still be reached from them.
         attempts: claims by workers that were to train it, whatever became of them. A coordinator's claim (to void, to
-            record a failure) and one to publish late are none.
+            record a failure) and one to publish late are none; nor is one that only goes on to a search's next rung.
+        trains_on: its model was taken back for a search's next rung, to which nobody has gone on yet.
     """
 
     final: Mapping[str, Any] | None = None
@@ -131,6 +132,7 @@ class MemberMemory:
     diverged: str | None = None
     checkpoints: tuple[Mapping[str, Any], ...] = ()
     attempts: int = 0
+    trains_on: bool = False
 
 
 def read_member(records: Iterable[RecordLike]) -> MemberMemory:
@@ -139,13 +141,14 @@ def read_member(records: Iterable[RecordLike]) -> MemberMemory:
     for seq, record in enumerate(records):
         match record.kind:
             case "claim" if "worker" in record.body and record.body.get("purpose") != "publish":
-                memory = replace(memory, attempts=memory.attempts + 1)
+                memory = replace(memory, attempts=memory.attempts + (not memory.trains_on), trains_on=False)
             case "checkpoint":
                 memory = replace(memory, checkpoints=(record.body, *memory.checkpoints))
             case "final":
                 memory = replace(memory, final=record.body, final_seq=seq, diverged=None)
             case "void":
-                memory = replace(memory, final=None, final_seq=None, diverged=None)
+                on = "trains_on" in record.body
+                memory = replace(memory, final=None, final_seq=None, diverged=None, trains_on=on)
             case "failed" if record.body.get("status") == "diverged":
                 message = str(record.body.get("message", "diverged"))
                 memory = replace(memory, final=None, final_seq=None, diverged=message)

@@ -207,7 +207,8 @@ def _timeline(
         final = member["final"]
         if final is None and member["attempts"] == 0:
             return ()
-        if final is not None and member["attempts"] == 1 and "worker" in final:
+        at_once = member["attempts"] == 1 and (final or {}).get("resumed_from") is None
+        if final is not None and at_once and "worker" in final:
             claim = {"worker": final["worker"], "at": final["at"] - final["train_s"]}
             return _Told("claim", claim), _Told("final", final)
         return Log.open(store, layout.member_log(member["index"])).records()

@@ -57,7 +57,8 @@ class MemberResult(Frozen):
     """One member. Epochs are 1-based; `stopped_epoch` is None where training did not stop early.
 
     `weights_sha256` is of the best model's weights: two runs trained the same member exactly when it is equal.
-    `attempts` counts the workers' claims of its log to train it, those that died with their coordinator included.
+    `attempts` counts the workers' claims of its log to train it, those that died with their coordinator included; a
+    trial that goes on to a search's next rung is still at the same attempt.
     `loss` is the validation loss (the training loss without a validation set) at the best epoch, from the history.
     Scores are by output where there are several. `fold` and `out_of_fold`, its scores on the rows that it was held out
     from, are there with `members.folds` alone.

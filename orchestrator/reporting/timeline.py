@@ -22,7 +22,7 @@ class Span:
 
     Attributes:
         member: whom the worker had claimed.
-        attempt: the how-manieth claim of the member by a worker, from 1.
+        attempt: the how-manieth of the member, from 1; it spans several claims where a search trained it on.
         worker: its name.
         since: from when the member waited for this attempt.
         begin, end: of the attempt; equal where only one of them is known.
@@ -105,12 +105,13 @@ def _spans(
     """The attempts at one member, in the order of its log."""
     claims = [seq for seq, record in enumerate(records) if record.kind == "claim"]
     spans: list[Span] = []
-    attempt = 0
+    attempt, trains_on = 0, False
     for first, after in pairwise([*claims, len(records)]):
         group = records[first:after]
         if "worker" not in group[0].body:  # a coordinator's claim: nobody trains
+            trains_on = "trains_on" in group[-1].body
             continue
-        attempt += 1
+        attempt, trains_on = attempt + (not trains_on), False
         begin = _begin(group)
         if begin is None:
             continue

@@ -93,5 +93,5 @@ class RunSearch:
         trials = dict(zip(rung.trials, in_order(self._members.read, rung.trials), strict=True))
         again = tuple(trial for trial, memory in trials.items() if goes_on(memory, rung.epochs))
         for trial in again:
-            self._members.void(trial, f"the search trains it on, to {rung.epochs} epochs")
+            self._members.void(trial, f"the search trains it on, to {rung.epochs} epochs", trains_on=rung.epochs)
         return again

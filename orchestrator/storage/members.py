@@ -60,11 +60,12 @@ class MemberLogs:
         wanted = [index for index in indices if str(index) in started]
         return dict(zip(wanted, in_order(self.read, wanted), strict=True))
 
-    def void(self, index: int, reason: str) -> None:
-        """Claim a member's log and take its published model back."""
+    def void(self, index: int, reason: str, *, trains_on: int | None = None) -> None:
+        """Claim a member's log and take its published model back, perhaps to train it on to so many epochs."""
         log = self._open(index)
         log.claim(**self._claim)
-        log.append("void", reason=reason[:MAX_MESSAGE_CHARS], at=self._clock.epoch())
+        on: dict[str, JSON] = {} if trains_on is None else {"trains_on": trains_on}
+        log.append("void", reason=reason[:MAX_MESSAGE_CHARS], **on, at=self._clock.epoch())
 
     def record_failed(self, index: int, cause: Cause, message: str) -> None:
         """Take the log from a lost worker, which finds itself fenced should it wake up, and record the end.

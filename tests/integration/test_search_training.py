@@ -33,6 +33,10 @@ class StopsAfterPredicting(SilentProgress):
         self.left = count
         self.error: OrchestratorError | None = None
         self.num_epochs = 0
+        self.told_of: list[int] = []
+
+    def planned(self, members: int, workers: int, run_id: str) -> None:
+        self.told_of.append(members)
 
     def epoch(self, member: int, epoch: int, epochs: int, logs: Mapping[str, float]) -> None:
         self.num_epochs += 1
@@ -75,6 +79,8 @@ def test_a_halved_search_ends_with_the_bits_of_straight_training_also_when_it_is
     counted = StopsAfterPredicting()
     halved = run_in_process(searching(project, "halved", **halving), project.folder, progress=counted)
     assert counted.num_epochs == 4 + 2 + 1, "they go on from where they were, not from the beginning"
+    assert counted.told_of == [4], "told once of its trials, not again on every rung"
+    assert {member.attempts for member in halved.members} == {1}, "its rungs are one attempt"
     assert halved.search is not None
     [best] = [member.index for member in halved.members]
     assert sorted(trial.epochs or 0 for trial in halved.search.trials) == [1, 1, 2, 3]

@@ -397,6 +397,33 @@ def test_a_halved_search_killed_at_any_record_goes_on_with_the_same_rungs(
     assert result.search == halved[1].search
 
 
+def test_at_the_deadline_trials_on_a_rung_count_with_their_best_epoch_so_far() -> None:
+    site = Site(PRUNED, {**EIGHT_EPOCHS, "ensemble": {"deadline": 10.0, "quorum": 1}})
+    result = site.start(epochs=8)
+    assert result.search is not None
+    assert (result.status, result.late, result.search.planned) == ("partial", (4,), 18)
+    left = {t.index: (t.status, t.epochs) for t in result.search.trials if t.status != "pruned"}
+    assert left == {0: ("succeeded", 3), 2: ("succeeded", 3), 4: ("late", 1)}
+    assert [member.attempts for member in result.members] == [1, 1], "neither a rung nor the deadline is an attempt"
+
+
+def test_a_rung_of_a_dead_coordinator_that_is_past_the_deadline_trains_nobody() -> None:
+    """Their models are taken back, and published again from the checkpoints that they have."""
+    site = Site(PRUNED, {**EIGHT_EPOCHS, "ensemble": {"deadline": 10.0, "quorum": 1}})
+    assert isinstance(site.store, FragileStore)
+    site.store.dies_at, site.store.too_late = 4, True
+    with pytest.raises(Killed):
+        site.start(epochs=8)
+    assert site.log(LAYOUT.coord_log).records()[-1].kind == "rung"
+    site.store.dies_at = None
+    site.clock.advance(60.0)
+    trained = site.num_epochs
+    result = site.start(epochs=8)
+    assert site.num_epochs == trained
+    assert [(epochs_of(site, trial)) for trial in site.bodies("rung")[0]["trials"]] == [1, 1, 1]
+    assert (result.status, result.late) == ("partial", (0, 4))
+
+
 def test_a_coordinator_that_dies_between_a_rung_and_its_models_taken_back_has_them_taken_back_later(
     halved: tuple[Site, Result],
 ) -> None:

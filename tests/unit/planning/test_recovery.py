@@ -79,5 +79,15 @@ def test_attempts_are_the_claims_of_workers_that_were_to_train_the_member() -> N
     assert read_member([late, coordinator]).attempts == 0
 
 
+def test_a_trial_that_goes_on_to_the_next_rung_is_at_the_same_attempt() -> None:
+    train, final, coordinator = Told("claim", {"worker": "w0"}), Told("final", {}), Told("claim", {"coord_term": 1})
+    on = Told("void", {"reason": "the search trains it on", "trains_on": 3})
+    assert [read_member([train, final, coordinator, on, *more]).attempts for more in ([], [train], [train, train])] == [
+        1,
+        1,
+        2,
+    ]
+
+
 def test_an_attempt_that_failed_otherwise_leaves_the_member_to_be_trained() -> None:
     assert read_member([Told("claim"), Told("failed", {"status": "failed", "cause": "user_error"})]) == MemberMemory()

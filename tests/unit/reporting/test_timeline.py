@@ -82,6 +82,12 @@ def test_a_coordinators_claim_is_no_attempt() -> None:
     assert [span.outcome for span in timeline({0: log}).spans] == ["published"]
 
 
+def test_a_trial_on_its_next_rung_is_at_the_same_attempt() -> None:
+    coordinator, on = Told("claim", {"coord_term": 1}), Told("void", {"at": 111.0, "trains_on": 3})
+    log = [claim("w0", 103.0), final(110.0), coordinator, on, claim("w1", 112.0), claim("w0", 114.0), final(120.0)]
+    assert [(span.attempt, span.worker) for span in timeline({0: log}).spans] == [(1, "w0"), (2, "w0"), (1, "w1")]
+
+
 def test_what_a_lost_worker_left_open_before_the_coordinator_gave_the_member_up_ends_with_its_note() -> None:
     given_up = [Told("claim", {"coord_term": 1, "run_id": "x"}), Told("failed", {"cause": "crash", "at": 109.0})]
     found = timeline({0: [claim("w0", 103.0), *given_up]}, [*RUN, ended(0, "crash", 108.0)])
