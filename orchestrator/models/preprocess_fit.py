@@ -100,6 +100,41 @@ def fit(
     return Preprocessing(fitted)
 
 
+def check_numbered(preprocess: Any, x: Array | Mapping[str, Array], rows: str) -> None:
+    """Refuse categories whose numbers the model cannot take: as its 32 bits they would be other categories.
+
+    Args:
+        preprocess: the job's `data.preprocess`.
+        x: rows, or a dictionary of them by input name.
+        rows: which ones, for the message.
+
+    Raises:
+        InvalidJob: as `fit`.
+        InvalidData: such a number.
+    """
+    if not preprocess:
+        return
+    by_name = dict(x) if isinstance(x, Mapping) else {"": x}
+    for name, steps in _by_input(preprocess, by_name).items():
+        [(kind, _)] = list(settings_of(steps))[:1]
+        if kind == "one_hot":
+            for far in (by_name[name].min(), by_name[name].max()):
+                _check_number(int(far), rows, _place(name, 0, kind))
+
+
+def _check_number(number: int, rows: str, where: str) -> None:
+    if abs(number) >= np.iinfo(np.int32).max:
+        raise InvalidData(
+            f"the {rows} rows hold the number {number}, and categories are numbered below 2³¹",
+            where=where,
+            hint="number the categories from 0, or leave this input as it is",
+        )
+
+
+def _place(name: str, number: int, kind: str) -> str:
+    return f"data.preprocess.{f'{name}.' if name else ''}{number}: {kind}"
+
+
 def apply(fitted: FittedInput, x: Array) -> Values:
     """What the layers compute for raw rows [N, …], in float64."""
     values = _rows(fitted, x)
@@ -164,8 +199,7 @@ def _fit_input(name: str, steps: Sequence[Any], x: Array, numbers: Any) -> Fitte
     whole = settings[0][0] == "one_hot" if settings else x.dtype.kind in "iu"
     fitted = FittedInput(x.shape[1:] or (1,), "int32" if whole else "float32", ())
     for number, (kind, asked) in enumerate(settings):
-        where = f"data.preprocess.{f'{name}.' if name else ''}{number}: {kind}"
-        added = _FIT[kind](asked, _Rows(fitted, x, numbers), where)
+        added = _FIT[kind](asked, _Rows(fitted, x, numbers), _place(name, number, kind))
         fitted = FittedInput(fitted.row_shape, fitted.dtype, (*fitted.steps, *added))
     return fitted
 
@@ -222,12 +256,7 @@ def _fit_one_hot(asked: Any, rows: _Rows, where: str) -> tuple[FittedStep, ...]:
                 hint="number the categories from 0, or leave this input as it is",
             )
         largest = max(largest, int(block.max()))
-    if largest >= np.iinfo(np.int32).max:
-        raise InvalidData(
-            f"the training rows hold the number {largest}, and categories are numbered below 2³¹",
-            where=where,
-            hint="number the categories from 0, or leave this input as it is",
-        )
+    _check_number(largest, "training", where)
     if asked.num_classes is not None and largest >= asked.num_classes:
         raise InvalidData(
             f"the training rows hold category {largest}, and num_classes is {asked.num_classes}",

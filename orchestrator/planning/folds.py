@@ -81,7 +81,7 @@ def deal_rows(
         num_rows: N.
         num_folds: F, at least 2.
         seed: of the shuffle.
-        classes: the class of each row, [N] of 0 … C − 1, to spread evenly; None: rows count alike.
+        classes: the class of each row, whole numbers [N], to spread evenly; None: rows count alike.
         groups: the group of each row, [N] of 0 … G − 1; rows of a group share a fold. None: each row is for itself.
 
     Raises:
@@ -90,12 +90,13 @@ def deal_rows(
     if num_rows < num_folds:
         raise InvalidData(f"{num_rows} rows cannot be dealt into {num_folds} folds", where="members.folds")
     rng = np.random.default_rng(seed)
+    names, places = (None, None) if classes is None else np.unique(classes, return_inverse=True)
     if groups is not None:
-        return _deal_groups(rng, num_folds, groups, np.zeros_like(groups) if classes is None else classes)
+        return _deal_groups(rng, num_folds, groups, np.zeros_like(groups) if places is None else places)
     shuffled = rng.permutation(num_rows)
-    if classes is not None:
-        _check_classes(classes, num_folds)
-        shuffled = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    if names is not None and places is not None:
+        _check_classes(names, np.bincount(places), num_folds)
+        shuffled = shuffled[np.argsort(places[shuffled], kind="stable")]
     folds = np.empty(num_rows, dtype=np.intp)
     folds[shuffled] = np.arange(num_rows) % num_folds
     return folds
@@ -155,7 +156,7 @@ def draw_rows(num_rows: int, most: int, seed: int | Sequence[int], *, classes: A
 
 
 def classes_of(labels: Labels, num_folds: int) -> Indices | None:
-    """The class of each row, [N] of 0 … C − 1; None where the labels are no classes.
+    """The class of each row, whole numbers [N]; None where the labels are no classes.
 
     One-hot rows are classes; so are whole numbers of which each comes, on average, at least twice in each fold: others
     are numbers to predict. Of several outputs the first that tells classes counts.
@@ -173,8 +174,8 @@ def classes_of(labels: Labels, num_folds: int) -> Indices | None:
     flat = labels.reshape(len(labels), -1)
     if flat.shape[1] != 1 or not (labels.dtype.kind in "biu" or bool(np.all(flat == np.round(flat)))):
         return None
-    names, classes = np.unique(flat[:, 0], return_inverse=True)
-    return classes.reshape(-1) if len(names) <= max(2.0, len(flat) / (2 * num_folds)) else None
+    are_classes = len(np.unique(flat[:, 0])) <= max(2.0, len(flat) / (2 * num_folds))
+    return flat[:, 0].astype(np.intp) if are_classes else None
 
 
 def _deal_groups(rng: np.random.Generator, num_folds: int, groups: Indices, classes: Indices) -> Indices:
@@ -200,13 +201,14 @@ def _deal_groups(rng: np.random.Generator, num_folds: int, groups: Indices, clas
     return fold_of_group[groups]
 
 
-def _check_classes(classes: Indices, num_folds: int) -> None:
-    counts = np.bincount(classes)
+def _check_classes(names: Indices, counts: Indices, num_folds: int) -> None:
     rare = int(counts.argmin())
-    if counts[rare] < num_folds:
+    count = int(counts[rare])
+    if count < num_folds:
         raise InvalidData(
-            f"class number {rare} has {counts[rare]} rows, fewer than the {num_folds} folds: it cannot be in each",
+            f"class {names[rare]} has {count} row{'s' * (count != 1)}, fewer than the {num_folds} folds: it cannot be "
+            "in each",
             where="members.folds",
-            hint=f"ask for at most {max(counts[rare], 2)} folds, give more rows of that class, or set "
+            hint=f"ask for at most {max(count, 2)} folds, give more rows of that class, or set "
             "members.folds.stratified: false",
         )

@@ -73,6 +73,8 @@ def exactness(job: Job, checked: CheckedJob) -> tuple[str, ...]:
     for ref, found in checked.callbacks.items():
         if not {"get_state", "set_state"} <= (found.methods or frozenset()):
             reasons.append(f"{ref} has no get_state and set_state that could be seen: what it remembers is lost")
+    if any(callback_name(callback) == "LambdaCallback" for callback in train.callbacks):
+        reasons.append("what the functions of LambdaCallback remember, in variables of their module, is lost")
     return tuple(reasons)
 
 

@@ -55,7 +55,8 @@ _ARTICLES = {
 
 def invalid_job(error: ValidationError, document: Document) -> InvalidJob:
     """All of pydantic's errors as one InvalidJob with file, line, dotted path, plain words and hints."""
-    found = [problem for details in error.errors(include_url=False) for problem in _translate(details, document.data)]
+    told = [details for details in error.errors(include_url=False) if not _is_echo(details)]
+    found = [problem for details in told for problem in _translate(details, document.data)]
     return report(found, document)
 
 
@@ -73,6 +74,11 @@ def report(found: Sequence[tuple[Problem, str | None]], document: Document) -> I
     if len(ordered) > MAX_SHOWN:
         lines.append(f"  … and {len(ordered) - MAX_SHOWN} more")
     return InvalidJob("\n".join([f"{len(found)} problems:", *lines]), where=document.filename)
+
+
+def _is_echo(details: ErrorDetails) -> bool:
+    """Whether a list is too short only because items of it are wrong, which is told anyway."""
+    return details["type"] == "too_short" and len(details["input"]) >= details.get("ctx", {})["min_length"]
 
 
 def _translate(details: ErrorDetails, data: object) -> list[tuple[Problem, str | None]]:

@@ -185,7 +185,7 @@ def wrong_beside_search(
         what = "must not be given as numbers: which members they are for is known only after the search"
         problems.append(Problem(("ensemble", "weights"), what))
     elif search.keep == "greedy" and ensemble.weights not in (None, "greedy"):
-        what = f"come out of the selection itself with `search.keep: greedy`, not by {ensemble.weights}: leave them out"
+        what = f"come out of the selection with `search.keep: greedy`, not by {ensemble.weights}: say `weights: null`"
         problems.append(Problem(("ensemble", "weights"), what))
     return problems
 

@@ -125,7 +125,8 @@ class EnsembleSpec(Spec):
     @model_validator(mode="after")
     def _check(self) -> EnsembleSpec:
         if self.combine == "stacking" and self.weights is not None:
-            refuse([Problem(("weights",), "stand beside `combine: stacking`, which has none: say one of them")])
+            what = "stand beside `combine: stacking`, which has none: leave stacking, or say `weights: null`"
+            refuse([Problem(("weights",), what)])
         if self.stop_when is not None:
             refuse(list(_unstoppable(self, self.stop_when)))
         if isinstance(self.weights, tuple):

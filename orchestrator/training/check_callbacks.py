@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,7 +41,7 @@ def check_callbacks(
         files = Path(folder)
         callbacks = make_callbacks(train, files / "files", has_validation=has_validation)
         take_states(callbacks)
-        further = {f"train.callbacks.{number}": callback for number, callback in enumerate(callbacks)}
+        further = _by_key(callbacks)
         _check_monitors(train, further, names, has_validation=has_validation)
         watching = dict(further)
         with _refused_by_keras("train.checkpoint"):
@@ -80,10 +80,27 @@ def made_callbacks(train: TrainSpec, *, has_validation: bool) -> Sequence[keras.
         return make_callbacks(train, Path(folder) / "files", has_validation=has_validation)
 
 
+def watches_known(train: TrainSpec, names: Iterable[str], *, has_validation: bool) -> bool:
+    """Whether all that a member's callbacks watch is among these losses and metrics. Raises as `make_callbacks`."""
+    known = _known(names, has_validation)
+    further = _by_key(made_callbacks(train, has_validation=has_validation))
+    return all(monitor in known for _, monitor in _monitors(train, further))
+
+
+def _known(names: Iterable[str], has_validation: bool) -> list[str]:
+    """All that can be watched where these are the losses and metrics."""
+    names = list(names)
+    return [*names, *(f"val_{name}" for name in names if has_validation)]
+
+
+def _by_key(callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, keras.callbacks.Callback]:
+    return {f"train.callbacks.{number}": callback for number, callback in enumerate(callbacks)}
+
+
 def _check_monitors(
     train: TrainSpec, further: Mapping[str, keras.callbacks.Callback], names: Sequence[str], *, has_validation: bool
 ) -> None:
-    known = [*names, *(f"val_{name}" for name in names if has_validation)]
+    known = _known(names, has_validation)
     for key, monitor in _monitors(train, further):
         if monitor not in known:
             raise InvalidJob(

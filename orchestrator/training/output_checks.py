@@ -89,6 +89,15 @@ def _check_names(names: list[str], dataset: Dataset, where: str) -> None:
                 where=where,
                 hint=f"choose a name of up to {LONGEST_NAME} bytes without slashes that does not begin with a dot",
             )
+    alike = {name.casefold(): name for name in names}
+    for name in names:
+        if alike[name.casefold()] != name:
+            raise InvalidModel(
+                f"the outputs {name!r} and {alike[name.casefold()]!r} differ in case alone, and some file systems "
+                "would keep the predictions of both in one file",
+                where=where,
+                hint="give one of them another name",
+            )
 
 
 def _listed(whose: str, names: list[str]) -> str:

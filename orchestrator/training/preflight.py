@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import keras
@@ -16,19 +16,20 @@ from orchestrator.models.stages import enter_stage
 from orchestrator.planning.alike import alike_members
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.packs import Architecture
-from orchestrator.planning.stages import stages_of
+from orchestrator.planning.stages import StagePlan, stages_of
 from orchestrator.spec import Job
-from orchestrator.training.check_callbacks import check_callbacks, made_callbacks
+from orchestrator.training.check_callbacks import check_callbacks, made_callbacks, watches_known
 from orchestrator.training.class_weight import check_class_weight
 from orchestrator.training.data import Dataset
 from orchestrator.training.fused.architecture import layer_kinds, signature, why_not_fused
 from orchestrator.training.output_checks import Tells, check_asked_of_outputs, check_outputs, describe
-from orchestrator.training.prepared import prepare
+from orchestrator.training.prepared import check_categories, prepare
 from orchestrator.training.rows import PackRows, check_classes, member_rows, pack_rows
 
 MOST_CHECKED = 16
-"""How many different models the preflight runs a batch through. Of further ones it sees whether they can be stacked;
-what is wrong with their data, loss or metrics they show when their turn comes."""
+"""How many different models the preflight runs a batch through in any case. Of further ones it sees whether they can be
+stacked, and runs a batch through those that watch what none before has; what is wrong else they show when their turn
+comes."""
 
 
 @dataclass(frozen=True)
@@ -52,41 +53,69 @@ def check_before_training(job: Job, members: Sequence[MemberPlan], dataset: Data
     """
     check_asked_for_rows(job, dataset)
     streamed = job.data.streaming is not None
+    check_categories(job.data.preprocess, dataset)
     tells: Tells = {}  # of the first member, whose order of outputs is that of the run
     rows = pack_rows(dataset, members)
     watched = job.members.folds is not None or dataset.validation is not None
     kinds: dict[str, str] = {}
+    names: set[str] = set()
     architectures: dict[int, Architecture] = {}
-    alike = list(alike_members(members).values())
-    for same in alike[:MOST_CHECKED]:
+    for number, same in enumerate(alike_members(members).values()):
         member = same[0]
-        train = member.train
-        built = _build(member, dataset)
-        model = built.model
-        where = f"{member.builder} (member {member.index})"
-        batch = dataset.train.take(slice(0, train.batch_size))
-        raw = call_first_batch(model, batch.x, where)
-        told = check_outputs(model, raw, dataset, where)
-        tells = tells or told
-        check_class_weight(train.class_weight, told, dataset.train)
-        for stage in stages_of(train, member.stages, member.best_over):
-            enter_stage(built, stage, member.builder)
-            names = score_first_batch(model, batch.x, batch.y, raw, where)
-            callbacks = check_callbacks(stage.train, model, names, has_validation=watched)
-        kinds.setdefault(describe(told), where)
-        if len(kinds) > 1:
-            different = " and ".join(f"{kind} ({place})" for kind, place in kinds.items())
-            raise InvalidModel(f"members tell different things, which cannot be averaged: {different}")
+        if number < MOST_CHECKED or not _watches_known(member, names, has_validation=watched):
+            model, told, callbacks = _check_model(member, dataset, names, has_validation=watched)
+            tells = tells or told
+            kinds.setdefault(describe(told), _place(member))
+            if len(kinds) > 1:
+                different = " and ".join(f"{kind} ({place})" for kind, place in kinds.items())
+                raise InvalidModel(f"members tell different things, which cannot be averaged: {different}")
+        elif job.train.engine == "solo":
+            continue
+        else:
+            model, callbacks = _built(member, dataset), made_callbacks(member.train, has_validation=watched)
         seen = _look_at(model, member, callbacks, streamed=streamed)
         architectures |= {each.index: _on_own_rows(seen, rows.get(each.index)) for each in same}
-    if job.train.engine != "solo":
-        for same in alike[MOST_CHECKED:]:
-            callbacks = made_callbacks(same[0].train, has_validation=watched)
-            seen = _look_at(_built(same[0], dataset), same[0], callbacks, streamed=streamed)
-            architectures |= {each.index: _on_own_rows(seen, rows.get(each.index)) for each in same}
     check_asked_of_outputs(tells, job, dataset)
     _check_folds(tells, members, dataset)
     return Checked({output: told.task for output, told in tells.items()}, architectures)
+
+
+def _check_model(
+    member: MemberPlan, dataset: Dataset, names: set[str], *, has_validation: bool
+) -> tuple[keras.Model, Tells, Sequence[keras.callbacks.Callback]]:
+    """Run a batch through a member's model, stage by stage; what can be watched of it is added to `names`.
+
+    Returns:
+        The model, what it tells, and the further callbacks of its last stage.
+
+    Raises:
+        InvalidJob, InvalidModel, InvalidData: what is wrong, where, and how to mend it.
+    """
+    built, where = _build(member, dataset), _place(member)
+    model = built.model
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    batch = dataset.train.take(slice(0, member.train.batch_size))
+    raw = call_first_batch(model, batch.x, where)
+    told = check_outputs(model, raw, dataset, where)
+    check_class_weight(member.train.class_weight, told, dataset.train)
+    for stage in _stages(member):
+        enter_stage(built, stage, member.builder)
+        known = score_first_batch(model, batch.x, batch.y, raw, where)
+        callbacks = check_callbacks(stage.train, model, known, has_validation=has_validation)
+        names |= set(known)
+    return model, told, callbacks
+
+
+def _watches_known(member: MemberPlan, names: Collection[str], *, has_validation: bool) -> bool:
+    return all(watches_known(stage.train, names, has_validation=has_validation) for stage in _stages(member))
+
+
+def _stages(member: MemberPlan) -> Sequence[StagePlan]:
+    return stages_of(member.train, member.stages, member.best_over)
+
+
+def _place(member: MemberPlan) -> str:
+    return f"{member.builder} (member {member.index})"
 
 
 def check_asked_for_rows(job: Job, dataset: Dataset) -> None:
@@ -131,7 +160,7 @@ def _built(member: MemberPlan, dataset: Dataset) -> keras.Model:
     model = _build(member, dataset).model
     if not model.built:
         first = dataset.train.take(slice(0, member.train.batch_size))
-        call_first_batch(model, first.x, f"{member.builder} (member {member.index})")
+        call_first_batch(model, first.x, _place(member))
     return model
 
 

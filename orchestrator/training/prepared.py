@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.models.preprocess_fit import Preprocessing, fit
+from orchestrator.models.preprocess_fit import Preprocessing, check_numbered, fit
 from orchestrator.planning.members import MemberPlan
 from orchestrator.spec.preprocess import Preprocess
+from orchestrator.training.data import Dataset
 from orchestrator.training.rows import SplitRows
 from orchestrator.training.sources.stream import InputInOrder, StreamedSplit, StreamReader
 
@@ -21,6 +22,19 @@ def prepare(member: MemberPlan, rows: SplitRows) -> Preprocessing | None:
     if isinstance(rows.split, StreamedSplit):
         return _fit_stream(member.preprocess, rows.split)
     return fit(member.preprocess, rows.split.x, rows.numbers)
+
+
+def check_categories(steps: Preprocess, dataset: Dataset) -> None:
+    """Refuse categories, of any rows that are predicted, which the models would take for others.
+
+    Streamed rows are looked at when preprocessing is fitted to them.
+
+    Raises:
+        InvalidData: as `preprocess_fit.check_numbered`.
+    """
+    for name, split in dataset.splits():
+        if not isinstance(split, StreamedSplit):
+            check_numbered(steps, split.x, "training" if name == "train" else name)
 
 
 _streamed: tuple[object, Preprocessing | None] = None, None

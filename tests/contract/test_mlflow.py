@@ -135,6 +135,25 @@ def test_a_job_that_asks_for_it_is_logged_with_a_nested_run_for_each_member(clie
     assert Path(local).read_bytes() == to_json(result)
 
 
+def test_figures_of_several_outputs_stand_under_their_names(client: MlflowClient) -> None:
+    one, other = report_cases.result(num_members=2), report_cases.result("regression", num_members=2)
+    splits = ("validation", "test")
+    members = tuple(
+        a.model_copy(update={split: {"species": getattr(a, split), "mass": getattr(b, split)} for split in splits})
+        for a, b in zip(one.members, other.members, strict=True)
+    )
+    told = {split: {"species": getattr(one, split), "mass": getattr(other, split)} for split in splits}
+    both = one.model_copy(update={**told, "members": members, "outputs": ("species", "mass")})
+    log_to_mlflow(made_up(result=both), "digits", {"result.json": b"{}"})
+    parent = parent_of(client)
+    for output, metric, value in (("species", "accuracy", 0.93), ("mass", "rmse", 0.93)):
+        assert f"ensemble/validation/{output}/{metric}" in parent.data.metrics
+        assert [step for step, _ in history(client, parent, f"test/{output}_by_size/{metric}")] == [1, 2]
+        for run in members_of(client).values():
+            assert run.data.metrics[f"test/{output}/{metric}"] == pytest.approx(value, abs=0.02)
+    assert not [name for name in parent.data.metrics if name.count("/") == 2 and name.startswith("ensemble")]
+
+
 def test_a_job_that_does_not_ask_for_it_logs_nothing(client: MlflowClient) -> None:
     finished_run(MemoryStore())
     assert runs(client) == []

@@ -13,9 +13,10 @@ import pytest
 from orchestrator import api, load_job
 from orchestrator.planning.plan import make_plan
 from orchestrator.reporting.again import evaluate_again
+from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import FoldResult, Result, WeightsResult, from_json, to_json
 from orchestrator.reporting.scores import MemberScores, SplitScores
-from orchestrator.spec import Job
+from orchestrator.spec import Job, parse_job
 from orchestrator.storage.open import open_store
 from orchestrator.storage.tables import (
     groups_from_parquet,
@@ -185,6 +186,31 @@ def test_the_job_that_comes_along_tells_wines_by_members_that_never_saw_them(tmp
     assert [len(configuration.members) for configuration in result.configurations] == [3]
 
 
+class ComesToAnEnd(SilentProgress, api.SystemClock):
+    """A clock that is two hours on when so many members are predicted."""
+
+    def __init__(self, num_members: int) -> None:
+        self.left = num_members
+
+    def member(self, member: int, status: str, message: str | None = None) -> None:
+        self.left -= status == "succeeded"
+
+    def monotonic(self) -> float:
+        return super().monotonic() + 7200 * (self.left <= 0)
+
+
+def test_at_the_deadline_a_configuration_counts_whole_or_not_at_all(job: Job, device: object, tmp_path: Path) -> None:
+    asked = {**job.model_dump(mode="json"), "ensemble": {"deadline": "1h", "quorum": 1}, "name": "late"}
+    late = parse_job({**asked, "train": {**asked["train"], "epochs": 1}, "storage": {"url": str(tmp_path / "runs")}})
+    told = ComesToAnEnd(FOLDS + 1)
+    result = run_in_process(late, Path(job.storage.url).parent, progress=told, clock=told)
+    assert result.status == "partial"
+    assert [m.status for m in result.members] == ["succeeded"] * (FOLDS + 1) + ["not_started"] * (FOLDS - 1)
+    assert result.missing == (1,), "the second configuration has one of its three members"
+    assert scores(result).ensemble.n == 90
+    assert scores(result).ensemble == scores(result).members_mean, "one is left"
+
+
 def test_balanced_class_weights_are_counted_in_the_rows_that_a_member_learns_from(job: Job) -> None:
     dataset, members = load(job), make_plan(job, {}).members
     for plan in members[:FOLDS]:
@@ -213,7 +239,7 @@ def test_a_pack_trains_members_of_one_fold_as_they_train_alone(job: Job, device:
     train_fused(seats, dataset, device, lambda: None, done=fused.__setitem__)
     for number, member in enumerate(pack):
         folder = tmp_path / f"alone-{member.index}"
-        alone = train_solo(member, train, dataset, folder, device, lambda epoch, logs: None, lambda: None)
+        alone = train_solo(member, dataset, folder, device, lambda epoch, logs: None, lambda: None)
         for ours, theirs in zip(fused[number].history, alone.history, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-4)
     other = [seats[0], replace(seats[1], member=replace(members[2], train=train))]
@@ -222,8 +248,8 @@ def test_a_pack_trains_members_of_one_fold_as_they_train_alone(job: Job, device:
 
 
 def test_a_member_of_a_fold_that_goes_on_ends_with_the_same_bits(job: Job, device: Device, tmp_path: Path) -> None:
-    dataset, member, kept = load(job), make_plan(job, {}).members[2], []
-    train = job.train.model_copy(update={"epochs": 3})
+    dataset, kept = load(job), []
+    member = replace(make_plan(job, {}).members[2], train=job.train.model_copy(update={"epochs": 3}))
     trained = []
     for start in (None, 1):
         folder = tmp_path / str(start)
@@ -231,7 +257,6 @@ def test_a_member_of_a_fold_that_goes_on_ends_with_the_same_bits(job: Job, devic
         trained.append(
             train_solo(
                 member,
-                train,
                 dataset,
                 folder,
                 device,

@@ -11,7 +11,7 @@ import keras
 import pytest
 
 from orchestrator import api
-from orchestrator.errors import InvalidModel
+from orchestrator.errors import InvalidJob, InvalidModel
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.members import MemberPlan
@@ -182,7 +182,7 @@ def test_all_models_are_looked_at_and_only_the_first_are_run(
 
     monkeypatch.setattr(preflight, "score_first_batch", counted)
     monkeypatch.setattr(preflight, "MOST_CHECKED", 2)
-    parts = {
+    parts: dict[str, Any] = {
         "model": f"{project.name}:build_with_if",
         "members": {"count": 4, "dropout": 0.2, "vary": {"rate": {"min": 0.001, "max": 0.02}}},
     }
@@ -191,6 +191,9 @@ def test_all_models_are_looked_at_and_only_the_first_are_run(
     assert len({each.signature for each in seen.values()}) == 1
     assert len(run) == 2
     assert set(looked_at(project, engine="solo", **parts)) == {0, 1}, "nobody asks for the others"
+    wrong = {"overrides": {3: {"train": {"early_stopping": {"monitor": "val_accurancy"}}}}}
+    with pytest.raises(InvalidJob, match="nothing called 'val_accurancy' to monitor"):
+        looked_at(project, engine="solo", **{**parts, "members": {**parts["members"], **wrong}})
 
 
 def test_models_without_input_are_alike_whether_they_were_run_or_looked_at(

@@ -12,9 +12,13 @@ from orchestrator.errors import StoreUnavailable
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.packs import Pack
+from orchestrator.storage.blobs import get_blob
 from orchestrator.storage.log import Log
+from orchestrator.storage.records import BlobRef
+from orchestrator.storage.tables import held_out_from_parquet
 from orchestrator.training.device import Device
 from orchestrator.training.fused import train as fused_train
+from orchestrator.training.rows import member_rows
 from tests.support.program_life import EpochHook, Killed, Life
 
 pytestmark = pytest.mark.slow
@@ -25,16 +29,12 @@ SAME = ("weights_sha256", "epochs", "best_epoch", "stopped_epoch", "at_best", "l
 
 
 class PackLife(Life):
-    """Three members of one architecture, trained as one program."""
+    """Three members of one architecture, or those of `parts`, trained as one program."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder,
-            EPOCHS,
-            hooked="EpochHooked",
-            members={"count": 3, "dropout": [0.0, 0.2, 0.4]},
-            train={"early_stopping": {"patience": 3}},
-        )
+    def __init__(self, folder: Path, **parts: Any) -> None:
+        members = {"count": 3, "dropout": [0.0, 0.2, 0.4]}
+        train = {"early_stopping": {"patience": 3}}
+        super().__init__(folder, EPOCHS, hooked="EpochHooked", **{"members": members, "train": train, **parts})
 
     def train_pack(
         self, members: tuple[int, ...] = PACK.members, epoch_hook: EpochHook | None = None, pack: Pack = PACK
@@ -123,6 +123,40 @@ def test_a_pack_that_dies_while_its_uploads_are_staggered_comes_back_at_the_newe
     assert newest == {0: 2, 1: 2, 2: 1}
     life.train_pack()
     assert_same(life, straight, resumed_from=1)
+
+
+def test_a_pack_of_folds_and_of_two_outputs_dies_and_goes_on_and_one_of_it_is_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device
+) -> None:
+    """The others end with the bits of a pack that nobody interrupted; who is late predicts the rows it never saw."""
+    pack, late = Pack(0, (0, 1, 2, 3), "fused"), 3
+
+    def life(name: str) -> PackLife:
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.syspath_prepend(str(folder))
+        return PackLife(folder, outputs=2, members={"count": 2, "folds": 2, "dropout": [0.0, 0.2]})
+
+    straight, killed = life("straight"), life("killed")
+    straight.train_pack(pack.members, pack=pack)
+    with pytest.raises(Killed):
+        killed.train_pack(pack.members, epoch_hook=at_epoch(3, kill), pack=pack)
+    assert ev.MemberTrained("w", late, late=True) in killed.work(cmd.PublishLate("w", late))
+    assert (killed.final(late)["epochs"], killed.final(late)["resumed_from"]) == (2, 2)
+    killed.train_pack((0, 1, 2), pack=pack)
+    for member in (0, 1, 2):
+        final = killed.final(member)
+        assert {name: final[name] for name in SAME} == {name: straight.final(member)[name] for name in SAME}
+        assert final["resumed_from"] == 2
+
+    [told] = [event for event in killed.work(cmd.Predict("w", late)) if isinstance(event, ev.MemberPredicted)]
+    held_out = member_rows(killed.dataset, killed.setup.plan.members[late]).held_out
+    assert held_out is not None
+    assert held_out.numbers is not None
+    for output in ("digit", "ink"):
+        ref = BlobRef.from_json(told.blobs[f"out_of_fold/{output}"], where="here")
+        rows, _ = held_out_from_parquet(get_blob(killed.store, ref))
+        assert rows.tolist() == held_out.numbers.tolist()
 
 
 def test_a_member_that_is_published_is_carried_along_and_the_others_keep_their_bits(

@@ -90,6 +90,7 @@ def test_each_output_has_the_task_of_its_own_labels_and_loss() -> None:
             InvalidModel,
             ["probabilities already", "output mass"],
         ),
+        ({"species": SPECIES, "Species": MASS}, "build_two", {"second": "Species"}, InvalidModel, ["in case alone"]),
         ({"species": SPECIES, ".mass": MASS}, "build_two", {"second": ".mass"}, InvalidModel, ["'.mass'", "stored"]),
         (
             {"species": SPECIES, "m" * 129: MASS},

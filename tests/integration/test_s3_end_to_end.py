@@ -12,14 +12,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from orchestrator import load_job
+from orchestrator.storage.open import open_store
+from orchestrator.storage.tables import held_out_from_parquet, labels_from_parquet
 from tests.conftest import S3Bucket
 from tests.support.cli_job import orchestrator, write_tiny_job
+from tests.support.in_process import run_in_process
 from tests.support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server, client
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 NO_RAY = "ray.address=127.0.0.1:1"
 """Nobody listens there: a start that asked for Ray would end with 75."""
 
@@ -109,6 +115,27 @@ def test_a_second_start_returns_the_recorded_result_without_asking_for_ray(
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == finished["printed"]
     assert "is finished" in ended.stderr
+
+
+def test_folds_of_a_model_of_two_outputs_live_in_a_bucket(s3_bucket: S3Bucket, device: object) -> None:
+    """Each row is predicted once for each output, by the member that was held out from it."""
+    where = [f"storage.{key}={value}" for key, value in storage(s3_bucket).items()]
+    folds = ["members={count: 1, folds: 2}", "train.epochs=3"]
+    result = run_in_process(load_job(ROOT / "jobs" / "penguins.yaml", [*where, *folds]), ROOT)
+    store = open_store(f"{s3_bucket.url}/runs", endpoint_url=s3_bucket.endpoint_url, region=REGION)
+    root = result.artifacts["members"].removesuffix("/members")
+    told = result.scores("out_of_fold")
+    assert list(told) == ["species", "mass"]
+    for output, split in told.items():
+        labels = labels_from_parquet(store.get(f"{root}/labels/out_of_fold/{output}.parquet"))
+        files = [store.get(f"{root}/members/{m.index}/out_of_fold/{output}.parquet") for m in result.members]
+        rows, values = (np.concatenate(part) for part in zip(*map(held_out_from_parquet, files), strict=True))
+        assert sorted(rows) == list(range(len(labels)))
+        assert split.ensemble.n == len(labels)
+        if output == "species":
+            assert split.ensemble.accuracy == pytest.approx(np.mean(values.argmax(axis=1) == labels[rows]))
+        else:
+            assert split.ensemble.mae == pytest.approx(np.abs(values - labels[rows].reshape(-1, 1)).mean(), rel=1e-6)
 
 
 @pytest.mark.parametrize(

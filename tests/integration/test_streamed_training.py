@@ -31,6 +31,8 @@ from orchestrator.training.sources import tables
 from orchestrator.training.sources.load import load_job_data
 from orchestrator.training.trained import Trained
 from tests.support.in_process import run_in_process
+from tests.support.program_life import Killed as ProcessKilled
+from tests.support.program_life import Life
 from tests.support.tiny_jobs import TinyProject
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]
@@ -60,7 +62,17 @@ def load(path: Path, **data: Any) -> Dataset:
     return load_job_data(parse_job({"name": "a", "model": "m:f", "data": asked}))
 
 
-MEMBER = MemberPlan(index=0, seed=7, builder=f"{__name__}:build", kwargs={"dropout": 0.3})
+def digits(folder: Path) -> Path:
+    """A folder with 600 handwritten digits."""
+    x, y = load_digits(return_X_y=True)
+    pixels = pa.FixedSizeListArray.from_arrays((x[:600] / 16).astype("float32").ravel(), 64)
+    path = folder / "digits"
+    path.mkdir()
+    pq.write_table(pa.table({"pixels": pixels, "y": y[:600]}), path / "part-0.parquet", row_group_size=100)
+    return path
+
+
+MEMBER = MemberPlan(index=0, seed=7, builder=f"{__name__}:build", kwargs={"dropout": 0.3}, train=TRAIN)
 
 
 class Told(SilentProgress):
@@ -89,9 +101,7 @@ def train(
 ) -> Trained:
     folder.mkdir()
     quiet: Any = lambda *told: None  # noqa: E731
-    return train_solo(
-        member, TRAIN, dataset, folder, device, quiet, quiet, start_from=start_from, keep=keep, check=check
-    )
+    return train_solo(member, dataset, folder, device, quiet, quiet, start_from=start_from, keep=keep, check=check)
 
 
 def test_a_member_killed_anywhere_ends_with_the_same_bits(tmp_path: Path, device: Device) -> None:
@@ -112,6 +122,34 @@ def test_a_member_killed_anywhere_ends_with_the_same_bits(tmp_path: Path, device
 
     assert weights_digest(went_on.model) == weights_digest(straight.model), f"ORCHESTRATOR_SEED={SEED}"
     assert went_on.history == straight.history
+
+
+def test_a_worker_that_dies_while_it_streams_rows_is_followed_by_one_that_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device
+) -> None:
+    """The whole of a worker's program: claims, checkpoints in storage, publication; preprocessing is fitted anew."""
+    data = {"source": str(digits(tmp_path)), "features": "pixels", "label": "y", "stream": {"window_mb": 0.1}}
+
+    def worker(name: str) -> Life:
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.syspath_prepend(str(folder))
+        return Life(folder, 3, data={**data, "preprocess": ["standardize"]})
+
+    def die(life: Life, epoch: int, batch: int) -> None:
+        if batch == 0 and epoch > 1:
+            life.save_now()
+        if (epoch, batch) == (3, 2):
+            raise ProcessKilled
+
+    straight, killed = worker("straight"), worker("killed")
+    straight.train()
+    with pytest.raises(ProcessKilled):
+        killed.train(die)
+    killed.train()
+    same = ("weights_sha256", "epochs", "best_epoch", "at_best")
+    assert {name: killed.final()[name] for name in same} == {name: straight.final()[name] for name in same}
+    assert killed.final()["resumed_from"] == 2
 
 
 def test_rows_that_change_in_mid_run_end_the_member_in_words_of_ours(tmp_path: Path, device: Device) -> None:
@@ -141,14 +179,7 @@ def test_preprocessing_learns_the_same_from_streamed_rows_as_from_the_same_rows_
 
 
 def test_a_run_on_streamed_rows_trains_one_by_one_and_says_why(project: TinyProject, tmp_path: Path) -> None:
-    digits = tmp_path / "digits"
-    digits.mkdir()
-    x, y = load_digits(return_X_y=True)
-    table = pa.table(
-        {"pixels": pa.FixedSizeListArray.from_arrays((x[:600] / 16).astype("float32").ravel(), 64), "y": y[:600]}
-    )
-    pq.write_table(table, digits / "part-0.parquet", row_group_size=100)
-    data = {"source": str(digits), "features": "pixels", "label": "y", "stream": {"window_mb": 0.1}}
+    data = {"source": str(digits(tmp_path)), "features": "pixels", "label": "y", "stream": {"window_mb": 0.1}}
 
     told = Told()
 

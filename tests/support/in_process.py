@@ -16,6 +16,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.placement import ClusterShape, Crew, NodeShape
+from orchestrator.planning.ports import Clock
 from orchestrator.reporting.progress import SilentProgress
 from orchestrator.reporting.result import Result
 from orchestrator.search.samplers import sampler_of
@@ -85,11 +86,13 @@ def run_in_process(
     smoke: bool = False,
     progress: SilentProgress | None = None,
     interruption: Callable[[], OrchestratorError | None] = lambda: None,
+    clock: Clock | None = None,
 ) -> Result:
     """What `orchestrator.api.run` does, with an `InProcessCluster` in the place of Ray."""
     planned = api.plan(job, root=str(root), run_id=run_id, smoke=smoke)
     request = planned.request
-    store = open_store(request.job.storage.url)
+    storage = request.job.storage
+    store = open_store(storage.url, endpoint_url=storage.endpoint_url, region=storage.region)
     log = Log.open(store, request.layout.coord_log)
     probe(store, request.layout.probe)
     keep_spec(store, planned, must_exist=False, accept_code_change=False)
@@ -111,7 +114,7 @@ def run_in_process(
         store=store,
         log=log,
         cluster=cluster,
-        clock=api.SystemClock(),
+        clock=clock or api.SystemClock(),
         progress=progress or SilentProgress(),
         crew=Crew(1),
         interruption=interruption,

@@ -45,6 +45,21 @@ class Hooked(EpochHooked):
     def on_train_batch_begin(self, batch, logs=None):
         if hook is not None:
             hook(self.epoch, batch)
+
+
+def load_two():
+    return {
+        name: (x, {"digit": y, "ink": x.mean(axis=1)}) for name, (x, y) in load_data().items()
+    }
+
+
+def build_two(dropout=0.2):
+    entry = keras.Input((64,))
+    hidden = keras.layers.Dropout(dropout)(keras.layers.Dense(16, "relu")(entry))
+    outputs = [keras.layers.Dense(10, "softmax", name="digit")(hidden), keras.layers.Dense(1, name="ink")(hidden)]
+    model = keras.Model(entry, outputs)
+    model.compile("adam", {"digit": "sparse_categorical_crossentropy", "ink": "mse"}, metrics={"digit": ["accuracy"]})
+    return model
 """
 
 
@@ -63,10 +78,11 @@ class Life:
         folder: for all files.
         epochs: of training.
         hooked: the class of the callback that calls the hooks.
+        outputs: of the models: 1, or 2 by name.
         parts: of the job, instead of one member.
     """
 
-    def __init__(self, folder: Path, epochs: int, *, hooked: str = "Hooked", **parts: Any) -> None:
+    def __init__(self, folder: Path, epochs: int, *, hooked: str = "Hooked", outputs: int = 1, **parts: Any) -> None:
         project = TinyProject(folder, f"tiny_{secrets.token_hex(4)}", SOURCE)
         self.module_name = project.name
         train = {
@@ -78,6 +94,8 @@ class Life:
             ],
             **parts.pop("train", {}),
         }
+        if outputs == 2:
+            parts |= {"model": f"{project.name}:build_two", "data": f"{project.name}:load_two"}
         job = project.job(**{"members": 1, "faults": {"checkpoint_every_epochs": 1}, "train": train, **parts})
         planned = api.plan(job, root=str(folder))
         self.layout = planned.request.layout

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.errors import DamagedStore, InvalidData, InvalidJob
 from orchestrator.models import preprocess_fit
-from orchestrator.models.preprocess_fit import Preprocessing, apply, fit, from_json, to_json
+from orchestrator.models.preprocess_fit import Preprocessing, apply, check_numbered, fit, from_json, to_json
 from orchestrator.spec import parse_job
 
 RNG = np.random.default_rng(0)
@@ -156,6 +156,16 @@ def test_what_does_not_fit_the_rows_is_refused(preprocess: Any, x: Any, error: t
         fit(steps(preprocess), x)
 
 
+@pytest.mark.parametrize("far", [2**32 + 1, -(2**40)])
+def test_a_category_that_the_model_would_take_for_another_is_refused_wherever_it_is(far: int) -> None:
+    asked = steps({"kind": ["one_hot"], "size": ["standardize"]})
+    rows = {"kind": np.array([[0], [7]]), "size": np.array([[1.0], [2.0**40]])}
+    check_numbered(asked, rows, "test")
+    with pytest.raises(InvalidData, match=rf"the test rows hold the number {far}, .* below 2³¹") as caught:
+        check_numbered(asked, {**rows, "kind": np.array([[0], [far]])}, "test")
+    assert caught.value.where == "data.preprocess.kind.0: one_hot"
+
+
 @pytest.mark.parametrize(
     ("preprocess", "match"),
     [
@@ -168,6 +178,7 @@ def test_what_does_not_fit_the_rows_is_refused(preprocess: Any, x: Any, error: t
         (["flatten", "one_hot"], "one_hot must be the first step"),
         ({"a": ["flatten", "normalize_images"]}, "normalize_images must be the first step"),
         ({"a": []}, "must not be empty"),
+        ({"a": ["none"]}, r"^<dict>: data\.preprocess\.a\.0 .none. is no step of .*: did you mean one_hot.$"),
         ("min_max", "must be a list or a mapping"),
     ],
 )

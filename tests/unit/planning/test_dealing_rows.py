@@ -65,10 +65,11 @@ def test_the_same_seed_deals_the_same_and_another_one_something_else() -> None:
     ("num_rows", "num_folds", "classes", "groups", "what"),
     [
         (4, 5, None, None, "4 rows cannot be dealt into 5 folds"),
-        (8, 4, np.repeat([0, 1], [5, 3]), None, "class number 1 has 3 rows, fewer than the 4 folds"),
+        (8, 4, np.repeat([0, 1], [5, 3]), None, "class 1 has 3 rows, fewer than the 4 folds"),
+        (8, 4, np.repeat([3, 8], [7, 1]), None, "class 8 has 1 row, fewer than the 4 folds"),
         (8, 3, None, np.repeat([0, 1], 4), "2 groups cannot be dealt into 3 folds"),
     ],
-    ids=["rows", "rows_of_a_class", "groups"],
+    ids=["rows", "rows_of_a_class", "class_by_its_label", "groups"],
 )
 def test_what_cannot_be_dealt_is_refused(
     num_rows: int, num_folds: int, classes: np.ndarray | None, groups: np.ndarray | None, what: str

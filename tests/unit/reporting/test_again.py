@@ -90,6 +90,8 @@ def test_what_would_need_other_members_is_refused(store: MemoryStore) -> None:
         evaluate_again(store, LAYOUT, ["train.epochs=3"])
     with pytest.raises(InvalidJob, match=r"ensemble\.quorum=2.*other members"):
         evaluate_again(store, LAYOUT, ["ensemble.quorum=2"])
+    with pytest.raises(InvalidJob, match=r"beside `combine: stacking`.*`weights: null`"):
+        evaluate_again(store, LAYOUT, ["ensemble.weights=nll", "ensemble.combine=stacking"])
     with pytest.raises(InvalidJob, match="one number for each of the 3 members"):
         evaluate_again(store, LAYOUT, ["ensemble.weights=[1, 2]"])
 

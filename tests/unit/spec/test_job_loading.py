@@ -123,7 +123,7 @@ BAD = [
     ("ensemble: {gate: {metric: f1, min: 0.5}}", 4, ["must be 'accuracy', 'nll', 'brier'"]),
     ("ensemble: {gate: {metric: rmse, max: -1}}", 4, ["rmse is never below 0, so nothing passes -1"]),
     ("ensemble: {gate: {metric: auc, of: members_mean, min: 0.5}}", 4, ["is told of ensembles and of the best member"]),
-    ("ensemble: {combine: stacking, weights: nll}", 4, ["stand beside `combine: stacking`, which has none"]),
+    ("ensemble: {combine: stacking, weights: nll}", 4, ["stand beside `combine: stacking`", "say `weights: null`"]),
     ("ensemble: {combine: median}", 4, ["must be 'mean', 'logits', 'weighted' or 'stacking'"]),
     ("report: {top: 101}", 4, ["must be at most 100"]),
     # resources, faults

@@ -48,7 +48,11 @@ def test_a_space_alone_is_a_search() -> None:
         ({"space": SPACE, "trials": 10}, {"members": 11}, "must be at most the number of trials (10), not 11"),
         ({"space": SPACE}, {"ensemble": {"stop_when": {}}}, "adds members in the order of their index"),
         ({"space": SPACE}, {"ensemble": {"weights": [1, 2, 3]}}, "known only after the search"),
-        ({"space": SPACE, "keep": "greedy"}, {"ensemble": {"weights": "nll"}}, "come out of the selection itself"),
+        (
+            {"space": SPACE, "keep": "greedy"},
+            {"ensemble": {"weights": "nll"}},
+            "not by nll: say `weights: null`",
+        ),
         ({"space": SPACE, "pruning": {"min_epochs": 10}}, {}, "must be below train.epochs (10), or nothing is pruned"),
         ({"space": {"train.epochs": [1, 2]}, "pruning": {"min_epochs": 1}}, {}, "decides how long a trial trains"),
         ({"space": SPACE, "trials": 9, "parallel": 8, "pruning": {"min_epochs": 1}}, {}, "that pruning leaves (2 of 9"),
