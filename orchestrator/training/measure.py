@@ -240,9 +240,7 @@ def _train(
         try:
             if pack.engine == "solo":
                 own = _folder(folder, members[0])
-                models[0] = train_solo(
-                    members[0], members[0].train, dataset, own, device, watch.epoch, on_batch, check=watch.check
-                ).model
+                models[0] = train_solo(members[0], dataset, own, device, watch.epoch, on_batch, check=watch.check).model
             else:
                 told: list[Callable[[int, Mapping[str, float]], None]] = [watch.epoch]
                 told += [lambda epoch, logs: None] * (len(members) - 1)
