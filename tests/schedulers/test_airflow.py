@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,27 +32,45 @@ def head(tmp_path: Path) -> Iterator[RayHead]:
         yield started
 
 
-def test_a_dag_whose_tries_are_killed_goes_on_and_hands_its_accuracy_on(
-    environment: Callable[[str, Sequence[str]], Path], head: RayHead, tmp_path: Path
-) -> None:
-    """The first try's driver is killed on the cluster, the second try's own process on Airflow's machine."""
-    project = ScheduledProject.write(tmp_path)
-    commands = environment("airflow", PACKAGES)
-    home = tmp_path / "airflow"
+def install(
+    environment: Callable[[str, Sequence[str]], Path], project: ScheduledProject, environ: dict[str, str]
+) -> tuple[Path, Path, dict[str, str]]:
+    """Airflow's command, its folder with an empty database and the example DAG, and the environment that both want."""
+    airflow = environment("airflow", PACKAGES) / "airflow"
+    home = project.folder.parent / "airflow"
     (home / "dags").mkdir(parents=True)
     shutil.copy(ROOT / "jobs" / "schedulers" / "airflow_dag.py", home / "dags")
     environ = {
-        **head.environ,
+        **environ,
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "RAY_API_SERVER_ADDRESS": head.address,
         "ENSEMBLES_PROJECT": str(project.folder),
         "ENSEMBLES_STORAGE": str(project.storage),
         "ENSEMBLES_COMMAND": str(ORCHESTRATOR),
         "ENSEMBLES_RETRY_DELAY_S": "1",
     }
-    airflow = commands / "airflow"
     subprocess.run([airflow, "db", "migrate"], env=environ, check=True, capture_output=True, timeout=300)
+    return airflow, home, environ
+
+
+def without_ray(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if not name.startswith("RAY_")}
+
+
+def ended(home: Path) -> tuple[str, int]:
+    """The state and the number of tries of the task that trains."""
+    with sqlite3.connect(home / "airflow.db") as database:
+        [row] = database.execute("select state, try_number from task_instance where task_id = 'train'")
+    return row[0], row[1]
+
+
+def test_a_dag_whose_tries_are_killed_goes_on_and_hands_its_accuracy_on(
+    environment: Callable[[str, Sequence[str]], Path], head: RayHead, tmp_path: Path
+) -> None:
+    """The first try's driver is killed on the cluster, the second try's own process on Airflow's machine."""
+    project = ScheduledProject.write(tmp_path)
+    base = {**head.environ, "RAY_API_SERVER_ADDRESS": head.address}
+    airflow, home, environ = install(environment, project, base)
     began = time.monotonic()
     output = tmp_path / "airflow.log"
     with output.open("wb") as log:
@@ -84,12 +103,10 @@ def test_a_dag_whose_tries_are_killed_goes_on_and_hands_its_accuracy_on(
     result = project.result(run_id)
     with sqlite3.connect(home / "airflow.db") as database:
         [(xcom,)] = database.execute("select value from xcom where task_id = 'train' and key = 'return_value'")
-        [(state, tries)] = database.execute("select state, try_number from task_instance where task_id = 'train'")
-    handed_on = json.loads(xcom) if isinstance(xcom, str) else xcom
-    handed_on = json.loads(handed_on) if isinstance(handed_on, str) else handed_on
+    handed_on = json.loads(xcom)
     accuracy = result["validation"]["ensemble"]["accuracy"]
     assert handed_on == {"run_id": result["run_id"], "status": "succeeded", "accuracy": accuracy}
-    assert (state, tries) == ("success", 3), told[-4000:]
+    assert ended(home) == ("success", 3), told[-4000:]
     assert f"accuracy {accuracy:.3f}" in told
     assert first != second
 
@@ -98,14 +115,26 @@ def test_a_dag_whose_tries_are_killed_goes_on_and_hands_its_accuracy_on(
     straight = subprocess.run(
         [ORCHESTRATOR, "run", "jobs/digits.yaml", "--run-id", "straight", "--json"],
         cwd=project.folder,
-        env={name: value for name, value in head.environ.items() if not name.startswith("RAY_")},
+        env=without_ray(head.environ),
         capture_output=True,
         text=True,
         timeout=300,
         check=True,
     )
     assert weights(result) == weights(json.loads(straight.stdout))
-    print(f"Airflow: three tries in {took_s:.0f} s, the head started in {head.started_in_s:.0f} s")
+    print(f"Airflow: three tries in {took_s:.0f} s")
+
+
+def test_a_request_that_is_wrong_is_not_tried_again(
+    environment: Callable[[str, Sequence[str]], Path], tmp_path: Path
+) -> None:
+    project = ScheduledProject.write(tmp_path)
+    (project.folder / "jobs" / "digits.yaml").write_text("name: digits\n")
+    airflow, home, environ = install(environment, project, without_ray(os.environ))
+    command = [airflow, "dags", "test", "digits_ensemble", DATE]
+    told = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    assert "the request is wrong" in told.stdout + told.stderr
+    assert ended(home) == ("failed", 1)
 
 
 def kinds(project: ScheduledProject, run_id: str, member: int) -> list[str]:
