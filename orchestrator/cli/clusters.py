@@ -102,7 +102,10 @@ def wait(
     storage: Storage = "runs",
     endpoint_url: Endpoint = None,
     region: Region = None,
-    on_interrupt: OnInterrupt = None,
+    on_interrupt: Annotated[
+        Interrupt,
+        typer.Option(help="What becomes of the job when a signal ends this command; needs --address to stop."),
+    ] = Interrupt.DETACH,  # who only looks on stops nothing that another started
     timeout: Timeout = None,
     as_json: AsJson = False,
     result_file: ResultFile = None,
@@ -117,7 +120,7 @@ def wait(
             place = place_of(storage, endpoint_url, region)
             found = api.wait_submitted(run, address=address, headers=headers or [], storage=place, waiting=waiting)
             _answer(found, as_json=as_json, result_file=result_file, output_dir=output_dir)
-        refuse_without_address({"--header": headers, "--on-interrupt": on_interrupt})
+        refuse_without_address({"--header": headers, "--on-interrupt": on_interrupt is Interrupt.STOP or None})
         result = api.wait(
             run,
             storage=storage,
@@ -188,7 +191,7 @@ def place_of(storage: str, endpoint_url: str | None, region: str | None) -> dict
     return {"storage": storage, "endpoint_url": endpoint_url, "region": region}
 
 
-def _waiting(timeout: float | None, on_interrupt: OnInterrupt, signals: Signals) -> api.Waiting:
+def _waiting(timeout: float | None, on_interrupt: Interrupt | None, signals: Signals) -> api.Waiting:
     return api.Waiting(
         timeout_s=timeout,
         on_log=tell,

@@ -14,6 +14,7 @@ from orchestrator import api
 from orchestrator.cli import clusters, plans, runs, validating
 from orchestrator.cli.doctor import doctor
 from orchestrator.cli.ending import Signals, say_no_more, sigterm_is_an_error, with_exit_code
+from orchestrator.cli.logs import logs
 from orchestrator.cli.options import AsJson, Fresh, JobPath, OutputDir, Overrides, ResultFile, RunId, Smoke, Timeout
 from orchestrator.cli.output import (
     answer,
@@ -121,6 +122,6 @@ app.command("list")(with_exit_code(runs.list_))
 app.command("evaluate")(with_exit_code(runs.evaluate))
 app.command("report")(with_exit_code(runs.report))
 app.command("compare")(with_exit_code(runs.compare))
-app.command("logs")(with_exit_code(runs.logs))
+app.command("logs")(with_exit_code(logs))
 app.command("stop")(with_exit_code(runs.stop))
 app.command("prune")(with_exit_code(runs.prune))

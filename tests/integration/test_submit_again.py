@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from typer.testing import CliRunner
+from typer.testing import Result as Ended
 
 from orchestrator import api
 from orchestrator.api import RunPlan, SubmittedRun, Waiting
@@ -248,6 +249,59 @@ def test_a_signal_leaves_the_job_at_a_terminal_and_stops_it_for_a_scheduler(
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == answer
 
 
+def command(*arguments: str) -> Ended:
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+def test_a_run_is_looked_at_by_its_id_through_the_job_server(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user does from any folder of any machine; the run is stored where its job's metadata say."""
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", bench.fake.address)
+    bench.run_id = "nightly"
+    bench.begin().append("failed", exit_code=4, message="too few members")
+    bench.submit(address=None)
+    job, there = f"{bench.run_key}-2", ("--address", bench.fake.address)
+    bench.fake.logs[job] = "[member 0] epoch 1/2\n[member 1] epoch 1/2\n"
+
+    waited = command("wait", "nightly", *there, "--timeout", "0.1", "--json")
+    assert waited.exit_code == 124
+    assert json.loads(waited.stdout)["error"] == "TimedOut"
+    bench.fake.end(job, 75, bench.fake.logs[job])
+    for run in ("nightly", bench.run_key, job):
+        waited = command("wait", run, *there, "--json")
+        answer = json.loads(waited.stdout)
+        assert (waited.exit_code, answer["submission_id"], answer["state"]) == (75, job, "ended")
+        assert answer["error"]["retryable"]
+    assert waited.stderr.splitlines()[:2] == bench.fake.logs[job].splitlines()
+
+    assert command("logs", "nightly", *there, "--member", "1").stdout == "[member 1] epoch 1/2\n"
+    assert command("logs", "nightly", *there, "--follow").stdout == bench.fake.logs[job]
+    shown = command("status", "nightly", *there)
+    assert job in shown.stdout
+    told = json.loads(command("status", "nightly", *there, "--json").stdout)
+    assert [(each["submission_id"], each["exit_code"]) for each in told["jobs"]] == [(job, 75)]
+    assert (told["run"]["status"], told["run"]["exit_code"]) == ("failed", 4)
+    stopped = command("stop", "nightly", *there)
+    assert stopped.exit_code == 2
+    assert "nothing to stop" in stopped.stderr
+    unknown = command("wait", "weekly", *there)
+    assert unknown.exit_code == 2
+    assert "knows no job" in unknown.stderr
+
+
+def test_a_run_is_waited_for_and_its_logs_are_followed_in_storage(bench: Bench, tmp_path: Path) -> None:
+    bench.run_id = "nightly"
+    log, result = bench.begin(), bench.result(3)
+    store, layout = LocalStore(bench.store_url), bench.planned.request.layout
+    store.put(f"{layout.attempt_prefix(1, 1)}/log-00000.txt", b"epoch 1\n")
+    log.append("done", result=put_blob(store, layout, to_json(result)).to_json(), exit_code=3)
+    there = ("--storage", str(bench.store_url))
+    waited = command("wait", "nightly", *there, "--json", "--result-file", str(tmp_path / "result.json"))
+    assert (waited.exit_code, waited.stdout.strip()) == (3, to_json(result).decode().strip())
+    assert (tmp_path / "result.json").read_bytes() == to_json(result)
+    followed = command("logs", "nightly", *there, "--follow")
+    assert followed.stdout == "== member 1, attempt 1 ==\n[member 1] epoch 1\n"
+
+
 def test_stop_asks_through_storage_once_the_jobs_driver_coordinates_the_run(bench: Bench) -> None:
     submission_id = f"{bench.run_key}-1"
     bench.fake.add(submission_id, metadata={"run_key": bench.run_key, "storage": str(bench.store_url)})
@@ -264,20 +318,20 @@ def test_stop_asks_through_storage_once_the_jobs_driver_coordinates_the_run(benc
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "said"),
+    ("arguments", "said"),
     [
-        ("submit", ["job.yaml", "--timeout", "5", "--address", "http://127.0.0.1:1"], "give --wait too"),
-        ("submit", ["job.yaml", "--header", "hunter2", "--address", "http://127.0.0.1:1"], "NAME=VALUE"),
-        ("wait", ["nightly", "--on-interrupt", "stop"], "give --address too"),
-        ("logs", ["nightly", "--follow", "--json"], "leave one of them out"),
-        ("wait", ["nightly"], "no such run"),
+        (["submit", "job.yaml", "--timeout", "5", "--address", "http://127.0.0.1:1"], "give --wait too"),
+        (["submit", "job.yaml", "--header", "hunter2", "--address", "http://127.0.0.1:1"], "NAME=VALUE"),
+        (["wait", "nightly", "--on-interrupt", "stop"], "give --address too"),
+        (["logs", "nightly", "--follow", "--json"], "leave one of them out"),
+        (["wait", "nightly"], "no such run"),
     ],
 )
 def test_options_that_cannot_work_are_refused(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, command: str, arguments: list[str], said: str
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
     monkeypatch.chdir(bench.root)
-    ended = CliRunner().invoke(app, [command, *arguments], catch_exceptions=False)
+    ended = command(*arguments)
     assert ended.exit_code == 2
     assert said in ended.stderr
     assert "hunter2" not in ended.stderr
