@@ -5,6 +5,7 @@ Ray is imported inside the functions: what only plans answers at once.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,10 +20,11 @@ from orchestrator.controller import POLL_S
 from orchestrator.errors import ClusterUnavailable, InvalidJob
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
-from orchestrator.planning.estimate import Estimate, Work, estimate_run, fewest_epochs
+from orchestrator.planning.estimate import Estimate, Work, epochs_left, estimate_run
 from orchestrator.planning.packing import is_short
 from orchestrator.planning.packs import packing_rules, packs_to_json
 from orchestrator.planning.placement import Placement, place_workers
+from orchestrator.reporting.remainder import Remainder
 from orchestrator.spec import Job, StorageSpec
 from orchestrator.storage.open import open_store
 from orchestrator.storage.records import BlobRef
@@ -52,9 +54,10 @@ class Measured:
     estimate: Estimate
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values: `packs`, `time` (seconds) and `memory` (bytes) of a plan."""
+        """As plain values: `engine`, `packs`, `time` (seconds) and `memory` (bytes) of a plan."""
         told = self.told
         return {
+            "engine": told.reason,
             "packs": {"decided": True, "packs": packs_to_json(told.packs), "reason": told.reason},
             "time": {
                 "measured": True,
@@ -112,13 +115,16 @@ def look_at_cluster(planned: RunPlan, *, note: Callable[[str], None] = lambda te
         session.close()
 
 
-def measure(planned: RunPlan, *, note: Callable[[str], None] = lambda text: None) -> Measured:
+def measure(
+    planned: RunPlan, *, after: Remainder | None = None, note: Callable[[str], None] = lambda text: None
+) -> Measured:
     """Have one worker, on this machine or on the cluster that the job names, check the job and time some of its steps.
 
     It loads the data and imports the job's code, as a run does; user callbacks are called. Nothing of it is stored.
 
     Args:
         planned: from `plan`.
+        after: what the run has done, which takes no time any more; from `remaining`.
         note: told what is going on.
 
     Raises:
@@ -166,7 +172,8 @@ def measure(planned: RunPlan, *, note: Callable[[str], None] = lambda text: None
         before, placement = placement, place_workers(shape, placing.resources, num_members)
         if placement.num_cpus != before.num_cpus:  # a run then starts its workers anew
             start_s += told.measured.import_s
-    return Measured(placement, ray_s, start_s, told.measured, _estimate(planned, told.measured, placement, start_s))
+    work = _work(planned, told.measured, placement.num_workers, after)
+    return Measured(placement, ray_s, start_s, told.measured, estimate_run(work, start_s))
 
 
 @contextmanager
@@ -226,15 +233,16 @@ def _ask(cluster: RayCluster, planned: RunPlan, placement: Placement, note: Call
     )
 
 
-def _estimate(planned: RunPlan, told: ev.Measured, placement: Placement, start_s: float) -> Estimate:
+def _work(planned: RunPlan, told: ev.Measured, num_workers: int, after: Remainder | None) -> Work:
     job, members = planned.request.job, planned.request.plan.members
     rule, search = job.ensemble.stop_when, job.search
-    work = Work(
-        packs=told.packs,
+    done = {} if after is None else {**dict.fromkeys(after.done, math.inf), **after.going_on}
+    epochs = {member.index: epochs_left(member, done.get(member.index, 0)) for member in members}
+    return Work(
+        packs=tuple(pack for pack in told.packs if any(epochs[index][1] for index in pack.members)),
         timings=told.timings,
-        epochs={member.index: (fewest_epochs(member), member.epochs) for member in members},
-        num_workers=placement.num_workers,
+        epochs=epochs,
+        num_workers=num_workers,
         rounds=1.0 if search is None else search.num_trials / len(members),
         fewest=None if rule is None else rule.patience + 1,
     )
-    return estimate_run(work, start_s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -36,14 +38,15 @@ def plan(
 ) -> None:
     """Show members, packs, placement, storage keys, time, memory and what a start would skip; no member is trained."""
     planned = api.plan(load_job(job, overrides or []), run_id=run_id, fresh=fresh, smoke=smoke)
-    told = planned.to_json() | {"resume": api.remaining(planned).to_json()}
-    placement = None
-    if measure:
-        measured = api.measure(planned, note=tell)
-        told |= measured.to_json()
-        placement = measured.placement
-    elif connect:
-        placement = api.look_at_cluster(planned, note=tell)
+    remainder = api.remaining(planned)
+    told, placement = planned.to_json() | {"resume": remainder.to_json()}, None
+    with contextlib.redirect_stdout(sys.stderr):  # Ray speaks on standard output, where only the plan belongs
+        if measure:
+            measured = api.measure(planned, after=remainder, note=tell)
+            told |= measured.to_json()
+            placement = measured.placement
+        elif connect:
+            placement = api.look_at_cluster(planned, note=tell)
     if placement is not None:
         address = planned.request.job.ray.address
         told["placement"] = f"{placement.reason}, on {f'the cluster at {address}' if address else 'this machine'}"
@@ -72,7 +75,7 @@ def _packs(packs: Mapping[str, Any]) -> str:
         return str(packs["reason"])
     named = [f"{ranges(pack['members'])} {pack['engine']}" for pack in packs["packs"]]
     more = f"; and {len(named) - MOST_PACKS} more" if len(named) > MOST_PACKS else ""
-    return f"{'; '.join(named[:MOST_PACKS])}{more} ({packs['reason']})"
+    return f"{'; '.join(named[:MOST_PACKS])}{more}"
 
 
 def _time(time: Mapping[str, Any]) -> str:

@@ -93,6 +93,17 @@ def estimate_run(work: Work, start_s: float) -> Estimate:
         A range: the high end has all epochs of all members, the low end the fewest with which they can end.
     """
     quick, slow = (_side_by_side(work, end) * work.rounds for end in (0, 1))
+    reason = (
+        f"{start_s:.1f} s to start, then {_told(work)}; with a margin of {QUICKER:g} to {SLOWER:g} for what was not "
+        "measured: storage, workers side by side, evaluation and report"
+    )
+    return Estimate((start_s + quick) * QUICKER, (start_s + slow) * SLOWER, reason)
+
+
+def _told(work: Work) -> str:
+    """What there is to do, in words."""
+    if not work.packs:
+        return "nothing to train any more"
     sizes = sorted({len(pack.members) for pack in work.packs})
     engines = "/".join(sorted({pack.engine for pack in work.packs}))
     of = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
@@ -101,17 +112,18 @@ def estimate_run(work: Work, start_s: float) -> Estimate:
     fewest, most = (sum(work.epochs[m][end] for p in work.packs for m in p.members) for end in (0, 1))
     epochs = f"{most}" if fewest == most else f"{fewest} to {most}"
     again = f", {work.rounds:g} times" if work.rounds != 1 else ""
-    reason = (
-        f"{start_s:.1f} s to start, then {packs} on {workers}, {epochs} member-epochs{again}; with a margin of "
-        f"{QUICKER:g} to {SLOWER:g} for what was not measured: storage, workers side by side, evaluation and report"
-    )
-    return Estimate((start_s + quick) * QUICKER, (start_s + slow) * SLOWER, reason)
+    return f"{packs} on {workers}, {epochs} member-epochs{again}"
 
 
-def fewest_epochs(member: MemberPlan) -> int:
-    """The fewest epochs with which a member can end: as early as EarlyStopping may stop it, in each of its stages."""
+def epochs_left(member: MemberPlan, done: float = 0) -> tuple[int, int]:
+    """The fewest epochs with which a member can end, and the most that it trains, after so many.
+
+    The fewest: as early as EarlyStopping may stop it, in each of its stages. A member that has ended has done
+    `math.inf`.
+    """
     stages = stages_of(member.train, member.stages)
-    return sum(_fewest(stage.train.epochs, stage.train.early_stopping) for stage in stages)
+    fewest = sum(_fewest(stage.train.epochs, stage.train.early_stopping) for stage in stages)
+    return int(max(0, fewest - done)), int(max(0, member.epochs - done))
 
 
 def _fewest(epochs: int, stopping: EarlyStoppingSpec | None) -> int:

@@ -41,7 +41,7 @@ MOST_SCORED = 16 * 1024
 MOST_KINDS = 4
 """Kinds of packs that are timed; others are taken to be as slow as the slowest of these."""
 
-ENOUGH_S = 60.0
+ENOUGH_S = 30.0
 """Training that takes longer than this is broken off, and reckoned from the calls that were seen."""
 
 FORWARD = 1 / 3
@@ -72,7 +72,7 @@ class _Watch:
 
     def check(self) -> None:
         self.calls.append(time.monotonic())
-        if len(self.calls) > CALLS and self.calls[-1] - self.began > ENOUGH_S:
+        if len(self.calls) >= CALLS and self.calls[-1] - self.began > ENOUGH_S:
             raise _Enough
 
     def epoch(self, number: int, logs: Mapping[str, float]) -> None:
@@ -147,6 +147,7 @@ def _kind(pack: Pack, known: Mapping[int, Architecture]) -> tuple[str, str]:
 def _time(
     pack: Pack, members: Sequence[MemberPlan], dataset: Dataset, device: Device, on_batch: Callable[[], None]
 ) -> PackTiming:
+    members = [_of_any_folds(member) for member in members]
     first = members[0]
     cut = _cut(pack, first, dataset)
     few = [_for_few_epochs(member, EPOCHS, cut.per_call) for member in members]
@@ -190,7 +191,7 @@ def _cut(pack: Pack, member: MemberPlan, dataset: Dataset) -> _Cut:
         steps_left = math.ceil(member_rows(few, member).train.num_rows / batch)
     else:
         steps_left = steps
-    scored = limit_rows(dataset, MOST_SCORED, 0)
+    scored = limit_rows(replace(dataset, train=dataset.train.take(slice(0, 1)), groups=None), MOST_SCORED, 0)
     few = replace(few, validation=scored.validation, test=scored.test)
     share = _scored_rows(few, member) / max(1, _scored_rows(dataset, member)) or 1.0
     return _Cut(few, per_call, _calls(pack, steps_left, per_call, few, member), math.ceil(steps / per_call), share)
@@ -222,6 +223,11 @@ def _fewer(dataset: Dataset, num_rows: int) -> Dataset:
 
 def _scored_rows(dataset: Dataset, member: MemberPlan) -> int:
     return sum(rows.num_rows for rows in rows_to_predict(dataset, member).values())
+
+
+def _of_any_folds(member: MemberPlan) -> MemberPlan:
+    """The member with rows dealt without regard to classes, of which too few may be left for each fold."""
+    return member if member.fold is None else replace(member, fold=replace(member.fold, stratified=False))
 
 
 def _for_few_epochs(member: MemberPlan, epochs: int, per_call: int) -> MemberPlan:

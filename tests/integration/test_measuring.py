@@ -93,13 +93,23 @@ def test_long_epochs_are_cut_and_the_whole_ones_are_known(
     assert cut.scored_share == pytest.approx(40 / 110)
 
 
+def test_folds_of_cut_rows_need_not_have_every_class(project: TinyProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "FEW_STEPS", 2)
+    job = project.job(members={"count": 1, "folds": 10}, train={"batch_size": 6})
+    member, *_ = api.plan(job, root=str(project.folder)).request.plan.members
+    cut = measure._cut(Pack(0, (0,), "solo"), measure._of_any_folds(member), load(job))
+
+    assert cut.dataset.train.num_rows == 20  # two of each class, of which nine tenths are the member's
+    assert (cut.calls, cut.all_calls) == (3, 24)
+
+
 def test_training_that_takes_too_long_is_broken_off_and_reckoned_from_what_was_seen(
     project: TinyProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "ENOUGH_S", 0.0)
     found = measured(project.job(members=1, train={"engine": "solo"}), project).timings[0]
 
-    assert found.steps == 2  # the first compiles, the last was not seen to end
+    assert found.steps == 1  # the first compiles, the last was not seen to end
     assert found.train_s > 0
     assert found.validation_s == pytest.approx(found.train_s * 110 / 160 * measure.FORWARD)
 

@@ -150,7 +150,8 @@ def test_what_was_measured_stands_where_it_was_missing(folder: Path) -> None:
 def test_people_are_told_it_in_a_line_each(folder: Path) -> None:
     facts = plan_facts(told(folder) | MEASURED.to_json())
 
-    assert facts["packs"] == "0–1 fused; 2 fused (fused, up to 2 at a time: the job says so)"
+    assert facts["packs"] == "0–1 fused; 2 fused"
+    assert facts["engine"] == "fused, up to 2 at a time: the job says so"
     assert facts["time"] == (
         "41 s to 4.2 min: as was reckoned. Measured: pack 0: 3.2 s until its first step, 1.25 s an epoch (of which "
         "0.25 s are not steps), 0.12 s to predict; 1 further kinds of models are taken to be as slow as the slowest of "

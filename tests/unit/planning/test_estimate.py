@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,8 +12,8 @@ from orchestrator.planning.estimate import (
     SLOWER,
     PackTiming,
     Work,
+    epochs_left,
     estimate_run,
-    fewest_epochs,
     in_words,
 )
 from orchestrator.planning.members import plan_members
@@ -83,7 +84,7 @@ def test_stop_when_may_leave_packs_untrained_and_the_high_end_does_not_rely_on_i
 )
 def test_early_stopping_says_how_soon_a_member_may_end(train: dict[str, object], fewest: int) -> None:
     member, *_ = plan_members(parse_job({"name": "a", "model": "m:f", "data": "m:g", "train": train}), {})
-    assert fewest_epochs(member) == fewest
+    assert epochs_left(member) == (fewest, train["epochs"])
 
 
 def test_durations_are_told_in_the_unit_that_people_use() -> None:
@@ -95,3 +96,15 @@ def test_durations_are_told_in_the_unit_that_people_use() -> None:
         "1.7 h",
         "10.0 h",
     ]
+
+
+def test_epochs_that_are_done_take_no_time_any_more() -> None:
+    train = {"epochs": 20, "early_stopping": {"patience": 4}}
+    member, *_ = plan_members(parse_job({"name": "a", "model": "m:f", "data": "m:g", "train": train}), {})
+    assert [epochs_left(member, done) for done in (3, 7, 20, math.inf)] == [(2, 17), (0, 13), (0, 0), (0, 0)]
+
+
+def test_a_run_with_nothing_left_takes_its_start() -> None:
+    estimate = estimate_run(replace(work(), packs=()), start_s=10.0)
+    assert (estimate.low_s, estimate.high_s) == (QUICKER * 10, SLOWER * 10)
+    assert "nothing to train any more" in estimate.reason
