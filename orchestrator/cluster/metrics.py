@@ -6,14 +6,16 @@ Ray puts `ray_` before each name and its own labels beside ours:
     orchestrator_members{run, status}                               how many members have it
     orchestrator_member_epoch{run, member}                          the newest epoch that it finished
     orchestrator_member_score{run, member, name}                    what Keras reported of it: loss, val_accuracy, …
-    orchestrator_member_examples_per_second{run, member}            training rows; 0 while it does not train
+    orchestrator_member_examples_per_second{run, member}            training rows; 0 after its training
     orchestrator_attempts_total{run, member}                        times that a worker was told to train it
     orchestrator_preemptions_total{run, member}                     attempts that ended because a node was taken or lost
     orchestrator_failures_total{run, member, cause}                 attempts that ended for another reason
     orchestrator_uploads_total{run}                                 checkpoints and models brought to storage
     orchestrator_upload_seconds_total{run}                          what that took
 
-They last as long as the process that coordinates the run is connected to Ray.
+A gauge that is not set again is forgotten by Ray (after twenty seconds, unless `RAY_metrics_report_interval_ms` says
+otherwise), so those of the run and of members in training are told every few seconds. With the process that
+coordinates the run they end.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from orchestrator.planning.schedule_state import MemberState, MemberStatus
 MAX_MEMBERS = 1_000
 """Members that have figures of their own; each is a handful of time series in Prometheus. The others are counted."""
 
-STANDS_EVERY_S = 2.0
-"""How often members are counted; Ray exports every ten seconds."""
+TELL_EVERY_S = 5.0
+"""How often gauges are set again, and members counted; Ray exports every ten seconds."""
 
 _ALL_STATUSES: tuple[str, ...] = (*get_args(MemberStatus), "stopped")
 _SETTLED = frozenset({"done", "failed", "diverged", "not_started", "unneeded"})
@@ -63,13 +65,13 @@ class RayMetrics:
     ) -> None:
         self._run, self._job, self._note = {"run": run_id}, job, note
         self._monotonic = monotonic
-        self._count_at = monotonic()
+        self._tell_at = monotonic()
         self._members: Mapping[int, MemberState] = {}
-        self._training: set[int] = set()
-        self._status: str | None = None
+        self._training: dict[int, ev.EpochEnded] = {}  # the newest epoch of each member that has a row of its own
+        self._status = "running"
         self._broken = False
         self._guarded(self._make, registry)
-        self._guarded(self._tell_status, "running")
+        self._guarded(self._tell)
 
     def happened(self, event: ev.Event) -> None:
         self._guarded(self._take, event)
@@ -79,9 +81,9 @@ class RayMetrics:
 
     def stands(self, members: Mapping[int, MemberState]) -> None:
         self._members = members
-        if self._monotonic() >= self._count_at:
-            self._count_at = self._monotonic() + STANDS_EVERY_S
-            self._guarded(self._count)
+        if self._monotonic() >= self._tell_at:
+            self._tell_at = self._monotonic() + TELL_EVERY_S
+            self._guarded(self._tell)
 
     def ended(self, status: str) -> None:
         self._guarded(self._end, status)
@@ -105,7 +107,7 @@ class RayMetrics:
             "orchestrator_member_score", "What Keras reported of a member's newest epoch.", (*of_member, "name")
         )
         self._rate = gauge(
-            "orchestrator_member_examples_per_second", "Training rows in a second; 0 while it trains not.", of_member
+            "orchestrator_member_examples_per_second", "Training rows in a second; 0 after its training.", of_member
         )
         self._attempts = counter("orchestrator_attempts_total", "Times that a worker was to train it.", of_member)
         self._preemptions = counter(
@@ -120,13 +122,8 @@ class RayMetrics:
     def _take(self, event: ev.Event) -> None:
         match event:
             case ev.EpochEnded(member=member) if member < MAX_MEMBERS:
-                tags = self._tags(member)
-                self._epoch.set(event.epoch, tags)
-                for name, value in event.logs.items():
-                    self._score.set(float(value), {**tags, "name": name})
-                if event.examples_per_s is not None:
-                    self._training.add(member)
-                    self._rate.set(event.examples_per_s, tags)
+                self._training[member] = event
+                self._tell_epoch(event)
             case ev.Checkpointed(upload_s=float(upload_s)):
                 self._uploaded(upload_s)
             case ev.MemberTrained(member=member, upload_s=upload_s):
@@ -154,30 +151,39 @@ class RayMetrics:
             self._upload_s.inc(upload_s, self._run)
 
     def _rest(self, member: int) -> None:
-        if member in self._training:
-            self._training.remove(member)
+        if self._training.pop(member, None) is not None:
             self._rate.set(0, self._tags(member))
 
     def _tags(self, member: int) -> dict[str, str]:
         return {**self._run, "member": str(member) if member < MAX_MEMBERS else "further"}
 
-    def _count(self, *, over: bool = False) -> None:
+    def _tell(self) -> None:
+        """Set the gauges of the run, and of whom is trained."""
+        self._info.set(1, {**self._run, "job": self._job, "status": self._status})
+        if self._members:  # there are none known where a predecessor has trained them all
+            self._count()
+        for event in self._training.values():
+            self._tell_epoch(event)
+
+    def _tell_epoch(self, event: ev.EpochEnded) -> None:
+        tags = self._tags(event.member)
+        self._epoch.set(event.epoch, tags)
+        for name, value in event.logs.items():
+            self._score.set(float(value), {**tags, "name": name})
+        if event.examples_per_s is not None:
+            self._rate.set(event.examples_per_s, tags)
+
+    def _count(self) -> None:
         """Tell how many members have each status; of a run that is over nobody works on one any more."""
-        told = (m.status for m in self._members.values())
+        over = self._status != "running"
+        told = (member.status for member in self._members.values())
         counts = Counter("stopped" if over and status not in _SETTLED else status for status in told)
         for status in _ALL_STATUSES:
             self._counts.set(counts[status], {**self._run, "status": status})
 
-    def _tell_status(self, status: str) -> None:
-        tags = {**self._run, "job": self._job}
-        if self._status is not None:
-            self._info.set(0, {**tags, "status": self._status})
-        self._info.set(1, {**tags, "status": status})
-        self._status = status
-
     def _end(self, status: str) -> None:
-        for member in sorted(self._training):
+        for member in list(self._training):
             self._rest(member)
-        if self._members:  # there are none known where a predecessor had trained them all
-            self._count(over=True)
-        self._tell_status(status)
+        self._info.set(0, {**self._run, "job": self._job, "status": self._status})
+        self._status = status
+        self._tell()

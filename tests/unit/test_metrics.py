@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster.metrics import MAX_MEMBERS, STANDS_EVERY_S, RayMetrics
+from orchestrator.cluster.metrics import MAX_MEMBERS, TELL_EVERY_S, RayMetrics
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.packs import Pack
@@ -71,7 +71,7 @@ class Site:
         self.metrics = RayMetrics(RUN, "digits", self.notes.append, registry=self.registry, monotonic=lambda: self.now)
 
     def stands(self, *statuses: Any) -> None:
-        self.now += STANDS_EVERY_S
+        self.now += TELL_EVERY_S
         self.metrics.stands({index: MemberState(status) for index, status in enumerate(statuses)})
 
 
@@ -98,7 +98,19 @@ def test_members_are_counted_by_status_those_that_none_has_included(site: Site) 
     assert [site.value("members", status=s) for s in ("done", "running", "waiting", "failed")] == [2, 1, 0, 1]
 
 
-def test_members_are_counted_every_two_seconds_however_often_the_loop_turns(site: Site) -> None:
+def test_gauges_are_set_again_and_again_for_ray_forgets_them(site: Site) -> None:
+    for member in range(3):
+        site.metrics.happened(ev.EpochEnded("w0", member, 1, 20, {"loss": 0.5}, examples_per_s=100.0))
+    site.metrics.happened(ev.MemberTrained("w0", 2))
+    site.registry.values.clear()
+    site.stands("running", "running", "trained")
+    assert site.value("run_info", job="digits", status="running") == 1
+    assert [site.value("member_epoch", member=member) for member in "012"] == [1, 1, None]
+    assert site.value("member_score", member="1", name="loss") == 0.5
+    assert site.value("member_examples_per_second", member="1") == 100.0
+
+
+def test_members_are_counted_every_five_seconds_however_often_the_loop_turns(site: Site) -> None:
     site.stands("waiting")
     before = site.registry.calls
     for _ in range(1000):
@@ -171,6 +183,7 @@ def test_after_the_end_nobody_is_running(site: Site) -> None:
 def test_a_run_whose_members_a_predecessor_trained_claims_no_number_of_them(site: Site) -> None:
     site.metrics.ended("succeeded")
     assert site.value("members", status="done") is None
+    assert site.value("run_info", job="digits", status="succeeded") == 1
 
 
 def test_of_very_many_members_the_first_have_series_of_their_own_and_all_are_counted(site: Site) -> None:
