@@ -12,9 +12,17 @@ from typing import Any
 
 import yaml
 
-from orchestrator.cluster.launcher_checks import Config, Finding, check_given, check_prepared, check_text
+from orchestrator.cluster.launcher_checks import (
+    Config,
+    Finding,
+    check_given,
+    check_prepared,
+    check_text,
+    worker_types,
+)
 from orchestrator.cluster.launcher_fit import check_job
 from orchestrator.errors import InvalidCluster
+from orchestrator.planning.placement import ClusterShape, NodeShape
 from orchestrator.spec import Job
 from orchestrator.spec.secrets import redact
 
@@ -38,8 +46,18 @@ def check_cluster(path: str, job: Job | None = None) -> tuple[Finding, ...]:
         return (prepared, *findings)
     findings += check_prepared(prepared, ray_version=version("ray"))
     if job is not None:
-        findings += check_job(prepared, job)
+        unsaid = [name for name, each in worker_types(prepared).items() if "CPU" not in each["resources"]]
+        findings += check_job(_shape_of(prepared), job, unsaid=unsaid)
     return tuple(findings)
+
+
+def _shape_of(prepared: Config) -> ClusterShape:
+    """The cluster as it is after `ray up`: a head alone, and an autoscaler."""
+    from orchestrator.cluster.autoscaling import autoscaler_of
+
+    offered = prepared["available_node_types"][prepared["head_node_type"]]["resources"]
+    head = NodeShape(offered.get("CPU", 0), offered.get("GPU", 0), is_head=True)
+    return ClusterShape((head,), can_grow=True, autoscaler=autoscaler_of(prepared))
 
 
 def _read(path: str) -> tuple[str, Config]:

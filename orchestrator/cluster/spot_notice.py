@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 import urllib.error
@@ -71,12 +70,12 @@ def ask_ec2(metadata_url: str = METADATA_URL) -> float | None:
         raise ValueError(f"the notice has no time: {notice[:200]}") from error
 
 
-def tell_ray(address: str, instance_id: str, ends_at: float) -> None:
+def tell_ray(address: str, node_ip: str, ends_at: float) -> None:
     """Announce to Ray that a node goes.
 
     Args:
         address: `host:port` of the cluster's head.
-        instance_id: the node's, as Ray's launcher has told it (RAY_CLOUD_INSTANCE_ID).
+        node_ip: the node's address in the cluster.
         ends_at: UTC epoch second at which it is gone.
 
     Raises:
@@ -84,18 +83,20 @@ def tell_ray(address: str, instance_id: str, ends_at: float) -> None:
     """
     import ray
     from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
     try:
         head = ray._raylet.GcsClient(address=address)
-        found = [key for key, node in head.get_all_node_info().items() if node.instance_id == instance_id]
+        alive = head.get_all_node_info(timeout=_ANSWER_S, state_filter=GcsNodeInfo.GcsNodeState.ALIVE)
+        found = [key for key, node in alive.items() if node.node_manager_address == node_ip]
         if not found:
-            raise ClusterUnavailable(f"no node is {instance_id}", where=address)
+            raise ClusterUnavailable(f"no node is at {node_ip}", where=address)
         reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-        accepted, why = head.drain_node(found[-1].hex(), reason, "EC2 takes the spot node", int(ends_at * 1000))
+        accepted, why = head.drain_node(found[0].hex(), reason, "EC2 takes the spot node", int(ends_at * 1000))
     except (ray.exceptions.RayError, RuntimeError) as error:
         raise ClusterUnavailable(f"the head does not answer ({type(error).__name__})", where=address) from error
     if not accepted:
-        raise ClusterUnavailable(f"Ray does not drain {instance_id}: {why}", where=address)
+        raise ClusterUnavailable(f"Ray does not drain {node_ip}: {why}", where=address)
 
 
 def _fetch(request: urllib.request.Request) -> str:
@@ -108,13 +109,15 @@ def main(arguments: list[str]) -> None:
     """Watch until EC2 takes this node.
 
     Raises:
-        InvalidInput: no address, or not started by Ray's launcher.
+        InvalidInput: not exactly one address.
     """
-    instance_id = os.environ.get("RAY_CLOUD_INSTANCE_ID")
-    if len(arguments) != 1 or not instance_id:
+    if len(arguments) != 1:
         hint = "python -m orchestrator.cluster.spot_notice $RAY_HEAD_IP:6379, in worker_start_ray_commands"
-        raise InvalidInput("one address, and RAY_CLOUD_INSTANCE_ID, are needed", where="spot_notice", hint=hint)
-    watch(ask_ec2, lambda ends_at: tell_ray(arguments[0], instance_id, ends_at), time.sleep)
+        raise InvalidInput("the address of the cluster's head is needed, and nothing else", hint=hint)
+    from ray.util import get_node_ip_address
+
+    node_ip = get_node_ip_address()  # as `ray start` finds it
+    watch(ask_ec2, lambda ends_at: tell_ray(arguments[0], node_ip, ends_at), time.sleep)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from orchestrator.cli.main import app
 from orchestrator.cluster.launcher import check_cluster
 from orchestrator.errors import InvalidCluster
+from orchestrator.spec import load_job
 
 pytestmark = pytest.mark.slow  # it imports Ray
 
@@ -74,6 +75,22 @@ def test_a_job_that_fits_is_valid(folder: Path) -> None:
     ended = validate("job.yaml", "--cluster", "cluster.yaml", "--json")
     assert ended.exit_code == 0, ended.stderr
     assert json.loads(ended.stdout)["valid"] is True
+
+
+def test_labels_and_unsaid_machines_are_looked_for_in_the_file(folder: Path) -> None:
+    job = load_job("job.yaml", ["resources.labels={market: on-demand}", "resources.num_gpus=1"])
+    assert [each.level for each in check_cluster("cluster.yaml", job)] == ["warning"]
+    types = yaml.safe_load(CLUSTER.read_text(encoding="utf-8"))["available_node_types"]
+    types["gpu_on_demand"]["resources"] = {}
+    change(folder, available_node_types=types)
+    _, unsaid = check_cluster("cluster.yaml", job)
+    assert (unsaid.level, unsaid.where) == ("warning", "available_node_types")
+    assert "whether gpu_on_demand has that" in unsaid.what
+    del types["gpu_on_demand"]
+    change(folder, available_node_types=types)
+    _, error = check_cluster("cluster.yaml", job)
+    assert (error.level, error.where) == ("error", "available_node_types")
+    assert "market=on-demand" in error.what
 
 
 def test_an_invalid_job_is_told_before_any_cluster(folder: Path) -> None:

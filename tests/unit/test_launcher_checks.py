@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.cluster.launcher_checks import SPOT_FIRST, check_given, check_prepared, check_text
 from orchestrator.cluster.launcher_fit import check_job
+from orchestrator.planning.placement import Autoscaler, ClusterShape, NodeGroup, NodeShape
 from orchestrator.spec import Job, parse_job
 
 Config = dict[str, Any]
@@ -205,28 +206,47 @@ def job(**parts: object) -> Job:
     )
 
 
+ON_DEMAND = NodeGroup(NodeShape(8, 1, labels={"market": "on-demand"}), max_nodes=4)
+GPU = NodeGroup(NodeShape(8, 1), max_nodes=4)
+UNKNOWN = NodeGroup(NodeShape(0, 0), max_nodes=4)
+WAITS = [("error", "available_node_types")]
+
+
 @pytest.mark.parametrize(
-    ("resources", "changes", "expected"),
+    ("resources", "groups", "expected"),
     [
-        ({"num_gpus": 1, "num_cpus": 8}, [], []),
-        ({"num_gpus": 0.5}, [], []),
-        ({"num_gpus": 2}, [], [("error", "available_node_types")]),
-        ({"num_gpus": 1, "num_cpus": 9}, [], [("error", "available_node_types")]),
-        ({"num_gpus": 0}, [], []),
-        ({}, [], [("warning", "resources.num_gpus")]),
-        ({}, [put("available_node_types.gpu.min_workers", 1)], []),
-        ({"num_gpus": 2}, [put("available_node_types.gpu.resources", {})], [("warning", "available_node_types")]),
-        ({"num_gpus": 1}, [put("available_node_types.gpu.max_workers", 0)], [("error", "available_node_types")]),
-        ({"num_gpus": 0}, [put("available_node_types.head.resources", {"CPU": 4})], []),
+        ({"num_gpus": 1, "num_cpus": 8}, [GPU], []),
+        ({"num_gpus": 0.5}, [GPU], []),
+        ({"num_gpus": 0}, [GPU], []),
+        ({}, [GPU], []),
+        ({"num_gpus": 2}, [GPU], WAITS),
+        ({"num_gpus": 1, "num_cpus": 9}, [GPU], WAITS),
+        ({"num_gpus": 1}, [], WAITS),
+        ({"num_gpus": 1}, [NodeGroup(NodeShape(8, 1), max_nodes=0)], WAITS),
+        ({"labels": {"market": "on-demand"}}, [GPU], WAITS),
+        ({"labels": {"market": "on-demand"}}, [GPU, ON_DEMAND], []),
+        ({"labels": {"market": "!on-demand"}}, [ON_DEMAND], WAITS),
+        ({"num_gpus": 2}, [GPU, UNKNOWN], [("warning", "available_node_types")]),
+        ({"num_gpus": 1}, [GPU, UNKNOWN], []),
     ],
 )
 def test_a_jobs_demand_must_fit_a_node(
-    resources: dict[str, float], changes: list[Change], expected: list[tuple[str, str]]
+    resources: dict[str, Any], groups: list[NodeGroup], expected: list[tuple[str, str]]
 ) -> None:
-    findings = check_job(changed(*changes), job(resources=resources))
+    shape = ClusterShape((NodeShape(0, 0, is_head=True),), can_grow=True, autoscaler=Autoscaler(tuple(groups), 8))
+    unsaid = ["new"] if UNKNOWN in groups else []
+    findings = check_job(shape, job(resources=resources), unsaid=unsaid)
     assert [(each.level, each.where) for each in findings] == expected
 
 
+def test_a_head_that_offers_cpus_may_carry_workers_and_one_that_offers_none_may_not() -> None:
+    for num_cpus, expected in ((4, []), (0, WAITS)):
+        head = NodeShape(num_cpus, 0, is_head=True)
+        findings = check_job(ClusterShape((head,), True, Autoscaler((), 0)), job(resources={"num_gpus": 0}))
+        assert [(each.level, each.where) for each in findings] == expected
+
+
 def test_a_folder_as_storage_is_refused_on_a_cluster() -> None:
-    (finding,) = check_job(GOOD, job(storage={"url": "runs"}, resources={"num_gpus": 1}))
+    shape = ClusterShape((), can_grow=True, autoscaler=Autoscaler((GPU,), 8))
+    (finding,) = check_job(shape, job(storage={"url": "runs"}))
     assert (finding.level, finding.where) == ("error", "storage.url")

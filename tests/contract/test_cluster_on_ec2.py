@@ -1,4 +1,5 @@
-"""cluster.yaml's node provider on a simulated EC2 (opt-in: `pytest -m aws`), through Ray's own bootstrap and provider.
+"""cluster.yaml on a simulated EC2 (opt-in: `pytest -m aws`): through Ray's own `ray up`, autoscaler's provider and
+installer. What would go through SSH is noted, and answered as a node would.
 
 Without moto and boto3 the tests fail, and say what to install.
 """
@@ -86,6 +87,36 @@ def refuse_spot(provider: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     return refuse
 
 
+class Ssh:
+    """Stands where Ray's launcher starts processes: notes each command, and answers as a fresh node with a GPU."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+
+    def check_call(self, command: str | list[str], *_: Any, **__: Any) -> None:
+        self._note(command)
+
+    def check_output(self, command: str | list[str], *_: Any, **__: Any) -> bytes:
+        text = self._note(command)
+        answers = {
+            ".State.Running": b"false",
+            ".Config.Env": b'["HOME=/home/ray"]',
+            "printenv HOME": b"/home/ray",
+            "meminfo": b"MemAvailable: 30000000 kB",
+            ".Runtimes": b"map[nvidia-container-runtime:{} runc:{}]",
+        }
+        return next((answer for asked, answer in answers.items() if asked in text), b"docker")
+
+    def only(self, *words: str) -> str:
+        """The one command with all these words in it."""
+        (found,) = [command for command in self.commands if all(word in command for word in words)]
+        return found
+
+    def _note(self, command: str | list[str]) -> str:
+        self.commands.append(command if isinstance(command, str) else " ".join(command))
+        return self.commands[-1]
+
+
 def launch(provider: Any, config: dict[str, Any], count: int) -> dict[str, Any]:
     """As both of Ray's autoscalers launch workers."""
     node_type = config["available_node_types"]["gpu_spot"]
@@ -152,3 +183,46 @@ def test_the_heads_policy_has_what_the_autoscaler_asks_for_and_no_more(
     policy = json.loads((ROOT / "jobs" / "head_policy.json").read_text(encoding="utf-8"))
     granted = {action for each in policy["Statement"] for action in each["Action"]}
     assert set(account) == {action for action in granted if action.startswith("ec2:")}
+
+
+def test_ray_up_starts_the_head_as_the_file_says(config: dict[str, Any], tmp_path: Path) -> None:
+    from ray.autoscaler._private.commands import get_or_create_head_node
+
+    ssh = Ssh()
+    own = copy.deepcopy(config)
+    own["file_mounts"] = {remote: str(tmp_path) for remote in own["file_mounts"]}  # the wheel's folder may not be there
+    file = tmp_path / "cluster.yaml"
+    file.write_text(yaml.safe_dump(own), encoding="utf-8")
+    get_or_create_head_node(own, str(file), False, False, True, None, False, _runner=ssh)
+
+    container = ssh.only("docker run")
+    assert "rayproject/ray:2.60.0-py311-cpu" in container
+    assert "--env RAY_AUTH_MODE=token --env RAY_AUTH_TOKEN_PATH=/home/ray/cluster/token/auth_token" in container
+    assert ":/home/ray/cluster/token " in container
+    start = ssh.only("ray start --head")
+    assert '{"CPU":0}' in start
+    assert "--dashboard-host=127.0.0.1" in start
+    assert ssh.only("pip install", "boto3")
+
+
+def test_the_autoscaler_sets_a_worker_up_as_the_file_says(provider: Any, config: dict[str, Any]) -> None:
+    from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+    from ray.autoscaler.v2.instance_manager.ray_installer import RayInstaller
+    from ray.core.generated.instance_manager_pb2 import Instance
+
+    ssh = Ssh()
+    (node,) = launch(provider, config, 1)
+    provider.non_terminated_nodes({})  # the autoscaler looks at the nodes before it sets one up
+    own = copy.deepcopy(config) | {"file_mounts": {}}
+    instance = Instance(instance_type="gpu_spot", cloud_instance_id=node)
+    RayInstaller(provider, AutoscalingConfig(own), process_runner=ssh).install_ray(instance, "10.0.0.1")
+
+    container = ssh.only("docker run")
+    assert "rayproject/ray:2.60.0-py311-gpu" in container
+    assert "--runtime=nvidia" in container
+    assert "--env RAY_AUTH_MODE=token" in container
+    start = ssh.only("ray start --address=$RAY_HEAD_IP:6379", "export RAY_HEAD_IP=10.0.0.1")
+    assert '"CPU":8' in start
+    assert '"GPU":1' in start
+    assert ssh.only("orchestrator.cluster.spot_notice $RAY_HEAD_IP:6379", "export RAY_HEAD_IP=10.0.0.1")
+    assert ssh.only("pip install", "[gpu]")
