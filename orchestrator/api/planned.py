@@ -129,17 +129,29 @@ class RunPlan:
             return f"decided at the start, on the cluster at {address}{on}"
         return f"{self.placement.reason}, on this machine (GPUs are counted at the start)"
 
+    def why_solo(self) -> str | None:
+        """Why members are trained one by one, whatever their models are; None: that is not known yet."""
+        job = self.request.job
+        if job.train.engine == "solo":
+            return "the job says so"
+        if job.train.engine == "auto" and job.data.streaming is not None:
+            return "training rows are streamed"
+        if job.train.engine == "auto" and all(member.stages for member in self.request.plan.members):
+            return "members are trained in stages"
+        return None
+
     def may_share(self) -> tuple[tuple[int, ...], ...]:
         """Groups of members that might be trained as one program; one of each where none are."""
         members = self.request.plan.members
-        alone = self.engine_text().startswith("solo: ")
-        return tuple((member.index,) for member in members) if alone else may_share_packs(members)
+        return may_share_packs(members) if self.why_solo() is None else tuple((member.index,) for member in members)
 
     def packs_text(self) -> str:
         """Which members might be trained as one program."""
         groups = [group for group in self.may_share() if len(group) > 1]
-        if not groups:
+        if self.why_solo() is not None:
             return "none: each member is trained by itself"
+        if not groups:
+            return "no two members look alike: decided when the models are there, or by --measure"
         told = "; ".join(ranges(group) for group in groups[:MOST_TOLD])
         more = f"; and {len(groups) - MOST_TOLD} further groups" if len(groups) > MOST_TOLD else ""
         rule = packing_rules(self.request.job).max_members
@@ -192,13 +204,9 @@ class RunPlan:
 
     def engine_text(self) -> str:
         """How the members would be trained."""
-        engine = self.request.job.train.engine
-        if engine == "solo":
-            return "solo: the job says so"
-        if engine == "auto" and self.request.job.data.streaming is not None:
-            return "solo: training rows are streamed"
-        if engine == "auto" and all(member.stages for member in self.request.plan.members):
-            return "solo: members are trained in stages"
+        engine, why = self.request.job.train.engine, self.why_solo()
+        if why is not None:
+            return f"solo: {why}"
         guess = "solo, should there be no GPU: the build function names layers that are slower fused on a CPU"
         if engine == "fused":
             guess = "fused, where the models can be"

@@ -20,7 +20,7 @@ from orchestrator.testing import MemoryStore
 
 
 def planned(folder: Path, **parts: Any) -> RunPlan:
-    (folder / "m.py").write_text("def f(): ...\ndef g(): ...\n", encoding="utf-8")
+    (folder / "m.py").write_text("def f(units=0): ...\ndef g(): ...\n", encoding="utf-8")
     job = parse_job({"name": "a", "model": "m:f", "data": "m:g", "members": 3, **parts})
     return api.plan(job, run_id="nightly", root=str(folder))
 
@@ -118,3 +118,9 @@ def test_members_that_are_trained_one_by_one_share_no_packs(tmp_path: Path, part
     told = planned(tmp_path, **parts).to_json()["packs"]
     assert told["may_share"] == [[0], [1], [2]]
     assert told["reason"] == "none: each member is trained by itself"
+
+
+def test_members_that_look_like_no_other_may_turn_out_to(tmp_path: Path) -> None:
+    told = planned(tmp_path, members={"count": 3, "vary": {"units": [1, 2, 3]}}).to_json()["packs"]
+    assert told["may_share"] == [[0], [1], [2]]
+    assert told["reason"] == "no two members look alike: decided when the models are there, or by --measure"
