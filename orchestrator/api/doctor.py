@@ -21,7 +21,7 @@ from orchestrator.api.submitted import check_place
 from orchestrator.cluster.authentication import Caution, Means, read_means
 from orchestrator.cluster.door import cautions_at
 from orchestrator.cluster.node_facts import facts_here
-from orchestrator.cluster.submission_decisions import resolve_address
+from orchestrator.cluster.submission_decisions import parse_headers, resolve_address
 from orchestrator.errors import (
     AccessDenied,
     ClusterUnavailable,
@@ -57,6 +57,9 @@ DEADLINE_S = 60.0
 
 _ROUNDS = 8
 """Checks that follow one another where the cluster is asked, its start of the driver included."""
+
+_CHECKS: dict[type[OrchestratorError], str] = {AccessDenied: "authentication", InvalidJob: "versions"}
+"""What has failed where a cluster cannot be joined; otherwise it is out of reach."""
 
 _THERE = "the cluster's driver"
 _RACE = "create-only in a race"
@@ -213,8 +216,7 @@ def _ask_cluster(
     try:
         session = connect(address, root if subject.modules else None)
     except OrchestratorError as error:
-        check = "cluster" if isinstance(error, ClusterUnavailable) else "authentication"
-        return [], [of_error(check, address, error)]
+        return [], [of_error(_CHECKS.get(type(error), "cluster"), address, error)]
     try:
         guarded = _guarded(session.cautions, read_means(os.environ), address)
         asked = Examination(subject.storage, subject.folder, mark, subject.modules, subject.train)
@@ -240,7 +242,9 @@ def _over_job_server(
     """How the job server is guarded, and what the same check finds when it runs on the cluster."""
     try:
         means = read_means(os.environ)
-        guarded = _guarded(cautions_at(address, means), means, address)
+        guarded: list[Finding] = []
+        if not parse_headers((), os.environ):  # a door that opens to a header cannot be judged by who knocks without
+            guarded = _guarded(cautions_at(address, means), means, address)
         return (*guarded, *_submitted(address, job_path, overrides, root, deadline_s))
     except OSError as error:
         away = ClusterUnavailable(f"the cluster's job server is out of reach ({error})", hint="is the port forwarded?")

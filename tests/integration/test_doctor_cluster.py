@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,29 +13,6 @@ from tests.support.cli_job import orchestrator, write_tiny_job
 from tests.support.ray_head import RayHead
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("head")]
-
-ASK_TWICE = """
-import json, sys
-from dataclasses import asdict
-from orchestrator.cluster import doctor, node_facts
-from orchestrator.cluster.session import connect
-
-def facts_of_another_version():
-    import os
-    import ray
-    mine = ray.util.get_node_ip_address() == sys_argv_2
-    return {"versions": {"orchestrator": "0.0.9" if mine else version}, "scratch": os.getcwd(), "free_bytes": 1,
-            "installed_gpus": None}
-
-sys_argv_2, version = sys.argv[2], node_facts.version_of("orchestrator")
-session = connect(sys.argv[1], None)
-asked = doctor.Examination(modules=("json", "no_such_module"))
-_, late = doctor.examine(session, asked, deadline_s=0.0)
-node_facts.facts_here = facts_of_another_version
-reports, _ = doctor.examine(session, asked)
-print(json.dumps([[asdict(each) for each in late], [asdict(each) for each in reports]]))
-session.close()
-"""
 
 
 def test_a_check_that_is_submitted_looks_at_every_node_and_comes_back(cluster_head: RayHead, tmp_path: Path) -> None:
@@ -56,24 +31,6 @@ def test_a_check_that_is_submitted_looks_at_every_node_and_comes_back(cluster_he
         assert found[check]["where"] == f"all {nodes + 1} machines"  # the driver's own view besides
     assert (found["modules"]["what"], found["modules"]["where"]) == ("found: tiny", f"all {nodes} machines")
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
-
-
-def test_a_node_that_is_late_is_named_and_one_of_another_version_is_not_asked_further(
-    cluster_head: RayHead, tmp_path: Path
-) -> None:
-    other = cluster_head.nodes[0].ip
-    command = [sys.executable, "-c", ASK_TWICE, cluster_head.gcs_address, other]
-    ended = subprocess.run(
-        command, cwd=tmp_path, env=cluster_head.environ, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
-    late, reports = json.loads(ended.stdout.splitlines()[-1])
-    assert {finding["where"] for finding in late} == {f"node {ip}" for ip in cluster_head.alive()}
-    assert all("does not answer within 0 s" in finding["what"] and finding["retryable"] for finding in late)
-    by_node = {report["where"]: report for report in reports}
-    assert by_node.pop(f"node {other}")["unasked"] == "it has not this version of this package"
-    assert all(report["missing_modules"] == ["no_such_module"] for report in by_node.values())
-    assert len(by_node) >= 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`orchestrator doctor` on this machine, as a user types it: what it finds, and its exit code."""
+"""`orchestrator doctor` on this machine: what it finds, and its exit code."""
 
 from __future__ import annotations
 
@@ -6,84 +6,82 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from orchestrator import api
+from orchestrator.errors import InvalidJob
+from orchestrator.planning.checkup import Finding, exit_code
 from tests.conftest import S3Bucket
 from tests.support.cli_job import orchestrator, write_tiny_job
 from tests.support.s3_server import REGION
 
 
-def findings(ended: subprocess.CompletedProcess[str]) -> dict[str, list[dict[str, Any]]]:
-    """By check; the exit code has to fit them."""
-    answer = json.loads(ended.stdout)
-    assert answer["exit_code"] == ended.returncode, ended.stderr
-    by_check: dict[str, list[dict[str, Any]]] = {}
-    for finding in answer["findings"]:
-        by_check.setdefault(finding["check"], []).append(finding)
-    return by_check
+def of(check: str, findings: Iterable[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.check == check]
 
 
 def test_without_a_job_this_machine_is_checked(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "orchestrator", "doctor", "--json"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    found = findings(ended)
-    assert {*found} == {"versions", "gpus", "disk"}
-    (versions,) = found["versions"]
-    assert (versions["level"], versions["where"]) == ("ok", "this machine")
-    assert all(name in versions["what"] for name in ("python", "orchestrator", "ray", "keras", "tensorflow", "numpy"))
+    answer = json.loads(ended.stdout)
+    assert answer["exit_code"] == ended.returncode, ended.stderr
+    findings = [Finding(**finding) for finding in answer["findings"]]
+    assert {finding.check for finding in findings} == {"versions", "gpus", "disk"}
+    (versions,) = of("versions", findings)
+    assert (versions.level, versions.where) == ("ok", "this machine")
+    assert all(name in versions.what for name in ("python", "orchestrator", "ray", "keras", "tensorflow", "numpy"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_job_adds_its_storage_and_its_modules(s3_bucket: S3Bucket, tmp_path: Path) -> None:
     place = {"url": f"{s3_bucket.url}/runs", "endpoint_url": s3_bucket.endpoint_url, "region": REGION}
-    found = findings(orchestrator(write_tiny_job(tmp_path, place), "doctor", "--json"))
-    (storage,) = found["storage"]
-    assert storage["level"] == "ok"
-    assert all(right in storage["what"] for right in ("create", "put", "get", "list", "delete"))
-    assert [finding["what"] for finding in found["modules"]] == ["found: tiny"]
-    (clock,) = found["clock"]
-    assert (clock["level"], clock["where"]) == ("ok", place["url"])
+    findings = api.doctor(str(write_tiny_job(tmp_path, place)), root=str(tmp_path))
+    (storage,) = of("storage", findings)
+    assert storage.level == "ok"
+    assert all(right in storage.what for right in ("create", "put", "get", "list", "delete"))
+    assert [finding.what for finding in of("modules", findings)] == ["found: tiny"]
+    (clock,) = of("clock", findings)
+    assert (clock.level, clock.where) == ("ok", place["url"])
 
 
 def test_storage_that_cannot_be_written_is_a_problem_and_told_right_by_right(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
-    ended = orchestrator(write_tiny_job(tmp_path, {"url": "file/runs"}), "doctor", "--json")
+    ended = orchestrator(write_tiny_job(tmp_path, {"url": "file/runs"}), "doctor")
     assert ended.returncode == 2, ended.stderr
-    storage = findings(ended)["storage"]
-    assert [finding["what"].partition(":")[0] for finding in storage][:2] == ["create", "put"]
-    assert all(finding["level"] == "problem" and finding["hint"] for finding in storage)
+    assert "create: the folder cannot be used" in ended.stdout
+    assert "put: the folder cannot be used" in ended.stdout
+    assert "→ choose a writable folder" in ended.stdout
 
 
-def test_storage_out_of_reach_is_75_and_shown_as_a_table(s3_credentials: None, tmp_path: Path) -> None:
+def test_storage_out_of_reach_is_75(s3_credentials: None, tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
         job = write_tiny_job(tmp_path, {"url": "s3://bucket/runs", "endpoint_url": endpoint, "region": REGION})
-        ended = orchestrator(job, "doctor")
-    assert ended.returncode == 75, ended.stderr
-    assert "problem" in ended.stdout
-    assert "S3 is out of reach" in ended.stdout
+        findings = api.doctor(str(job), root=str(tmp_path))
+    (storage,) = of("storage", findings)
+    assert "S3 is out of reach" in storage.what
+    assert exit_code(findings) == 75
 
 
 def test_a_relative_folder_cannot_be_looked_at_from_a_cluster(tmp_path: Path) -> None:
     job = write_tiny_job(tmp_path, {"url": "runs"})
-    ended = orchestrator(job, "doctor", "--address", "http://127.0.0.1:1")
-    assert ended.returncode == 2, ended.stderr
-    assert "absolute path" in ended.stderr
+    with pytest.raises(InvalidJob, match="absolute path"):
+        api.doctor(str(job), address="http://127.0.0.1:1", root=str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("address", "code"),
-    [("127.0.0.1:1", 75), ("ray://127.0.0.1:1", 75), ("http://127.0.0.1:1", 75), ("nonsense://x", 2)],
-)
-def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, address: str, code: int) -> None:
-    job = write_tiny_job(tmp_path, {"url": str(tmp_path / "runs")})
-    ended = orchestrator(job, "doctor", "--address", address, "--json")
-    assert ended.returncode == code, ended.stderr
-    if code == 75:
-        (cluster,) = findings(ended)["cluster"]
-        assert (cluster["level"], cluster["retryable"]) == ("problem", True)
-        assert address in cluster["where"]
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "http://127.0.0.1:1"])
+def test_a_cluster_that_does_not_answer_is_named_and_worth_a_retry(address: str) -> None:
+    findings = api.doctor(address=address)
+    (cluster,) = of("cluster", findings)
+    assert (cluster.level, cluster.retryable) == ("problem", True)
+    assert address in cluster.where
+    assert exit_code(findings) == 75
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidJob, match="--address"):
+        api.doctor(address="nonsense://x")

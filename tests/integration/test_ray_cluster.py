@@ -161,6 +161,20 @@ def test_a_demand_that_no_node_meets_ends_within_the_time_allowed(cases: Seen) -
     assert seen["took_s"] < 20
 
 
+def test_doctor_sees_through_gpus_that_only_ray_counts_and_asks_no_node_with_another_package(cases: Seen) -> None:
+    """TensorFlow is asked where Ray counts GPUs and this package is; the coordinator's process has none."""
+    seen = case(cases, "examined")
+    assert seen["gpus"] == [[0.0, None], [1.0, False], [2.0, None]]
+    assert seen["packages"].count("0.0.9") == 1
+    unasked = [[], "it has not this version of this package"]
+    assert seen["missing"] == [unasked, [["not_held"], ""], [["not_held"], ""]]
+    assert seen["troubles"] == 0
+
+
+def test_doctor_names_nodes_that_do_not_answer_in_time(cases: Seen) -> None:
+    assert case(cases, "examined")["late"] == [["it does not answer within 0 s", True]] * 3
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
     """A job file in a folder of its own; neither of its functions is ever called."""

@@ -23,6 +23,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from orchestrator import api
+from orchestrator.cluster import node_facts
+from orchestrator.cluster.doctor import Examination, examine
 from orchestrator.cluster.ray_cluster import RayCluster
 from orchestrator.cluster.session import connect
 from orchestrator.errors import OrchestratorError
@@ -174,6 +176,44 @@ class Cases:
             "shapes": [sorted(self.names[node.node] for node in shape.nodes) for shape in shapes],
             "lost": [event.cause.value for event in told if isinstance(event, ev.WorkerLost)],
         }
+
+    def examined(self) -> dict[str, Any]:
+        """What `doctor` learns of nodes whose GPUs are Ray's alone, of late ones, and of one with another package."""
+        ray.init(address=self.cluster.address, log_to_driver=False)
+        try:
+            session, asked = connect(None, str(self.project)), Examination(modules=("held", "not_held"))
+            _, late = examine(session, asked, deadline_s=0.0)
+            with self._another_package(self.two_gpus.node_id):
+                reports, troubles = examine(session, asked)
+        finally:
+            ray.shutdown()
+        return {
+            "late": [[finding.what, finding.retryable] for finding in late],
+            "gpus": sorted([report.gpus.counted, report.gpus.seen] for report in reports),
+            "missing": sorted([list(report.missing_modules), report.unasked or ""] for report in reports),
+            "packages": sorted(str(report.versions["orchestrator"]) for report in reports),
+            "troubles": len(troubles),
+        }
+
+    @contextmanager
+    def _another_package(self, there: str) -> Iterator[None]:
+        """One node says that it has another version of this package than it has."""
+        facts_here, version = node_facts.facts_here, node_facts.version_of("orchestrator")
+
+        def facts() -> dict[str, Any]:
+            mine = ray.get_runtime_context().get_node_id() == there
+            return {
+                "versions": {"orchestrator": "0.0.9" if mine else version},
+                "scratch": "/",
+                "free_bytes": 1,
+                "installed_gpus": None,
+            }
+
+        node_facts.facts_here = facts
+        try:
+            yield
+        finally:
+            node_facts.facts_here = facts_here
 
     def undisturbed(self) -> dict[str, Any]:
         return self._run("undisturbed", {"num_gpus": 1, "num_cpus": 2})
@@ -345,6 +385,7 @@ def main(folder: Path) -> None:
             cases.labelled,
             cases.joined,
             cases.impossible,
+            cases.examined,
             cases.undisturbed,
             cases.struck,
         ):
