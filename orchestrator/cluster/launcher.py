@@ -27,6 +27,8 @@ from orchestrator.spec import Job
 from orchestrator.spec.secrets import redact
 
 _MOST_CHARACTERS = 300
+_NEEDED = ("available_node_types", "head_node_type", "head_start_ray_commands", "worker_start_ray_commands")
+"""What `ray up` stumbles over when it is not there, though Ray's validator lets it pass for some providers."""
 
 
 def check_cluster(path: str, job: Job | None = None) -> tuple[Finding, ...]:
@@ -87,6 +89,8 @@ def _prepare(given: Config) -> Config | Finding:
         with _quiet("ray.autoscaler"), contextlib.redirect_stdout(sys.stderr):
             prepared: dict[str, Any] = prepare_config(dict(given))
             validate_config(prepared)
+        if missing := [key for key in _NEEDED if key not in prepared]:
+            return Finding("error", ", ".join(missing), "Ray refuses it: it is not said, and has no default here", hint)
     except ValidationError as error:
         where = ".".join(map(str, error.absolute_path)) or "the file"
         return Finding("error", where, f"Ray refuses it: {_short(error.message)}", hint)

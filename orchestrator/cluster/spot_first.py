@@ -42,7 +42,8 @@ class SpotFirst:
         try:
             return dict(create(node_config, tags, count))
         except NodeLaunchException as refused:
-            if "InstanceMarketOptions" not in node_config or refused.category not in NO_SPOT_NODES:
+            market = node_config.get("InstanceMarketOptions", {}).get("MarketType")
+            if market != "spot" or refused.category not in NO_SPOT_NODES:
                 raise
             logger.warning("no spot nodes (%s): %d on demand instead", refused.category, count)
         on_demand = {key: value for key, value in node_config.items() if key != "InstanceMarketOptions"}

@@ -56,10 +56,11 @@ def test_what_is_refused_for_another_reason_stays_an_error() -> None:
     assert len(provider.asked) == 1
 
 
-def test_nodes_on_demand_are_not_asked_for_twice() -> None:
+@pytest.mark.parametrize("config", [ON_DEMAND, ON_DEMAND | {"InstanceMarketOptions": {"MarketType": "capacity-block"}}])
+def test_nodes_that_are_not_of_the_spot_market_are_not_asked_for_twice(config: dict[str, Any]) -> None:
     provider = Provider(refuses_all="InsufficientInstanceCapacity")
     with pytest.raises(NodeLaunchException):
-        provider.create_node(ON_DEMAND, TAGS, 1)
+        provider.create_node(config, TAGS, 1)
     assert len(provider.asked) == 1
 
 

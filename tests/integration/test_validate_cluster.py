@@ -127,6 +127,15 @@ def test_what_ray_refuses_is_an_error_with_its_place(
     assert words in refusal.what
 
 
+def test_what_ray_would_stumble_over_later_is_an_error_too(folder: Path) -> None:
+    path = folder / "cluster.yaml"
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del given["head_start_ray_commands"]
+    path.write_text(yaml.safe_dump(given), encoding="utf-8")
+    refusal, *_ = check_cluster("cluster.yaml")
+    assert (refusal.level, refusal.where) == ("error", "head_start_ray_commands")
+
+
 def test_a_secret_is_found_even_where_ray_refuses_the_file_and_is_not_repeated(folder: Path) -> None:
     key = "AKIA" + "ABCDEFGHIJKLMNOP"
     change(folder, max_workers=key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,13 @@ def test_every_node_checks_the_bucket(config: dict[str, Any]) -> None:
     assert "--env ORCHESTRATOR_BUCKET=MY-BUCKET" in config["docker"]["run_options"]
     for commands in ("head_setup_commands", "worker_setup_commands"):
         assert any("ORCHESTRATOR_BUCKET" in each for each in config[commands])
+
+
+def test_the_heads_policy_is_about_this_cluster(config: dict[str, Any]) -> None:
+    policy = json.loads((ROOT / "jobs" / "head_policy.json").read_text(encoding="utf-8"))
+    by_action = {action: statement for statement in policy["Statement"] for action in statement["Action"]}
+    starts, ends = by_action["ec2:RunInstances"]["Condition"], by_action["ec2:TerminateInstances"]["Condition"]
+    assert starts == {"StringEquals": {"aws:RequestedRegion": config["provider"]["region"]}}
+    assert ends == {"StringEquals": {"ec2:ResourceTag/ray-cluster-name": config["cluster_name"]}}
+    profiles = {each["node_config"]["IamInstanceProfile"]["Name"] for each in config["available_node_types"].values()}
+    assert {by_action["iam:PassRole"]["Resource"].rpartition("/")[2]} == profiles
