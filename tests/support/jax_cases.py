@@ -36,18 +36,12 @@ from tests.integration.test_exact_resume import (
     straight,
     test_a_late_member_is_what_fit_would_have_ended_with,
 )
-from tests.integration.test_preprocessing import (
-    test_a_killed_member_on_raw_rows_ends_with_the_same_bits,
-    test_a_killed_pack_on_raw_rows_ends_with_the_same_bits,
-    test_several_inputs_and_outputs_keep_their_names_through_file_and_fit,
-)
+from tests.integration.test_preprocessing import test_a_killed_pack_on_raw_rows_ends_with_the_same_bits
 
 __all__ = [
     "straight",
-    "test_a_killed_member_on_raw_rows_ends_with_the_same_bits",
     "test_a_killed_pack_on_raw_rows_ends_with_the_same_bits",
     "test_a_late_member_is_what_fit_would_have_ended_with",
-    "test_several_inputs_and_outputs_keep_their_names_through_file_and_fit",
 ]
 
 OURS = spec(backend="jax")
