@@ -87,6 +87,11 @@ class OutputData:
     class_names: tuple[str, ...] = ()
     place: int | None = None
 
+    @property
+    def counted(self) -> str:
+        """What the ensemble is an average of: members, or with folds configurations."""
+        return "configuration" if self.result.configurations else "member"
+
     def id(self, name: str) -> str:
         """`name` where there is no other output, else one that tells the page's elements of several outputs apart."""
         return name if self.place is None else f"{name}-{self.place}"

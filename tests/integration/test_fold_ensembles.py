@@ -167,6 +167,7 @@ def test_the_report_of_a_run_with_folds_is_drawn(job: Job, stored: Callable[[str
     page = stored("report.html").decode()
     assert "On out-of-fold (90 rows)" in page
     assert "What is counted here are configurations" in page
+    assert "configurations that count" in page
     assert "the best configuration (0)" in page or "the best configuration (1)" in page
 
 

@@ -288,6 +288,7 @@ def test_the_report_and_the_table_show_the_search() -> None:
         assert told in section
     for trial in result.search.trials:
         assert f"{trial.hyperparameters['rate']:g}" in section
+    assert "of worker time for 9 trained trials" in page.section("size").text, "not for the members alone"
     charts = [svg.attributes["aria-label"] for svg in page.all("svg") if svg.attributes["class"] == "chart"]
     assert any(label.startswith("nll of 9 trials in their order; the lowest is") for label in charts)
     assert any(label.startswith("importance of parameters: ") for label in charts)

@@ -28,8 +28,8 @@ _OUTCOMES = {"published": "c1", "late": "c3", "preempted": "c4", "node_lost": "c
 _FAILED = "c5"
 
 
-def weights_chart(weights: WeightsResult, name: str = "weights") -> Chart:
-    """Each member's weight, beside the one that a plain average gives."""
+def weights_chart(weights: WeightsResult, name: str = "weights", counted: str = "member") -> Chart:
+    """The weight of each member (`counted`), beside the one that a plain average gives."""
     places, even = np.arange(len(weights.values)), 1 / len(weights.values)
 
     def paint(axes: Axes) -> None:
@@ -41,11 +41,11 @@ def weights_chart(weights: WeightsResult, name: str = "weights") -> Chart:
             axes.stairs(sorted(weights.values, reverse=True), color=COLORS["c1"], fill=True)
         axes.axhline(even, color=COLORS["c2"], dashes=(3, 2))
         axes.set_title("weight")
-        axes.set_xlabel("member" if len(places) <= MOST_BARS else "members, from the heaviest on")
+        axes.set_xlabel(counted if len(places) <= MOST_BARS else f"{counted}s, from the heaviest on")
 
     keys = (Key("weight", "c1", "band"), Key("plain average", "c2", "dashed"))
-    alt = f"weights of {len(places)} members, from {min(weights.values):.3g} to {max(weights.values):.3g}"
-    return Chart(draw(name, alt, paint), "The members' weights.", keys)
+    alt = f"weights of {len(places)} {counted}s, from {min(weights.values):.3g} to {max(weights.values):.3g}"
+    return Chart(draw(name, alt, paint), f"The {counted}s' weights.", keys)
 
 
 def reliability_chart(calibration: Calibration, name: str = "reliability") -> Chart:

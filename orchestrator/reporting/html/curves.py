@@ -142,8 +142,8 @@ def _without_outliers(axes: Axes, histories: Sequence[History], columns: Sequenc
         axes.set_ylim(top=1.5 * top)
 
 
-def size_chart(points: Sequence[CurvePoint], split: str, name: str = "size") -> Chart:
-    """The score of the plain average over the number of its members, with the spread over orders.
+def size_chart(points: Sequence[CurvePoint], split: str, name: str = "size", counted: str = "member") -> Chart:
+    """The score of the plain average over the number of its members (`counted`), with the spread over orders.
 
     `name`, as of all charts, tells its ids from those of others on the page.
     """
@@ -163,15 +163,16 @@ def size_chart(points: Sequence[CurvePoint], split: str, name: str = "size") -> 
         else:
             _whole_numbers(axes)
         axes.set_title(NAMES[metric])
-        axes.set_xlabel("members")
+        axes.set_xlabel(f"{counted}s")
 
     keys = (
         Key("mean over orders", "c1"),
         Key("lowest to highest", "c1", "band"),
         Key("by index", "c2", "dashed"),
     )
-    alt = f"{NAMES[metric]} on {split} over the number of members, from {points[0].mean:.4g} to {points[-1].mean:.4g}"
-    caption = f"Of the plain average on {split} rows, by how many members it has."
+    span = f"from {points[0].mean:.4g} to {points[-1].mean:.4g}"
+    alt = f"{NAMES[metric]} on {split} over the number of {counted}s, {span}"
+    caption = f"Of the plain average on {split} rows, by how many {counted}s it has."
     return Chart(draw(f"{name}-{metric}", alt, paint), caption, keys)
 
 

@@ -28,7 +28,7 @@ def examples_section(data: OutputData) -> Section | None:
     told = "the spread of the members is widest" if cases.task is TaskKind.REGRESSION else "the ensemble is least sure"
     kinds = (
         ("Most uncertain", f"Where {told}.", cases.uncertain),
-        ("Most disputed", "Where the most pairs of members decide differently.", cases.disputed),
+        ("Most disputed", f"Where the most pairs of {data.counted}s decide differently.", cases.disputed),
     )
     parts: list[Part] = [
         Gallery(title, caption, tuple(_picture(data, cases, case) for case in found))
@@ -39,7 +39,7 @@ def examples_section(data: OutputData) -> Section | None:
         return None
     intro = (
         f"From the {cases.split} rows whose inputs the run has kept. Shares are of the plain average of "
-        f"{cases.num_members} members, votes are theirs."
+        f"{cases.num_members} {data.counted}s, votes are theirs."
     )
     return Section("examples", "Examples", intro, tuple(parts))
 

@@ -62,15 +62,14 @@ def weights_section(data: OutputData) -> Section | None:
     facts = Facts(
         (
             ("weights", fitted),
-            ("members that count", f"{heavy} of {len(weights.values)}"),
-            ("worth as many equal members", f"{effective:.1f}"),
+            (f"{data.counted}s that count", f"{heavy} of {len(weights.values)}"),
+            (f"worth as many equal {data.counted}s", f"{effective:.1f}"),
         ),
         half=True,
     )
-    counted = "configuration" if data.result.configurations else "member"
-    intro = f"How much each {counted} counts in the weighted average. Figures of it are cross-fitted on "
+    intro = f"How much each {data.counted} counts in the weighted average. Figures of it are cross-fitted on "
     intro += f"{'validation' if rows == 'given' else rows} rows."
-    return Section("weights", "Weights", intro, (weights_chart(weights, data.id("weights")), facts))
+    return Section("weights", "Weights", intro, (weights_chart(weights, data.id("weights"), data.counted), facts))
 
 
 def _common(members: Sequence[MemberResult]) -> dict[str, str]:
@@ -128,9 +127,16 @@ def _score_of(result: OutputResult, split: str, metric: str) -> Tell:
 
 
 def _weight_of(result: OutputResult) -> Tell:
+    """A member's share of what is averaged; those of a configuration share its weight."""
     weights = result.weights
     by_member = dict(zip(weights.members, weights.values, strict=False)) if weights else {}
-    return lambda m: f"{by_member[m.configuration]:.4f}" if m.configuration in by_member else NONE
+    sizes = {each.index: len(each.members) for each in result.configurations}
+
+    def tell(member: MemberResult) -> str:
+        found = by_member.get(member.configuration)
+        return NONE if found is None else f"{found / sizes.get(member.configuration, 1):.4f}"
+
+    return tell
 
 
 def _hyperparameter(name: str) -> Tell:

@@ -40,29 +40,31 @@ def size_section(data: OutputData) -> Section | None:
     for point in split.curve:
         by_metric.setdefault(point.metric, []).append(point)
     drawn = [points for points in by_metric.values() if len(points) > 1]
-    parts: list[Part] = [size_chart(points, name, data.id("size")) for points in drawn]
+    parts: list[Part] = [size_chart(points, name, data.id("size"), data.counted) for points in drawn]
     headline = headline_of(data.result)
     timeline = data.timeline
     points = by_metric.get(headline, [])
-    trained = sum(1 for member in data.result.members if member.epochs)
+    search = data.result.search
+    trained = sum(1 for each in (data.result.members if search is None else search.trials) if each.epochs)
     if len(points) > 1 and timeline is not None and trained and timeline.busy_s > 0:
         counted = len(data.result.configurations) or len(data.result.members)
         each = len(data.result.members) / counted  # a configuration costs as much as all of its members
-        parts.append(_cost_table(points, headline, timeline.busy_s / trained * each))
-        told = f"{duration_text(timeline.busy_s)} of worker time for {trained} trained members"
+        parts.append(_cost_table(points, headline, timeline.busy_s / trained * each, data.counted))
+        what = "members" if search is None else "trials"
+        told = f"{duration_text(timeline.busy_s)} of worker time for {trained} trained {what}"
         parts.append(
             Lines((f"{told}, {duration_text(timeline.busy_s / trained)} each; time of lost attempts is in it.",))
         )
     intro = (
-        "How the plain average does with fewer members. Where the curve is flat, further members cost time and bring "
-        "nothing; the band is the spread over random orders of the members."
+        f"How the plain average does with fewer {data.counted}s. Where the curve is flat, further {data.counted}s cost "
+        f"time and bring nothing; the band is the spread over random orders of the {data.counted}s."
     )
     if data.result.configurations:
         intro += " What is counted here are configurations, each with the members of all of its folds."
     return Section("size", "Size of the ensemble", intro, tuple(parts)) if parts else None
 
 
-def _cost_table(points: Sequence[CurvePoint], metric: str, member_s: float) -> Table:
+def _cost_table(points: Sequence[CurvePoint], metric: str, each_s: float, counted: str) -> Table:
     """What 0.01 of the headline metric cost in worker-seconds, step by step."""
     sign = 1 if metric in _GREATER_IS_BETTER else -1
     rows: list[list[str | Cell]] = []
@@ -70,11 +72,11 @@ def _cost_table(points: Sequence[CurvePoint], metric: str, member_s: float) -> T
         cost = NONE
         if before is not None:
             gained = sign * (point.mean - before.mean)
-            spent = (point.members - before.members) * member_s
+            spent = (point.members - before.members) * each_s
             cost = _seconds(spent * _POINT / gained) if gained > 1e-9 else "no gain"
         spread = f"{score_text(metric, point.low)} – {score_text(metric, point.high)}"
         rows.append([str(point.members), score_text(metric, point.mean), spread, cost])
-    columns = ("members", NAMES[metric], "over orders", f"worker-seconds per {_POINT} gained")
+    columns = (f"{counted}s", NAMES[metric], "over orders", f"worker-seconds per {_POINT} gained")
     return table(f"What each step of {NAMES[metric]} cost", columns, rows)
 
 
@@ -207,21 +209,23 @@ def diversity_section(data: OutputData) -> Section | None:
     found = _first(data.result, lambda split: split.diversity)
     if found is None or found[1].diversity is None:
         return None
-    items = tuple(_diversity_items(found[1].diversity))
-    intro = f"On {found[0]} rows. An average gains only where its members err differently; entropies are in nats."
+    items = tuple(_diversity_items(found[1].diversity, data.counted))
+    intro = (
+        f"On {found[0]} rows. An average gains only where its {data.counted}s err differently; entropies are in nats."
+    )
     return Section("diversity", "Diversity", intro, (Facts(items),)) if items else None
 
 
-def _diversity_items(diversity: DiversityFigures) -> Iterator[tuple[str, str]]:
+def _diversity_items(diversity: DiversityFigures, counted: str) -> Iterator[tuple[str, str]]:
     if diversity.disagreement is not None:
-        yield "rows that two members decide differently", f"{100 * diversity.disagreement:.2f} %"
+        yield f"rows that two {counted}s decide differently", f"{100 * diversity.disagreement:.2f} %"
     if diversity.member_correlation is not None:
-        yield "correlation of the members' errors", f"{diversity.member_correlation:.3f}"
+        yield f"correlation of the {counted}s' errors", f"{diversity.member_correlation:.3f}"
     for text, value in (
         ("total uncertainty (predictive entropy)", diversity.predictive_entropy),
-        ("of that in the data (the members' mean entropy)", diversity.mean_entropy),
-        ("of that between members (mutual information)", diversity.mutual_information),
-        ("spread of the members (standard deviation)", diversity.spread),
+        (f"of that in the data (the {counted}s' mean entropy)", diversity.mean_entropy),
+        (f"of that between {counted}s (mutual information)", diversity.mutual_information),
+        (f"spread of the {counted}s (standard deviation)", diversity.spread),
     ):
         if value is not None:
             yield text, f"{value:.4g}"
