@@ -175,7 +175,7 @@ def _run_on_ray(
             clock=SystemClock(),
             progress=progress,
             crew=placement.crew,
-            solo_crew=place_again(shape, placing, len(request.plan.members), alone=True),
+            solo_crew=place_again(shape, placing, len(request.plan.members), alone=True).crew,
             placing=placing,
             give_up_at=give_up_at,
             interruption=interruption,

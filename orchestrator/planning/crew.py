@@ -19,19 +19,16 @@ def follow_nodes(state: State, event: ev.NodesChanged) -> Stepped:
     if placing is None or not event.shape.can_grow:
         return state, []
     num_members = len(state.members)
-    crew = place_again(event.shape, placing, num_members, alone=state.alone)
+    placement = place_again(event.shape, placing, num_members, alone=state.alone)
     solo = place_again(event.shape, placing, num_members, alone=True)
-    before = state.crew
-    state = replace(state, crew=crew, solo_crew=solo)
-    if crew == before:
+    before, waits = (state.crew, state.waits), placement.num_at_once == 0
+    state = replace(state, crew=placement.crew, solo_crew=solo.crew, waits=waits)
+    if (state.crew, waits) == before:
         return state, []
-    news = "nodes have changed" if crew.num_workers else "waiting for a node"
-    commands: list[Command] = [Note(f"{news}: {crew.reason}")]
-    if crew.num_workers > before.num_workers:
-        at_work = sum(bool(worker.members or worker.predicting) for worker in state.workers.values())
-        state, shared = share_out(state, crew.num_workers - at_work)
-        commands += shared
-    return state, commands
+    note = Note(f"{'waiting for a node' if waits else 'nodes have changed'}: {placement.reason}")
+    at_work = sum(bool(worker.members or worker.predicting) for worker in state.workers.values())
+    state, commands = share_out(state, placement.num_at_once - at_work)
+    return state, [note, *commands]
 
 
 def staff(state: State, num_wanted: int, now: float) -> Stepped:

@@ -114,7 +114,8 @@ def place_workers(
     One GPU per worker where there are GPUs (or what the job says: a fraction, or several of one node), else `num_cpus`
     cores per worker; never more workers than members, nor than `concurrency`. On nodes that are there as many as fit;
     where nodes are started on demand as many as are useful, of which those without a place wait: they are the demand.
-    `num_workers` is 0 when no node fits even one worker and nothing would start one.
+    So do they where none has a place: an autoscaler that does not show may be there. `num_workers` is 0 when no node
+    fits even one worker and none could be started that does.
 
     Args:
         shape: the nodes. Those that `resources.labels` does not select count for nothing.
@@ -141,7 +142,7 @@ def place_workers(
         limits["resources.concurrency"] = resources.concurrency
     at_once = sum(_fit(node, num_cpus, num_gpus) for node in nodes)
     most = at_once
-    if shape.autoscaler is not None:
+    if shape.autoscaler is not None or (shape.can_grow and at_once == 0):
         useful = _fewest_packs(num_members, num_gpus) if may_fuse else num_members
         could = _startable(shape, startable, num_cpus, num_gpus)
         most = max(at_once, int(min(resources.concurrency or useful, could)))
@@ -153,9 +154,9 @@ def place_workers(
     return Placement(num_workers, num_cpus, num_gpus, reason, at_once)
 
 
-def place_again(shape: ClusterShape, placing: Placing, num_members: int, *, alone: bool) -> Crew:
+def place_again(shape: ClusterShape, placing: Placing, num_members: int, *, alone: bool) -> Placement:
     """The workers to have on the nodes that are there now; `alone`: members turned out to be trained one by one."""
-    return place_workers(shape, placing.resources, num_members, may_fuse=placing.may_fuse and not alone).crew
+    return place_workers(shape, placing.resources, num_members, may_fuse=placing.may_fuse and not alone)
 
 
 def placing_of(resources: ResourcesSpec, placement: Placement, *, may_fuse: bool) -> Placing:
@@ -176,7 +177,7 @@ def _reason(
         waiting = f"; {at_once} of them now, nodes are asked for the others" if at_once < num_workers else ""
         return f"{num_workers} × {demand}{on} ({name}{waiting})"
     largest = ", ".join(_node_text(node, labels) for node in shape.nodes) or "no node"
-    asked = f"; nodes are asked for {num_workers} of them" if num_workers else ""
+    asked = f"; nodes are asked for {num_workers} of them" if num_workers and shape.autoscaler is not None else ""
     return f"a worker needs {demand}{on}; there is {largest}{asked}"
 
 

@@ -155,6 +155,7 @@ class State:
         crew: the workers that train side by side.
         solo_crew: those to have instead, once members turn out to be trained one by one; None: the same.
         alone: they have.
+        waits: no node has a place for a worker.
         packs: all there are; empty until they are decided. A pack that was halved is followed by its halves.
         waiting: packs waiting to be trained, by index.
         unpublished: members waiting for their best epoch so far to be published, after the cutoff.
@@ -183,6 +184,7 @@ class State:
     workers: Mapping[str, WorkerState] = field(default_factory=dict)
     solo_crew: Crew | None = None
     alone: bool = False
+    waits: bool = False
     packs: tuple[Pack, ...] = ()
     waiting: tuple[int, ...] = ()
     unpublished: tuple[int, ...] = ()

@@ -159,12 +159,12 @@ class Cases:
             # Its worker is free now for one of the two that lost theirs.
             wait_until(lambda: max(run.term(uploading), run.term(beside)) == 2, f"a new term; {run.progress.notes}")
             struck_twice = uploading if run.term(uploading) == 2 else beside
+            wait_until(lambda: not self.actors("PENDING_CREATION"), "nobody to wait for places that are gone")
             self.remove(run.node_of(hit_later))
             attempts = {uploading: 1, beside: 1, hit_later: 1, struck_twice: 2}
             wait_until(
                 lambda: all(run.num_ended(member) == ended for member, ended in attempts.items()), "the loss of all"
             )
-            wait_until(lambda: not self.actors("PENDING_CREATION"), "nobody to wait for places that are gone")
             run.turns(5)
             waited = run.goes_on and self.alive() == {self.cluster.head_node.node_id}
             run.stage.let_go(uploading, beside, hit_later)

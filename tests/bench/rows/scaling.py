@@ -23,13 +23,13 @@ from tests.bench.tasks import job_of, make_task
 
 NODES = (1, 2, 4)
 WORKERS_PER_NODE = 4
-SLEEP_S = 0.5
+SLEEP_S = 2.0
 LISTEN_S = 5.0
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
     """members that sleep, on 1, 2 and 4 nodes"""
-    per_worker = 4 if bench.quick else 40
+    per_worker = 1 if bench.quick else 10
 
     def run(num_nodes: int) -> Contestant:
         here = "tests.bench.rows.scaling"

@@ -72,16 +72,20 @@ def test_who_works_is_not_ended_because_a_node_went() -> None:
 def test_a_run_without_any_node_waits_and_goes_on_when_one_comes() -> None:
     world = World(2, 1, nodes_change=True)
     world.get_ready()
-    world.step(ev.NodesChanged(nodes_of(0)))
-    assert started(world.step(ev.WorkerLost("w0", Cause.NODE_LOST, "gone"))) == []
-    assert started(world.tick(1000)) == []
-    assert started(world.step(ev.NodesChanged(nodes_of(1)))) == ["w1"]
+    sent = world.step(ev.WorkerLost("w0", Cause.NODE_LOST, "gone"), ev.NodesChanged(nodes_of(0)))
+    assert "waiting for a node: a worker needs 1 CPU; there is no node" in [
+        note.text for note in commands_of(sent, cmd.Note)
+    ]
+    assert started(sent) == ["w1", "w2"], "whatever starts nodes on demand sees them"
+    world.tick(1000)
+    assert killed(world.step(ev.NodesChanged(nodes_of(1)))) == ["w2"]
+    world.step(ev.WorkerReady("w1", "n", 1))
+    assert world.workers["w1"].task == "train"
 
 
 def test_waiting_for_a_node_ends_and_says_what_a_worker_needs() -> None:
     world = World(2, 1, placing=Placing(ResourcesSpec(labels={"market": "spot"})), faults=FaultsSpec(node_wait_s=60))
     sent = world.step(ev.NodesChanged(nodes_of(4)))
-    assert killed(sent) == ["w0"]
     assert "waiting for a node: a worker needs 1 CPU, on nodes with market=spot" in commands_of(sent, cmd.Note)[0].text
     world.tick(61)
     error = error_of(world)

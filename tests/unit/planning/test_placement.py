@@ -156,7 +156,7 @@ def test_gpus_of_nodes_without_the_label_are_not_counted_on() -> None:
 
 def test_a_label_that_no_node_has_is_named_with_what_nodes_have() -> None:
     placement = place([SPOT, HEAD], labels={"market": "reserved"})
-    assert placement.num_workers == 0
+    assert placement.num_at_once == 0
     assert placement.reason == (
         "a worker needs 1 CPU, on nodes with market=reserved; there is 4 CPU and 1 GPU (market=spot), "
         "0 CPU and 0 GPU (no market)"
@@ -185,7 +185,6 @@ def test_a_cluster_that_starts_at_no_worker_node_is_asked_for_as_many_as_it_may_
         (Autoscaler((NodeGroup(NodeShape(1, 1), None),)), {}, 9),
         (Autoscaler(), {"num_gpus": 1}, 9),
         (Autoscaler(), {"num_gpus": 1, "concurrency": 4}, 4),
-        (None, {"num_gpus": 1}, 0),
     ],
 )
 def test_the_demand_is_bounded_by_members_concurrency_and_what_may_be_started(
@@ -208,6 +207,12 @@ def test_a_head_that_takes_workers_counts_beside_the_nodes_that_may_be_started()
 def test_a_fixed_cluster_has_no_worker_that_waits_for_a_place() -> None:
     placement = place([HEAD, NodeShape(8, 2)], 5)
     assert placement.num_workers == placement.num_at_once == 2
+
+
+def test_where_nothing_fits_workers_wait_for_an_autoscaler_that_does_not_show() -> None:
+    placement = place([HEAD], 9, num_gpus=1, concurrency=4)
+    assert (placement.num_workers, placement.num_at_once) == (4, 0)
+    assert placement.reason == "a worker needs 1 CPU and 1 GPU; there is 0 CPU and 0 GPU"
 
 
 @pytest.mark.parametrize(
