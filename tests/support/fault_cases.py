@@ -167,9 +167,11 @@ class Cases:
             )
             run.turns(5)
             waited = run.goes_on and self.alive() == {self.cluster.head_node.node_id}
-            run.stage.let_go(uploading, beside, hit_later)
             back = time.monotonic()
             self.renew_nodes()
+            struck = (uploading, beside, hit_later)  # held, so that one node's two workers cannot have them all
+            wait_until(lambda: all(run.node_of(member) in self.nodes for member in struck), "all to be trained again")
+            run.stage.let_go(*struck)
             to_progress = run.progressed(hit_later, back, 2)
         return {
             **run.seen(),
