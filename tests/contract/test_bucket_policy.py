@@ -111,3 +111,11 @@ def test_what_a_run_cannot_do_without_is_refused_before_it_starts(
     log_in(user_without(right))
     with pytest.raises(AccessDenied, match=right):
         probe(S3Store(bucket, endpoint_url=s3_server.endpoint_url), "probe")
+
+
+@pytest.mark.parametrize("right", ["s3:DeleteObject", "s3:AbortMultipartUpload"])
+def test_what_only_clears_away_keeps_no_run_from_starting(
+    s3_server: S3Server, bucket: str, log_in: Callable[[str], None], right: str
+) -> None:
+    log_in(user_without(right))
+    probe(S3Store(bucket, endpoint_url=s3_server.endpoint_url), "probe")
