@@ -19,7 +19,7 @@ from orchestrator.errors import AccessDenied, InvalidJob, MissingObject, TryAgai
 from orchestrator.planning.recovery import read_run
 from orchestrator.reporting.publish import finished_result
 from orchestrator.reporting.result import Result
-from orchestrator.spec import Job, load_job
+from orchestrator.spec import Job, identity_digest, load_job
 from orchestrator.storage.log import Log
 
 
@@ -81,6 +81,8 @@ def submit(
         return SubmittedRun(request.run_id, run_key, url, None, "recorded", result.exit_code, result=result)
     metadata = metadata_of(
         request.run_id,
+        identity=identity_digest({**planned.identity, "code": None}),
+        code=request.code_digest,
         storage=request.job.storage.url,
         endpoint_url=request.job.storage.endpoint_url,
         region=request.job.storage.region,
@@ -98,6 +100,7 @@ def submit(
         working_dir=root,
         last_term=last_term,
         metadata=metadata,
+        accept_code_change=accept_code_change,
     )
     on_note(f"{submission.state}: job {submission.submission_id} on {url}")
     found = SubmittedRun(request.run_id, run_key, url, submission.submission_id, submission.state)

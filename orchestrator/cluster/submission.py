@@ -21,8 +21,8 @@ from orchestrator.cluster.submission_decisions import (
     outside_of_working_dir,
     shippable_env,
 )
-from orchestrator.cluster.submitted_jobs import KnownJob, jobs_of, newest, next_number, submission_id_of
-from orchestrator.errors import ClusterUnavailable, InvalidJob, OrchestratorError, TimedOut
+from orchestrator.cluster.submitted_jobs import KnownJob, is_same, jobs_of, newest, next_number, submission_id_of
+from orchestrator.errors import ClusterUnavailable, IdentityChanged, InvalidJob, OrchestratorError, TimedOut
 
 _POLL_S = 0.5
 _PATIENCE_S = 120.0
@@ -57,6 +57,7 @@ def submit_job(
     working_dir: str,
     last_term: int = 0,
     metadata: Mapping[str, str] | None = None,
+    accept_code_change: bool = False,
     env_vars: Mapping[str, str] | None = None,
 ) -> Submission:
     """Find the live job of a run, or ship the working directory and start one on the cluster's head.
@@ -69,12 +70,14 @@ def submit_job(
         entrypoint: the driver's command line (see `driver_command`); quoted here, as Ray hands it to a shell.
         working_dir: the folder to ship; the driver starts in its copy.
         last_term: the last term in the run's log, so far as known (see `next_number`).
-        metadata: what the cluster tells of the job besides the run's key; no secrets.
+        metadata: what the cluster tells of the job besides the run's key, see `metadata_of`; no secrets.
+        accept_code_change: attach although the live job's own code is not that in `metadata`.
         env_vars: for the driver and its workers; names and paths of credentials, never values.
 
     Raises:
         ClusterUnavailable: the job server is out of reach, silent, or failed.
         AccessDenied: the token is missing or wrong.
+        IdentityChanged: the live job is of another identity.
         InvalidJob: the folder or a variable cannot be used, or the folder is too large to ship.
     """
     if not Path(working_dir).is_dir():
@@ -87,6 +90,13 @@ def submit_job(
     known = jobs_of(server.jobs(), run_key)
     live = newest(known)
     if live is not None and live.is_live:
+        if not is_same(live, metadata or {}, accept_code_change=accept_code_change):
+            raise IdentityChanged(
+                "this run id stands for another job, or other code, at which a cluster is working",
+                where=f"job {live.submission_id} on {server.address}",
+                hint="use another --run-id or --fresh; `orchestrator wait` attaches to it as it is, "
+                "--accept-code-change where the code alone has changed",
+            )
         return Submission(live.submission_id, "attached")
     submission_id = submission_id_of(run_key, next_number(known, last_term))
     try:

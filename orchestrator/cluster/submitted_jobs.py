@@ -74,17 +74,26 @@ def jobs_of(jobs: Iterable[KnownJob], run: str) -> tuple[KnownJob, ...]:
 
 
 def metadata_of(
-    run_id: str, *, storage: str, endpoint_url: str | None, region: str | None, version: str
+    run_id: str, *, identity: str, code: str, storage: str, endpoint_url: str | None, region: str | None, version: str
 ) -> dict[str, str]:
     """What the cluster tells of a run's job to everyone who asks: no secrets, which no part of these may hold.
 
     Args:
         run_id: as given.
+        identity: digest of what the run id stands for, but for the job's own code.
+        code: digest of that.
         storage, endpoint_url, region: where the run is kept.
         version: of this package.
     """
     told = {"storage": storage, "storage_endpoint_url": endpoint_url, "storage_region": region}
-    return {"run_id": run_id, "orchestrator": version, **{name: text for name, text in told.items() if text}}
+    own = {"run_id": run_id, "identity": identity, "code": code, "orchestrator": version}
+    return {**own, **{name: text for name, text in told.items() if text}}
+
+
+def is_same(job: KnownJob, told: Mapping[str, str], *, accept_code_change: bool) -> bool:
+    """Whether a run's job is what somebody else would submit under its id, so far as both tell (`metadata_of`)."""
+    compared = ("identity",) if accept_code_change else ("identity", "code")
+    return all(job.metadata[name] == told[name] for name in compared if name in job.metadata and name in told)
 
 
 def storage_in(metadata: Mapping[str, str]) -> dict[str, str | None] | None:

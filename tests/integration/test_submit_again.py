@@ -133,6 +133,22 @@ def test_the_live_job_of_another_machine_is_attached_to_and_nothing_is_shipped(b
     assert bench.fake.asked("GET").count("/api/jobs/") == 1
 
 
+def test_a_live_job_of_another_identity_is_not_attached_to_unasked(bench: Bench) -> None:
+    """Also where nobody can look into the run's storage from here."""
+    bench.run_id = "nightly"
+    bench.store_url.rmdir()
+    first = bench.submit()
+    assert bench.submit().state == "attached"
+    with pytest.raises(IdentityChanged, match="another job") as caught:
+        bench.submit(overrides=["train.epochs=3"], accept_code_change=True)
+    assert caught.value.exit_code == 2
+    with (bench.root / "tiny.py").open("a") as module:
+        module.write("\nchanged = True\n")
+    with pytest.raises(IdentityChanged, match="--accept-code-change"):
+        bench.submit()
+    assert bench.submit(accept_code_change=True).submission_id == first.submission_id
+
+
 def test_a_lost_answer_does_not_submit_twice(bench: Bench) -> None:
     bench.fake.loses_answers = True
     assert bench.submit().submission_id == f"{bench.run_key}-1"
@@ -212,6 +228,18 @@ def test_what_becomes_of_the_job_on_a_signal_can_be_said(
         bench.submit(waiting=waiting)
     assert caught.value.exit_code == 128 + number
     assert bench.fake.jobs[f"{bench.run_key}-1"]["status"] == status
+
+
+def test_a_job_that_could_not_be_asked_to_stop_is_said_to_go_on(bench: Bench) -> None:
+    def interruption() -> Interrupted:
+        bench.fake.refused = 503
+        return Interrupted("signal", signal_number=15)
+
+    with pytest.raises(Interrupted, match="could not be asked to stop") as caught:
+        bench.submit(waiting=Waiting(interruption=interruption))
+    assert caught.value.exit_code == 143
+    assert "orchestrator wait" in str(caught.value.hint)
+    assert bench.fake.jobs[f"{bench.run_key}-1"]["status"] == "RUNNING"
 
 
 @pytest.mark.parametrize(

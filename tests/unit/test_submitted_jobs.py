@@ -7,6 +7,7 @@ import pytest
 from orchestrator.cluster.submitted_jobs import (
     KnownJob,
     coordinates,
+    is_same,
     jobs_of,
     metadata_of,
     newest,
@@ -65,12 +66,34 @@ def test_a_driver_coordinates_once_its_term_is_in_the_log(last_term: int, has_en
 
 
 def test_the_place_of_a_run_comes_back_from_its_jobs_metadata() -> None:
-    told = metadata_of("r", storage="s3://bucket/runs", endpoint_url="http://s3:8333", region=None, version="0.1.0")
+    told = metadata_of(
+        "r",
+        identity="1",
+        code="2",
+        storage="s3://bucket/runs",
+        endpoint_url="http://s3:8333",
+        region=None,
+        version="0.1.0",
+    )
     assert told == {
         "run_id": "r",
+        "identity": "1",
+        "code": "2",
         "orchestrator": "0.1.0",
         "storage": "s3://bucket/runs",
         "storage_endpoint_url": "http://s3:8333",
     }
     assert storage_in(told) == {"storage": "s3://bucket/runs", "endpoint_url": "http://s3:8333", "region": None}
     assert storage_in({}) is None
+
+
+@pytest.mark.parametrize(
+    ("identity", "code", "accept", "expected"),
+    [("1", "2", False, True), ("1", "3", False, False), ("1", "3", True, True), ("4", "2", True, False)],
+)
+def test_a_job_is_the_same_if_its_identity_is_and_its_code_or_that_may_change(
+    identity: str, code: str, accept: bool, expected: bool
+) -> None:
+    live = job(1, "RUNNING", identity="1", code="2")
+    assert is_same(live, {"identity": identity, "code": code}, accept_code_change=accept) == expected
+    assert is_same(job(1, "RUNNING"), {"identity": identity, "code": code}, accept_code_change=accept)
