@@ -41,10 +41,23 @@ def test_a_job_adds_its_storage_and_its_modules(s3_bucket: S3Bucket, tmp_path: P
     findings = api.doctor(str(write_tiny_job(tmp_path, place)), root=str(tmp_path))
     (storage,) = of("storage", findings)
     assert storage.level == "ok"
-    assert all(right in storage.what for right in ("create", "put", "get", "list", "delete"))
+    assert storage.what.endswith("create, put, get, list, delete, create-only in a race")
     assert [finding.what for finding in of("modules", findings)] == ["found: tiny"]
     (clock,) = of("clock", findings)
     assert (clock.level, clock.where) == ("ok", place["url"])
+
+
+def test_a_gpu_that_the_driver_lists_is_looked_at_by_a_worker_whose_silence_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: made up (UUID: GPU-0)'\n", encoding="utf-8")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (gpus,) = of("gpus", api.doctor(deadline_s=0.01))
+    assert (gpus.level, gpus.where) == ("warning", "this machine")
+    assert gpus.what.startswith("1 GPU, and nobody knows")
+    assert "does not start within 0.01 s" in gpus.what
 
 
 def test_storage_that_cannot_be_written_is_a_problem_and_told_right_by_right(tmp_path: Path) -> None:

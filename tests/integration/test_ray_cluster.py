@@ -168,6 +168,7 @@ def test_doctor_sees_through_gpus_that_only_ray_counts_and_asks_no_node_with_ano
     assert seen["packages"].count("0.0.9") == 1
     unasked = [[], "it has not this version of this package"]
     assert seen["missing"] == [unasked, [["not_held"], ""], [["not_held"], ""]]
+    assert sorted(seen["denied"]) == [[], *[["see what another machine wrote"]] * 2]
     assert seen["troubles"] == 0
 
 

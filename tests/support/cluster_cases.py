@@ -32,7 +32,7 @@ from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from orchestrator.planning.placement import Placement
 from orchestrator.reporting.progress import SilentProgress
-from orchestrator.spec import parse_job
+from orchestrator.spec import StorageSpec, parse_job
 from orchestrator.training.setup import WorkerSetup
 from tests.support.light_program import LightProgram
 from tests.support.packs import train_alone
@@ -181,7 +181,8 @@ class Cases:
         """What `doctor` learns of nodes whose GPUs are Ray's alone, of late ones, and of one with another package."""
         ray.init(address=self.cluster.address, log_to_driver=False)
         try:
-            session, asked = connect(None, str(self.project)), Examination(modules=("held", "not_held"))
+            session, place = connect(None, str(self.project)), StorageSpec(url=str(self.folder / "looked at"))
+            asked = Examination(place, "here", mark="here/what-nobody-wrote", modules=("held", "not_held"))
             _, late = examine(session, asked, deadline_s=0.0)
             with self._another_package(self.two_gpus.node_id):
                 reports, troubles = examine(session, asked)
@@ -191,6 +192,7 @@ class Cases:
             "late": [[finding.what, finding.retryable] for finding in late],
             "gpus": sorted([report.gpus.counted, report.gpus.seen] for report in reports),
             "missing": sorted([list(report.missing_modules), report.unasked or ""] for report in reports),
+            "denied": [[right.name for right in report.rights if right.error] for report in reports],
             "packages": sorted(str(report.versions["orchestrator"]) for report in reports),
             "troubles": len(troubles),
         }
