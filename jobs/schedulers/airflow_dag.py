@@ -52,7 +52,10 @@ class TrainEnsemble(BaseOperator):
         return {"run_id": self.run_id, "status": result["status"], "accuracy": accuracy}  # small: it becomes the XCom
 
     def on_kill(self) -> None:
-        """For Airflow, when somebody marks the task or at `execution_timeout`: SIGTERM to the process group."""
+        """For Airflow, when somebody marks the task or at `execution_timeout`: SIGTERM to the command.
+
+        That stops the job on the cluster in order; `--on-interrupt detach` would let it go on.
+        """
         self.process.send_sigterm()
 
 
