@@ -58,28 +58,56 @@ def submit(
         ClusterUnavailable, AccessDenied: the cluster cannot be reached, or refuses.
         TimedOut, Interrupted: while waiting.
     """
-    from orchestrator.cluster.authentication import read_means
-    from orchestrator.cluster.door import cautions_at
     from orchestrator.cluster.job_server import open_job_server
     from orchestrator.cluster.submission import job_path_in, submit_job
     from orchestrator.cluster.submission_decisions import driver_command, parse_headers, resolve_address
-    from orchestrator.cluster.submitted_jobs import metadata_of, storage_in
+    from orchestrator.cluster.submitted_jobs import storage_in
 
     root = root or str(Path.cwd())
     job = load_job(job_path, overrides)
     check_place(job)
     planned = plan(job, run_id=run_id, fresh=fresh, root=root)
-    request = planned.request
     url = resolve_address(address, os.environ)
-    named = request.run_id if run_id is not None or fresh else None
+    named = planned.request.run_id if run_id is not None or fresh else None
     extra = ["--accept-code-change"] if accept_code_change else []
     entrypoint = driver_command(job_path_in(root, job_path), list(overrides), named, extra)
     last_term, result = _look_in_storage(planned, accept_code_change, on_note)
-    run_key = request.layout.run_key
+    run = (planned.request.run_id, planned.request.layout.run_key, url)
     if result is not None:
-        on_note(f"run {request.run_id} is finished: this is its recorded result")
-        return SubmittedRun(request.run_id, run_key, url, None, "recorded", result.exit_code, result=result)
-    metadata = metadata_of(
+        on_note(f"run {planned.request.run_id} is finished: this is its recorded result")
+        return SubmittedRun(*run, None, "recorded", result.exit_code, result=result)
+    server = open_job_server(address, headers, os.environ)
+    if not parse_headers(headers, os.environ):  # a door that opens to a header cannot be judged by who knocks without
+        _warn_of(url, on_note)
+    metadata = _metadata(planned)
+    submission = submit_job(
+        server,
+        run_key=planned.request.layout.run_key,
+        entrypoint=entrypoint,
+        working_dir=root,
+        last_term=last_term,
+        metadata=metadata,
+        accept_code_change=accept_code_change,
+    )
+    on_note(f"{submission.state}: job {submission.submission_id} on {url}")
+    found = SubmittedRun(*run, submission.submission_id, submission.state)
+    return found if waiting is None else await_job(server, found, storage_in(metadata), waiting)
+
+
+def _warn_of(url: str, on_note: Callable[[str], None]) -> None:
+    from orchestrator.cluster.authentication import read_means
+    from orchestrator.cluster.door import cautions_at
+
+    with suppress(OSError):  # what is out of reach is told by the submission
+        for caution in cautions_at(url, read_means(os.environ)):
+            on_note(f"warning: {caution}")
+
+
+def _metadata(planned: RunPlan) -> dict[str, str]:
+    from orchestrator.cluster.submitted_jobs import metadata_of
+
+    request = planned.request
+    return metadata_of(
         request.run_id,
         identity=identity_digest({**planned.identity, "code": None}),
         code=request.code_digest,
@@ -88,23 +116,6 @@ def submit(
         region=request.job.storage.region,
         version=version("orchestrator"),
     )
-    server = open_job_server(address, headers, os.environ)
-    if not parse_headers(headers, os.environ):  # a door that opens to a header cannot be judged by who knocks without
-        with suppress(OSError):  # what is out of reach is told by the submission
-            for caution in cautions_at(url, read_means(os.environ)):
-                on_note(f"warning: {caution}")
-    submission = submit_job(
-        server,
-        run_key=run_key,
-        entrypoint=entrypoint,
-        working_dir=root,
-        last_term=last_term,
-        metadata=metadata,
-        accept_code_change=accept_code_change,
-    )
-    on_note(f"{submission.state}: job {submission.submission_id} on {url}")
-    found = SubmittedRun(request.run_id, run_key, url, submission.submission_id, submission.state)
-    return found if waiting is None else await_job(server, found, storage_in(metadata), waiting)
 
 
 def check_place(job: Job) -> None:
