@@ -117,6 +117,7 @@ class LogTail:
         self._store = store
         self._layout = layout
         self._member = member
+        self._first: dict[int, int] = {}  # the attempt with which a member's log begins here
         self._readers: dict[tuple[int, int], _Reader] = {}
 
     def read(self, *, last: bool = False) -> Iterator[tuple[Attempt, str]]:
@@ -128,8 +129,13 @@ class LogTail:
         Raises:
             DamagedStore, StoreUnavailable: as `read_log`; the next look goes on where this one ended.
         """
-        for attempt in _newest(_files(self._store, self._layout, self._member), self._layout):
-            reader = self._readers.setdefault((attempt.member, attempt.term), _Reader())
+        files = _files(self._store, self._layout, self._member)
+        for newest in _newest(files, self._layout):
+            self._first.setdefault(newest.member, newest.term)
+        # An attempt that a later one follows may still have sent its end since the last look.
+        for place in (place for place in sorted(files) if place[1] >= self._first[place[0]]):
+            attempt = _attempt(self._layout, *place, files[place])
+            reader = self._readers.setdefault(place, _Reader())
             for key in attempt.log[reader.num_chunks :]:
                 for line in reader.take(self._store.get(key, max_bytes=MAX_CHUNK_BYTES)):
                     yield attempt, line

@@ -146,15 +146,18 @@ def test_a_log_is_read_on_line_by_line_whatever_its_chunks_cut() -> None:
     assert read(tail, last=True) == [(0, 1, "end")]
 
 
-def test_a_members_newest_attempt_is_read_and_later_ones_follow() -> None:
+def test_a_members_newest_attempt_is_read_to_its_end_and_later_ones_follow() -> None:
     store = MemoryStore()
     for term in (1, 2):
         put(store, 0, term, 0, f"attempt {term}\n".encode())
     put(store, 1, 1, 0, b"other\n")
     tail = LogTail(store, LAYOUT, member=0)
     assert read(tail) == [(0, 2, "attempt 2")]
-    put(store, 0, 3, 0, b"attempt 3\n")
-    assert read(tail) == [(0, 3, "attempt 3")]
+    put(store, 0, 2, 1, b"its end\n")
+    for term in (3, 4):
+        put(store, 0, term, 0, f"attempt {term}\n".encode())
+    assert read(tail) == [(0, 2, "its end"), (0, 3, "attempt 3"), (0, 4, "attempt 4")]
+    assert read(tail, last=True) == []
 
 
 def test_following_the_logs_ends_with_the_run_and_misses_no_line(tmp_path: Path) -> None:
