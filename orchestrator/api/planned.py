@@ -78,12 +78,7 @@ class RunPlan:
             "spec_digest": request.spec_digest,
             "code_digest": request.code_digest,
             "placement": self.placement_text(),
-            "workers": {
-                "num_workers": self.placement.num_workers,
-                "num_cpus": self.placement.num_cpus,
-                "num_gpus": self.placement.num_gpus,
-                "reason": self.placement.reason,
-            },
+            "workers": workers_json(self.placement),
             "engine": self.engine_text(),
             "packs": {
                 "decided": False,
@@ -94,31 +89,14 @@ class RunPlan:
             "memory": unmeasured,
             "max_rows": request.job.data.max_rows,
             "notes": list(request.notes),
-            "keys": {
-                "result": request.layout.result,
-                "report": request.layout.report,
-                "spec": request.layout.spec,
-                "members": request.layout.members,
-            },
+            "keys": {name: getattr(request.layout, name) for name in ("result", "report", "spec", "members")},
             "stop_when": self.stop_text(),
             "search": self.search_text(),
             "folds": self.folds_text(),
             "stages": stages_text(self.request.job.model, self.request.job.train),
             "exact": not self.inexact,
             "inexact_because": list(self.inexact),
-            "members": [
-                {
-                    "index": member.index,
-                    "seed": member.seed,
-                    "dropout": member.dropout,
-                    "builder": member.builder,
-                    "kwargs": dict(member.kwargs),
-                    "train": dict(member.train_values),
-                    "key": f"{request.layout.members}/{member.index}",
-                    **_fold_json(member),
-                }
-                for member in request.plan.members
-            ],
+            "members": [_member_json(member, request.layout) for member in request.plan.members],
         }
 
     def placement_text(self) -> str:
@@ -226,10 +204,25 @@ def _pruning_text(search: SearchSpec, epochs: int) -> str:
     )
 
 
-def _fold_json(member: MemberPlan) -> dict[str, int]:
-    """Where a member stands among the folds; nothing without folds."""
+def workers_json(placement: Placement) -> dict[str, Any]:
+    """The workers of a plan as plain values."""
+    return {name: getattr(placement, name) for name in ("num_workers", "num_cpus", "num_gpus", "reason")}
+
+
+def _member_json(member: MemberPlan, layout: RunLayout) -> dict[str, Any]:
+    """A member as plain values; where it stands among the folds, if there are any."""
     fold = member.fold
-    return {} if fold is None else {"configuration": fold.configuration, "repeat": fold.repeat, "fold": fold.fold}
+    place = {} if fold is None else {"configuration": fold.configuration, "repeat": fold.repeat, "fold": fold.fold}
+    return {
+        "index": member.index,
+        "seed": member.seed,
+        "dropout": member.dropout,
+        "builder": member.builder,
+        "kwargs": dict(member.kwargs),
+        "train": dict(member.train_values),
+        "key": f"{layout.members}/{member.index}",
+        **place,
+    }
 
 
 def validate(job: Job, *, root: str | None = None) -> None:

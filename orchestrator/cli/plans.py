@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator import api
+from orchestrator.api.planned import workers_json
 from orchestrator.cli.options import AsJson, Fresh, JobPath, Overrides, RunId, Smoke
 from orchestrator.cli.output import answer, json_line, tell
 from orchestrator.planning.estimate import in_words
@@ -50,7 +51,7 @@ def plan(
     if placement is not None:
         address = planned.request.job.ray.address
         told["placement"] = f"{placement.reason}, on {f'the cluster at {address}' if address else 'this machine'}"
-        told["workers"] = {name: getattr(placement, name) for name in told["workers"]}
+        told["workers"] = workers_json(placement)
     if as_json:
         answer(json_line(told))
         return

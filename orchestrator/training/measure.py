@@ -81,9 +81,10 @@ class _Watch:
 
 @dataclass(frozen=True)
 class _Cut:
-    """The rows that a pack is timed on, and how many calls an epoch has, cut and whole."""
+    """The rows that a pack is timed on, and how many steps and calls an epoch of them has, and calls one of all."""
 
     dataset: Dataset
+    steps: int
     per_call: int
     calls: int
     all_calls: int
@@ -175,7 +176,7 @@ def _time(
         validation_s=rest_s,
         first_prediction_s=prediction[0],
         prediction_s=prediction[1],
-        steps=cut.calls * cut.per_call,
+        steps=cut.steps,
     )
 
 
@@ -194,7 +195,9 @@ def _cut(pack: Pack, member: MemberPlan, dataset: Dataset) -> _Cut:
     scored = limit_rows(replace(dataset, train=dataset.train.take(slice(0, 1)), groups=None), MOST_SCORED, 0)
     few = replace(few, validation=scored.validation, test=scored.test)
     share = _scored_rows(few, member) / max(1, _scored_rows(dataset, member)) or 1.0
-    return _Cut(few, per_call, _calls(pack, steps_left, per_call, few, member), math.ceil(steps / per_call), share)
+    return _Cut(
+        few, steps_left, per_call, _calls(pack, steps_left, per_call, few, member), math.ceil(steps / per_call), share
+    )
 
 
 def _calls(pack: Pack, steps: int, per_call: int, dataset: Dataset, member: MemberPlan) -> int:

@@ -76,6 +76,7 @@ def test_a_pack_is_timed_as_one_program_with_the_members_that_it_would_have(proj
     found = measured(project.job(members=3, train={"engine": "fused", "epochs": 9}), project)
 
     assert [(pack.members, pack.engine) for pack in found.packs] == [((0, 1, 2), "fused")]
+    assert found.timings[0].steps == 5
     assert_whole(found.timings[0])
 
 
