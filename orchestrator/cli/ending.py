@@ -7,13 +7,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import typer
 
 from orchestrator.cli.output import answer, error_json, json_line, leave_error, tell
-from orchestrator.errors import Interrupted, OrchestratorError
+from orchestrator.errors import Interrupted, InvalidJob, OrchestratorError
 
 Returned = TypeVar("Returned")
 
@@ -56,6 +56,18 @@ def sigterm_is_an_error() -> None:
         raise _interrupted_by(number)
 
     signal.signal(signal.SIGTERM, end)
+
+
+def answer_usage_error(end: SystemExit, arguments: Sequence[str]) -> None:
+    """Answer a command line that could not be read, and was told so, as other errors are where it asks for JSON.
+
+    Args:
+        end: how the command ended.
+        arguments: the command line.
+    """
+    explain = getattr(end.__context__, "format_message", None)
+    if explain is not None and "--json" in arguments:
+        answer(json_line(error_json(InvalidJob(explain(), where="the command line", hint="--help tells the options"))))
 
 
 def say_no_more() -> None:

@@ -13,7 +13,7 @@ import typer
 from orchestrator import api
 from orchestrator.cli import clusters, plans, runs, validating
 from orchestrator.cli.doctor import doctor
-from orchestrator.cli.ending import Signals, say_no_more, sigterm_is_an_error, with_exit_code
+from orchestrator.cli.ending import Signals, answer_usage_error, say_no_more, sigterm_is_an_error, with_exit_code
 from orchestrator.cli.logs import logs
 from orchestrator.cli.options import AsJson, Fresh, JobPath, OutputDir, Overrides, ResultFile, RunId, Smoke, Timeout
 from orchestrator.cli.output import (
@@ -42,6 +42,9 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))  # the job's own modules
     try:
         app()
+    except SystemExit as end:
+        answer_usage_error(end, sys.argv)
+        raise
     finally:
         say_no_more()
 

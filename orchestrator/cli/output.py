@@ -25,9 +25,14 @@ def tell(text: str) -> None:
 
 
 def answer(text: str) -> None:
-    """For pipes: what the command returns."""
-    sys.stdout.write(text.rstrip("\n") + "\n")
-    sys.stdout.flush()
+    """For pipes: what the command returns. A reader that has heard enough, such as `head`, is no error."""
+    try:
+        sys.stdout.write(text.rstrip("\n") + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def answer_result(result: Result, *, as_json: bool) -> None:

@@ -156,18 +156,27 @@ def test_a_schedulers_run_its_retry_and_a_changed_job_under_the_same_id(folder: 
     assert "finished" in stopped.stderr
 
 
-@pytest.mark.parametrize("job", ["job.yaml", "nowhere.yaml"])
+@pytest.mark.parametrize(("arguments", "code"), [(["job.yaml"], 0), (["nowhere.yaml"], 2), (["job.yaml", "--jsno"], 2)])
 def test_the_answer_is_the_last_line_of_both_streams_in_one_whatever_libraries_say_later(
-    folder: Path, job: str
+    folder: Path, arguments: Sequence[str], code: int
 ) -> None:
     """As Airflow's BashOperator reads it. A SIGTERM that comes as late changes the exit code no more."""
-    command = [sys.executable, "-c", SPEAK_LATE, "validate", job, "--json"]
+    command = [sys.executable, "-c", SPEAK_LATE, "validate", *arguments, "--json"]
     ended = subprocess.run(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S, check=False
     )
     answer = json.loads(ended.stdout.splitlines()[-1])
-    assert (ended.returncode, answer.get("exit_code", 0)) == ((0, 0) if job == "job.yaml" else (2, 2))
+    assert (ended.returncode, answer.get("exit_code", 0)) == (code, code)
     assert len(ended.stdout.splitlines()) > 1  # what is for people comes before
+
+
+def test_a_reader_that_has_heard_enough_is_no_error(folder: Path) -> None:
+    process = start(folder, "schema")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=LIMIT_S) == 0
 
 
 def lines_until(stream: Any, word: str) -> Iterator[str]:
