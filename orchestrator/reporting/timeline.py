@@ -6,7 +6,7 @@ Times are for people: each is by the clock of the machine that wrote it, and no 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -82,8 +82,9 @@ def read_timeline(run: Iterable[RecordLike], members: Mapping[int, Sequence[Reco
     starts = tuple(at for record in run if record.kind == "claim" and (at := _at(record)) is not None)
     opened = [float(str(record.body["started_at"])) for record in run if record.kind == "opened"]
     ended = [record.body for record in run if record.kind == "ended"]
+    asked = _asked_at(run)
     spans = [
-        span
+        replace(span, since=min(max(span.since, asked.get(member, span.since)), span.begin))
         for member, records in members.items()
         for span in _spans(member, records, [body for body in ended if body["member"] == member], (*starts, *opened))
     ]
@@ -92,6 +93,16 @@ def read_timeline(run: Iterable[RecordLike], members: Mapping[int, Sequence[Reco
     spans.sort(key=lambda span: (_worker_order(span.worker), span.begin, span.member))
     times = [*starts, *opened, *(span.begin for span in spans), *(span.end for span in spans)]
     return Timeline(min(times), max(times), starts, tuple(spans))
+
+
+def _asked_at(run: Iterable[RecordLike]) -> dict[int, float]:
+    """When a search asked for each of its trials, which waited for nothing before."""
+    asked: dict[int, float] = {}
+    for record in run:
+        at = _at(record)
+        if record.kind == "generation" and at is not None:
+            asked |= dict.fromkeys(range(len(asked), len(asked) + len(record.body["params"])), at)
+    return asked
 
 
 def _worker_order(worker: str) -> tuple[int, str]:

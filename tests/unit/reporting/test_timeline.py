@@ -88,6 +88,12 @@ def test_a_trial_on_its_next_rung_is_at_the_same_attempt() -> None:
     assert [(span.attempt, span.worker) for span in timeline({0: log}).spans] == [(1, "w0"), (2, "w0"), (1, "w1")]
 
 
+def test_a_trial_waits_from_when_it_was_asked_for() -> None:
+    asked = [Told("generation", {"params": [{}] * size, "told": [], "at": at}) for size, at in ((2, 101.5), (1, 110.0))]
+    logs = {0: [claim("w0", 103.0), final(105.0)], 2: [claim("w0", 112.0), final(115.0)]}
+    assert [span.since for span in timeline(logs, [*RUN, *asked]).spans] == [101.5, 110.0]
+
+
 def test_what_a_lost_worker_left_open_before_the_coordinator_gave_the_member_up_ends_with_its_note() -> None:
     given_up = [Told("claim", {"coord_term": 1, "run_id": "x"}), Told("failed", {"cause": "crash", "at": 109.0})]
     found = timeline({0: [claim("w0", 103.0), *given_up]}, [*RUN, ended(0, "crash", 108.0)])
