@@ -40,7 +40,7 @@ class StandardizeSpec(Spec):
 
 
 class OneHotSpec(Spec):
-    """Whole numbers from 0 become rows with a single 1; a category that is not among them becomes a row of 0."""
+    """Whole numbers from 0, below 2³¹, become rows with a single 1; one beyond `num_classes` a row of 0."""
 
     num_classes: int | None = Field(
         default=None, ge=1, description="How many; by default one more than the largest number in the training rows."
