@@ -31,6 +31,7 @@ from orchestrator.errors import (
     TimedOut,
 )
 from orchestrator.planning.checkup import (
+    DEADLINE_S,
     Asked,
     Finding,
     Gpus,
@@ -52,9 +53,6 @@ from orchestrator.storage.rights import check_rights, leave_mark
 from orchestrator.storage.s3 import S3Store
 
 HERE = "this machine"
-DEADLINE_S = 60.0
-"""How long each check may take; what takes longer is a finding of its own."""
-
 _ROUNDS = 8
 """Checks that follow one another where the cluster is asked, its start of the driver included."""
 

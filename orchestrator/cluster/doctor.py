@@ -19,16 +19,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.cluster import node_facts
 from orchestrator.cluster.session import Session, brief
 from orchestrator.errors import ClusterUnavailable, OrchestratorError
-from orchestrator.planning.checkup import Finding, Gpus, MachineReport, Right, skew_s
+from orchestrator.planning.checkup import DEADLINE_S, Finding, Gpus, MachineReport, Right, skew_s
 from orchestrator.spec import StorageSpec, TrainSpec
 from orchestrator.spec.modules import locate
 from orchestrator.storage.open import open_store
 from orchestrator.storage.parallel import in_background
 from orchestrator.storage.rights import check_rights
 from orchestrator.training.device import prepare_backend, start_backend
-
-DEADLINE_S = 60.0
-"""How long nodes may take for the answers to one round: before the first, the job's code is shipped."""
 
 _HEAD_S = 15.0
 _GPU_SHARE = 0.01

@@ -12,6 +12,10 @@ from typing import Any, Literal
 
 from orchestrator.errors import OrchestratorError
 
+DEADLINE_S = 90.0
+"""How long each check may take: before a node's first answer, the job's code is shipped to it. What takes longer is a
+finding of its own."""
+
 SKEW_WARNING_S = 5.0
 SKEW_PROBLEM_S = 15 * 60.0
 """S3 refuses requests whose signature is older or younger than that."""

@@ -108,6 +108,15 @@ def test_a_head_and_its_client_server_tell_the_same(answer: Answer, means: Means
         assert knock(f"{scheme}{address}", means) == door
 
 
+def test_a_head_is_knocked_at_past_a_proxy_as_ray_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "grpc_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with head(guarded) as address:
+        assert knock(address, RIGHT) == Door(wants_token=True, takes_ours=True)
+
+
 @pytest.mark.parametrize("status", [404, 500, 302])
 def test_what_is_no_job_server_says_nothing_of_tokens(status: int) -> None:
     with job_server(lambda shown: status) as (address, shown):
