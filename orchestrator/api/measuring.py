@@ -23,7 +23,7 @@ from orchestrator.planning import events as ev
 from orchestrator.planning.estimate import Estimate, Work, epochs_left, estimate_run
 from orchestrator.planning.packing import is_short
 from orchestrator.planning.packs import packing_rules, packs_to_json
-from orchestrator.planning.placement import Placement, place_workers
+from orchestrator.planning.placement import ClusterShape, Placement, place_workers
 from orchestrator.reporting.remainder import Remainder
 from orchestrator.spec import Job, StorageSpec
 from orchestrator.storage.open import open_store
@@ -31,6 +31,7 @@ from orchestrator.storage.records import BlobRef
 
 if TYPE_CHECKING:
     from orchestrator.cluster.ray_cluster import RayCluster
+    from orchestrator.cluster.session import Session
 
 _WORKER = "measuring"
 
@@ -131,13 +132,11 @@ def measure(
         InvalidInput: what the preflight finds wrong (exit code 2).
         TryAgain: the cluster is out of reach, or the worker is lost.
     """
-    from orchestrator.cluster.ray_cluster import RayCluster
-    from orchestrator.cluster.session import connect
-    from orchestrator.training.setup import WorkerSetup
-
-    began, request, address = time.monotonic(), planned.request, planned.request.job.ray.address
-    note(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
+    began, address = time.monotonic(), planned.request.job.ray.address
     with _placed_bases(planned) as (job, bases):
+        from orchestrator.cluster.session import connect
+
+        note(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
         session = connect(address, planned.root)
         ray_s = time.monotonic() - began
         try:
@@ -145,18 +144,7 @@ def measure(
                 note(f"warning: {caution}")
             shape = session.shape()
             placement, placing = place_crews(shape, planned, note)
-            setup = WorkerSetup(
-                worker="",
-                job=job,
-                plan=request.plan,
-                layout=request.layout,
-                coord_term=0,
-                code_root=session.code_root,
-                num_cpus=placement.num_cpus,
-                num_gpus=placement.num_gpus,
-                bases=bases,
-            )
-            cluster = RayCluster(session, setup, placement, shape=shape)
+            cluster = _cluster_for(planned, session, job, bases, placement, shape)
         except BaseException:
             session.close()
             raise
@@ -165,15 +153,37 @@ def measure(
         finally:
             cluster.close()
     start_s = told.at - began - told.measured.packs_s
-    search, num_members = request.job.search, len(request.plan.members)
-    alone = not any(pack.engine == "fused" for pack in told.measured.packs)
-    num_trained = num_members if search is None else search.num_trials
-    if alone and not is_short(packing_rules(request.job), told.num_rows, num_trained):
-        before, placement = placement, place_workers(shape, placing.resources, num_members)
+    if _regroups(planned, told):
+        before, placement = placement, place_workers(shape, placing.resources, len(planned.request.plan.members))
         if placement.num_cpus != before.num_cpus:  # a run then starts its workers anew
             start_s += told.measured.import_s
     work = _work(planned, told.measured, placement.num_workers, after)
     return Measured(placement, ray_s, start_s, told.measured, estimate_run(work, start_s))
+
+
+def _cluster_for(
+    planned: RunPlan,
+    session: Session,
+    job: Job,
+    bases: Mapping[str, BlobRef],
+    placement: Placement,
+    shape: ClusterShape,
+) -> RayCluster:
+    from orchestrator.cluster.ray_cluster import RayCluster
+    from orchestrator.training.setup import WorkerSetup
+
+    setup = WorkerSetup(
+        worker="",
+        job=job,
+        plan=planned.request.plan,
+        layout=planned.request.layout,
+        coord_term=0,
+        code_root=session.code_root,
+        num_cpus=placement.num_cpus,
+        num_gpus=placement.num_gpus,
+        bases=bases,
+    )
+    return RayCluster(session, setup, placement, shape=shape)
 
 
 @contextmanager
@@ -231,6 +241,16 @@ def _ask(cluster: RayCluster, planned: RunPlan, placement: Placement, note: Call
     raise ClusterUnavailable(
         f"the worker that measures has given no sign of life for {wait_s:g} s", hint="faults.stall_s allows more"
     )
+
+
+def _regroups(planned: RunPlan, told: _Told) -> bool:
+    """Whether a run would have other workers, for its members turn out to be trained one by one; as `packing` does."""
+    request = planned.request
+    if any(pack.engine == "fused" for pack in told.measured.packs):
+        return False
+    search = request.job.search
+    num_trained = len(request.plan.members) if search is None else search.num_trials
+    return not is_short(packing_rules(request.job), told.num_rows, num_trained)
 
 
 def _work(planned: RunPlan, told: ev.Measured, num_workers: int, after: Remainder | None) -> Work:

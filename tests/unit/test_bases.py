@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.api.bases import keep_bases
+from orchestrator.api import measure, plan
+from orchestrator.api.bases import copy_bases, keep_bases
 from orchestrator.errors import InvalidJob
 from orchestrator.spec import Job, parse_job
 from orchestrator.storage.blobs import get_blob
@@ -60,3 +61,23 @@ def test_a_base_that_is_not_there_is_told_with_its_place(tmp_path: Path) -> None
 
     with pytest.raises(InvalidJob, match=r"base\.keras: there is no base"):
         keep_bases(job(), store, LAYOUT, claimed(store), str(tmp_path))
+
+
+def test_copies_for_a_look_are_recorded_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "base.keras").write_bytes(b"model")
+    there, own = str(tmp_path / "runs"), MemoryStore()
+
+    copies = copy_bases(job(storage={"url": there}), own, LAYOUT, str(tmp_path))
+
+    assert {source: get_blob(own, ref) for source, ref in copies.items()} == {"base.keras": b"model"}
+    assert not Path(there).exists()
+    assert Log.open(own, LAYOUT.coord_log).records() == []
+
+
+def test_what_starts_from_a_base_is_not_measured_on_a_cluster_that_cannot_see_it(tmp_path: Path) -> None:
+    (tmp_path / "base.keras").write_bytes(b"model")
+    (tmp_path / "m.py").write_text("def f(base): ...\ndef d(): ...\n", encoding="utf-8")
+    planned = plan(job(ray={"address": "head:6379"}), root=str(tmp_path))
+
+    with pytest.raises(InvalidJob, match="measure on this machine"):
+        measure(planned)
