@@ -25,7 +25,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
+import ray
 from ray.util import metrics as ray_metrics
+from ray.util.client import ray as ray_client
 
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
@@ -42,6 +44,20 @@ _SETTLED = frozenset({"done", "failed", "diverged", "not_started", "unneeded"})
 _PREEMPTIONS = (ev.Cause.PREEMPTED, ev.Cause.NODE_LOST)
 
 
+def endpoint() -> str | None:
+    """Where Prometheus finds what this process tells: at Ray's agent on its node, on a Ray of a job's own, too.
+
+    None: nowhere. Through Ray's client (`ray://`) this process is on no node.
+    """
+    if ray_client.is_connected():
+        return None
+    own = ray.get_runtime_context().get_node_id()
+    for node in ray.nodes():
+        if node["NodeID"] == own and node.get("MetricsExportPort", 0) > 0:
+            return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    return None
+
+
 class RayMetrics:
     """The `Observer` that tells Ray.
 
@@ -52,6 +68,7 @@ class RayMetrics:
         note: tells people.
         registry: has `Gauge` and `Counter` as `ray.util.metrics` does.
         monotonic: seconds that never go back.
+        find: where Prometheus finds all this, for people to know.
     """
 
     def __init__(
@@ -62,6 +79,7 @@ class RayMetrics:
         *,
         registry: Any = ray_metrics,
         monotonic: Callable[[], float] = time.monotonic,
+        find: Callable[[], str | None] = endpoint,
     ) -> None:
         self._run, self._job, self._note = {"run": run_id}, job, note
         self._monotonic = monotonic
@@ -72,6 +90,7 @@ class RayMetrics:
         self._broken = False
         self._guarded(self._make, registry)
         self._guarded(self._tell)
+        self._guarded(self._announce, find)
 
     def happened(self, event: ev.Event) -> None:
         self._guarded(self._take, event)
@@ -96,6 +115,10 @@ class RayMetrics:
         except Exception as error:  # whatever is wrong with metrics, the run is not to suffer
             self._broken = True
             self._note(f"no metrics from here on: {type(error).__name__}: {error}")
+
+    def _announce(self, find: Callable[[], str | None]) -> None:
+        place = find()
+        self._note(f"metrics for Prometheus: {place or 'none, for this process is on no node of Ray'}")
 
     def _make(self, registry: Any) -> None:
         gauge, counter = registry.Gauge, registry.Counter

@@ -52,17 +52,15 @@ Figures = dict[tuple[str, str, str], float]
 """By name, member and status (or the name of a score), empty where a figure has none."""
 
 
-def figures_at(head: RayHead) -> Figures:
-    """The run's figures, as Prometheus reads them from whichever node has them."""
+def figures_at(url: str) -> Figures:
+    """The run's figures, as Prometheus reads them."""
     found: Figures = {}
-    for url in (head.metrics_url, *(node.metrics_url for node in head.nodes)):
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10.0) as answer:
-            text = answer.read().decode()
-        for name, inner, value in re.findall(r"^ray_orchestrator_(\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
-            labels = dict(re.findall(r'(\w+)="([^"]*)"', inner))
-            if labels["run"] == RUN:
-                key = name, labels.get("member", ""), labels.get("status", labels.get("name", ""))
-                found[key] = float(value)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10.0) as answer:
+        text = answer.read().decode()
+    for name, inner, value in re.findall(r"^ray_orchestrator_(\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', inner))
+        if labels["run"] == RUN:
+            found[name, labels.get("member", ""), labels.get("status", labels.get("name", ""))] = float(value)
     return found
 
 
@@ -108,12 +106,9 @@ def test_a_run_is_seen_by_prometheus_from_storage_and_in_what_its_members_print(
         with started(run, tmp_path, "run", quick) as driver:
             for member in (0, 1):
                 told(f"[member {member}] started epoch 2/3 loss", "watch.out")
-            wait_until(
-                lambda: expected.items() <= figures_at(cluster_head).items(),
-                WAIT_S,
-                lambda: f"{figures_at(cluster_head)}\n{said('run.err')}",
-            )
-            figures = figures_at(cluster_head)
+            [url] = re.findall(r"^metrics for Prometheus: (.*)$", said("run.err"), re.MULTILINE)
+            wait_until(lambda: expected.items() <= figures_at(url).items(), WAIT_S, lambda: f"{url}: {figures_at(url)}")
+            figures = figures_at(url)
             left.send_signal(signal.SIGINT)
             assert left.wait(WAIT_S) == 130
             gate.touch()

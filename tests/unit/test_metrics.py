@@ -15,6 +15,7 @@ from orchestrator.planning.packs import Pack
 from orchestrator.planning.schedule_state import MemberState
 
 RUN = "scheduled__2026-11-21"
+URL = "http://127.0.0.1:8080/metrics"
 
 
 class Registry:
@@ -68,7 +69,9 @@ class Site:
         self.value = self.registry.value
         self.notes: list[str] = []
         self.now = 0.0
-        self.metrics = RayMetrics(RUN, "digits", self.notes.append, registry=self.registry, monotonic=lambda: self.now)
+        self.metrics = RayMetrics(
+            RUN, "digits", self.notes.append, registry=self.registry, monotonic=lambda: self.now, find=lambda: URL
+        )
 
     def stands(self, *statuses: Any) -> None:
         self.now += TELL_EVERY_S
@@ -89,6 +92,10 @@ def test_a_run_is_running_from_its_beginning_and_ends_as_its_result_says(site: S
     site.metrics.ended("partial")
     assert site.value("run_info", job="digits", status="running") == 0
     assert site.value("run_info", job="digits", status="partial") == 1
+
+
+def test_where_prometheus_finds_it_is_said(site: Site) -> None:
+    assert site.notes == [f"metrics for Prometheus: {URL}"]
 
 
 def test_members_are_counted_by_status_those_that_none_has_included(site: Site) -> None:
@@ -205,7 +212,8 @@ def test_broken_metrics_are_noted_once_and_the_run_goes_on(broken: str) -> None:
         site.metrics.ordered(train(member))
         site.metrics.happened(ev.EpochEnded("w0", member, 1, 2, {"loss": math.nan}))
     site.metrics.ended("succeeded")
-    assert site.notes == ["no metrics from here on: RuntimeError: the metrics agent is gone"]
+    assert site.notes[-1] == "no metrics from here on: RuntimeError: the metrics agent is gone"
+    assert len([note for note in site.notes if "from here on" in note]) == 1
 
 
 def test_metrics_that_cannot_even_be_made_fail_nothing() -> None:
