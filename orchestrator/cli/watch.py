@@ -24,7 +24,7 @@ from orchestrator.reporting.watch_text import MAX_ROWS, changes, watch_view
 Look = Callable[[Callable[[str], None]], Iterator[RunStatus]]
 """Given a taker of notes, where the run stands, again and again until it has ended."""
 
-_AROUND = 7
+_AROUND = 9
 """Lines of the view that are no member's."""
 
 

@@ -32,7 +32,8 @@ class MemberStatus:
         worker: who claimed it last.
         engine: how it is trained, `solo` or `fused`; None: that is not decided yet.
         sign_at, sign_age_s: when its newest record was written.
-        left_s: at most about how many seconds of training are left, at the pace of its checkpoints; None: not known.
+        left_s: at most about how many seconds of training are left, at the pace of its checkpoints; None: that is
+            not known, or nobody works on the run.
     """
 
     index: int

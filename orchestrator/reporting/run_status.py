@@ -60,7 +60,8 @@ class RunStatus:
         num_members: how many were asked for.
         num_done: how many are in the ensemble, once that is fixed.
         score: of the ensemble, once there is one: of the result, or of `ensemble.stop_when` as it decided.
-        left_s: at most about how many seconds of training are left, at the pace of this start; None: not known.
+        left_s: at most about how many seconds of training are left, at the pace of this start; None: that is not known,
+            or nobody works on the run.
         members: each, of a search all trials so far; empty in a listing.
     """
 
@@ -173,12 +174,13 @@ class RunReader:
             status = told.status
             if memory.enough is not None and index >= memory.enough and status not in ("diverged", "failed"):
                 status = unneeded_status(told.attempts)
-            return replace(told, status=selected.get(index, status))
+            left_s = told.left_s if run.status == "live" else None
+            return replace(told, status=selected.get(index, status), left_s=left_s)
 
         members = tuple(status(index) for index in range(len(epochs)))
         left_s = None
         began = [written_at(record) for record in records if record.kind == "claim"]
-        if began and began[-1] is not None and run.exit_code is None:
+        if began and began[-1] is not None and run.status == "live":
             left_s = _time_left(members, logs, began[-1], now)
         return replace(run, members=members, left_s=left_s)
 

@@ -17,7 +17,6 @@ from orchestrator.reporting.words import (
     ago,
     at_most_text,
     counted,
-    duration_text,
     figures_text,
     number_text,
     validation_first,
@@ -115,8 +114,8 @@ def _facts(run: RunStatus, now: float) -> list[str]:
         facts.append(f"began {ago(age(run.started_at, now))}")
     if run.sign_at is not None:
         facts.append(f"last sign of life {ago(age(run.sign_at, now))}")
-    if run.left_s is not None and run.exit_code is None:
-        facts.append(f"at most about {duration_text(run.left_s)} of training left")
+    if run.left_s is not None:
+        facts.append(f"{at_most_text(run.left_s)} of training left")
     if run.score is not None:
         facts.append(_score(run))
     return facts

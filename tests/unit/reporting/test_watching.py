@@ -180,6 +180,7 @@ def test_a_member_shows_its_figures_who_trains_it_and_how_much_is_left() -> None
     member = claim_member(store, 1, worker="w3", at=BEGAN)
     checkpoint(member, 2, BEGAN + 60, loss=0.5)
     checkpoint(member, 4, BEGAN + 100, loss=0.25, val_accuracy=0.875)
+    beat(store, 1, BEGAN + 108)
     found = RunReader(store, LAYOUT).look(BEGAN + 110).members[1]
     assert (found.worker, found.engine, found.max_epochs, found.epoch) == ("w3", "fused", 20, 4)
     assert found.scores == {"loss": 0.25, "val_accuracy": 0.875}
@@ -192,6 +193,7 @@ def test_an_attempt_that_went_on_is_timed_from_where_it_went_on() -> None:
     create_run(store, train={"epochs": 10})
     checkpoint(claim_member(store, 0, worker="w0", at=BEGAN), 4, BEGAN + 400)
     checkpoint(claim_member(store, 0, worker="w1", at=BEGAN + 1000), 6, BEGAN + 1020)
+    beat(store, 1, BEGAN + 1019)
     found = RunReader(store, LAYOUT).look(BEGAN + 1020).members[0]
     assert (found.worker, found.left_s) == ("w1", 40.0)
 
@@ -209,7 +211,18 @@ def test_the_run_says_how_much_is_left_at_the_pace_of_this_start() -> None:
     member = claim_member(store, 0, worker="w0", at=BEGAN)
     checkpoint(member, 2, BEGAN + 900)
     checkpoint(member, 6, BEGAN + 1040)
+    beat(store, 2, BEGAN + 1039)
     assert RunReader(store, LAYOUT).look(BEGAN + 1040).left_s == 10.0 * (4 + 10)
+
+
+def test_of_a_run_on_which_nobody_works_no_time_is_left() -> None:
+    store = MemoryStore()
+    create_run(store, train={"epochs": 10})
+    checkpoint(claim_member(store, 0, worker="w0", at=BEGAN), 4, BEGAN + 400)
+    beat(store, 1, BEGAN + 400)
+    live, left = (RunReader(store, LAYOUT).look(BEGAN + at) for at in (401, 500))
+    assert (live.status, live.left_s is None, live.members[0].left_s is None) == ("live", False, False)
+    assert (left.status, left.left_s, left.members[0].left_s) == ("unfinished", None, None)
 
 
 def test_once_there_is_a_result_its_score_is_shown() -> None:
@@ -252,7 +265,7 @@ def drawn(run: RunStatus, most: int = 30, width: int = 110) -> list[str]:
 def test_the_table_shows_the_run_and_each_member_with_the_age_of_its_figures() -> None:
     head, facts, headings, _, *rows, summary = drawn(running())
     assert head == f"run {RUN_ID}: live"
-    assert facts.startswith("start 1 · began 1 min ago · last sign of life 2 s ago · at most about ")
+    assert facts.startswith("start 1 · began 1 min ago · last sign of life 2 s ago · ≤ ")
     assert " ".join(headings.split()) == "member status epoch loss validation age left try by"
     assert "4/20" in rows[0]
     assert "0.5000  accuracy 0.7500" in rows[0]
