@@ -143,12 +143,14 @@ class TimedOut(OrchestratorError):
     """The time given by `--timeout` is over."""
 
     exit_code = 124
+    retryable = True
 
 
 class Interrupted(OrchestratorError):
     """A signal or a stop request ended the run; what is recorded stands."""
 
     exit_code = 143
+    retryable = True
 
     def __init__(
         self, what: str, *, where: str | None = None, hint: str | None = None, signal_number: int = 15

@@ -118,7 +118,8 @@ def test_a_signal_that_nobody_waits_for_ends_a_command_with_its_json_and_its_cod
         command(raise_signal(number))(as_json=True, result_file=tmp_path / "result.json")
     assert ended.value.exit_code == code
     told = capsys.readouterr()
-    assert json.loads(told.out)["exit_code"] == code
+    answer = json.loads(told.out)
+    assert (answer["exit_code"], answer["retryable"]) == (code, True)  # a later start resumes
     assert (tmp_path / "result.json").read_text() == told.out
     assert "Traceback" not in told.err
 
