@@ -97,7 +97,12 @@ class RayHead:
 
     def wait_until_gone(self, node: RayNode) -> None:
         """Wait until the head has missed a killed node."""
-        wait_until(lambda: node.ip not in self.alive(), GONE_TIMEOUT_S, lambda: f"the head still lists {node.ip}")
+
+        def gone() -> bool:
+            alive = self._alive_now()
+            return alive is not None and node.ip not in alive
+
+        wait_until(gone, GONE_TIMEOUT_S, lambda: f"the head still lists {node.ip}")
 
     def alive(self) -> set[str]:
         """The addresses of the nodes that live as the head sees it, its own included."""
@@ -133,7 +138,14 @@ class RayHead:
     def _knows(self, node: RayNode) -> bool:
         if node.process.poll() is not None:
             raise RuntimeError(f"the node at {node.ip} ended:\n{_said(node.output)}")
-        return node.ip in self.alive()
+        return node.ip in (self._alive_now() or ())
+
+    def _alive_now(self) -> set[str] | None:
+        """As `alive`; None while a busy head does not answer."""
+        try:
+            return self.alive()
+        except OSError:
+            return None
 
 
 @contextlib.contextmanager
