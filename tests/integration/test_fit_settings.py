@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from orchestrator.training.data import Dataset, load_dataset
 from orchestrator.training.device import Device
 from orchestrator.training.fused.architecture import why_not_fused
 from orchestrator.training.preflight import check_before_training
+from orchestrator.training.printing import captured
 from orchestrator.training.solo import train_solo
 from tests.support.fused_cases import curve, dataset_of, member, pack, solo, spec
 from tests.support.in_process import run_in_process
@@ -150,13 +152,16 @@ def test_class_weights_the_order_of_rows_and_each_members_rate_act_in_a_pack_as_
         replace(member(i), train=train.model_copy(update={"learning_rate": rate}), train_values={"learning_rate": rate})
         for i, rate in enumerate((0.003, 0.03))
     ]
-    together = pack(members, train, dataset_of(), tmp_path / "pack", device)
+    logs = {each.index: io.StringIO() for each in members}
+    with captured(logs):
+        together = pack(members, train, dataset_of(), tmp_path / "pack", device)
     printed = capsys.readouterr().out
     for each, one in zip(members, together, strict=True):
         alone = solo(each, each.train, dataset_of(), tmp_path / f"{each.index}", device)
         for name in one.history[0]:
             assert curve(one, name) == pytest.approx(curve(alone, name), abs=5e-4), name
-    assert printed.count("Epoch 4/4\n10/10 - ") == 2
+        assert logs[each.index].getvalue().count("Epoch 4/4\n10/10 - ") == 1, "its own, and not the other's"
+        assert f"[member {each.index}] Epoch 4/4\n[member {each.index}] 10/10 - " in printed
     assert curve(together[0])[-1] > curve(together[1])[-1] + 0.05, "the rates have to act"
 
 
