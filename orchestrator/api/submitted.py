@@ -130,8 +130,8 @@ def check_place(job: Job) -> None:
 
 def _look_in_storage(
     planned: RunPlan, accept_code_change: bool, on_note: Callable[[str], None]
-) -> tuple[int, Result | None]:
-    """The last term in the run's log, and its result where it has one; 0 and None where nobody can tell from here.
+) -> tuple[int | None, Result | None]:
+    """The last term in the run's log, 0 where it has none, and its result where it has one; None where nobody can tell.
 
     Raises:
         IdentityChanged, DamagedStore: as for `run`.
@@ -139,7 +139,7 @@ def _look_in_storage(
     request = planned.request
     where = request.job.storage
     if "://" not in where.url and not Path(where.url).is_dir():
-        return 0, None  # a folder of the cluster's own, or one that nobody has written to
+        return None, None  # a folder of the cluster's own, or one that nobody has written to
     try:
         store = open_at(where.url, where.endpoint_url, where.region)
         store.list(request.layout.control)  # first contact, without the log's patience
@@ -151,4 +151,4 @@ def _look_in_storage(
         return log.term, None if memory.done is None else finished_result(store, request.layout, memory)
     except (AccessDenied, MissingObject, TryAgain) as error:
         on_note(f"storage cannot be read from here, so the driver looks whether there is a result: {error.what}")
-        return 0, None
+        return None, None

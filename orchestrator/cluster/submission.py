@@ -55,7 +55,7 @@ def submit_job(
     run_key: str,
     entrypoint: Sequence[str],
     working_dir: str,
-    last_term: int = 0,
+    last_term: int | None = None,
     metadata: Mapping[str, str] | None = None,
     accept_code_change: bool = False,
     env_vars: Mapping[str, str] | None = None,
@@ -69,7 +69,7 @@ def submit_job(
         run_key: the run.
         entrypoint: the driver's command line (see `driver_command`); quoted here, as Ray hands it to a shell.
         working_dir: the folder to ship; the driver starts in its copy.
-        last_term: the last term in the run's log, so far as known (see `next_number`).
+        last_term: the last term in the run's log, 0 where there is none; None where it cannot be read from here.
         metadata: what the cluster tells of the job besides the run's key, see `metadata_of`; no secrets.
         accept_code_change: attach although the live job's own code is not that in `metadata`.
         env_vars: for the driver and its workers; names and paths of credentials, never values.
@@ -98,13 +98,15 @@ def submit_job(
                 "--accept-code-change where the code alone has changed",
             )
         return Submission(live.submission_id, "attached")
-    submission_id = submission_id_of(run_key, next_number(known, last_term))
+    number = next_number(known, last_term)
+    submission_id = submission_id_of(run_key, number)
+    term = {} if last_term is None else {"term": str(number)}
     try:
         server.submit(
             submission_id,
             entrypoint=entrypoint,
             runtime_env=runtime_env,
-            metadata={**(metadata or {}), "run_key": run_key},
+            metadata={**(metadata or {}), **term, "run_key": run_key},
         )
     except ClusterUnavailable:
         # Another submitter was first, or the answer to our own request was lost: either way there is a job to wait for.

@@ -112,22 +112,24 @@ def newest(jobs: Sequence[KnownJob]) -> KnownJob | None:
     return next((job for job in reversed(jobs) if job.is_live), jobs[-1] if jobs else None)
 
 
-def next_number(jobs: Iterable[KnownJob], last_term: int) -> int:
+def next_number(jobs: Iterable[KnownJob], last_term: int | None) -> int:
     """The number of a run's next job.
 
     Args:
         jobs: the run's.
-        last_term: the last term in the run's log; 0 where there is none, or where it cannot be read from here.
+        last_term: the last term in the run's log, 0 where there is none; None where it cannot be read from here.
     """
-    return 1 + max([last_term, *(job.number for job in jobs)])
+    return 1 + max([last_term or 0, *(job.number for job in jobs)])
 
 
 def coordinates(job: KnownJob, last_term: int, *, has_ended: bool) -> bool:
-    """Whether a live job's driver has become the run's coordinator, so that the run's storage is where it is asked.
+    """Whether a live job's driver has become the run's coordinator, so that it hears what is asked through storage.
+
+    A request that is older than a coordinator's claim was meant for another: it would not hear it.
 
     Args:
-        job: a live one.
+        job: a live one; where its metadata name no term, whoever submitted it could not read the log: nobody can tell.
         last_term: the last term in the run's log.
         has_ended: the log's last record says that its coordinator has left.
     """
-    return not has_ended and last_term >= job.number
+    return not has_ended and "term" in job.metadata and last_term >= int(job.metadata["term"])

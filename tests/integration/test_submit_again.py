@@ -331,8 +331,8 @@ def test_a_run_is_waited_for_and_its_logs_are_followed_in_storage(bench: Bench, 
 
 
 def test_stop_asks_through_storage_once_the_jobs_driver_coordinates_the_run(bench: Bench) -> None:
-    submission_id = f"{bench.run_key}-1"
-    bench.fake.add(submission_id, metadata={"run_key": bench.run_key, "storage": str(bench.store_url)})
+    submission_id = bench.submit().submission_id
+    assert submission_id == f"{bench.run_key}-1"
     log = bench.begin()
     assert "through storage" in api.stop_submitted(bench.run_key, address=bench.fake.address)
     requests = LocalStore(bench.store_url).list(bench.planned.request.layout.control)
@@ -340,7 +340,8 @@ def test_stop_asks_through_storage_once_the_jobs_driver_coordinates_the_run(benc
     assert bench.fake.jobs[submission_id]["status"] == "RUNNING"
 
     log.append("failed", exit_code=75, message="the cluster went")
-    bench.fake.add(f"{bench.run_key}-2", metadata=bench.fake.jobs.pop(submission_id)["metadata"])
+    bench.fake.end(submission_id, 75)
+    assert bench.submit().submission_id == f"{bench.run_key}-2"
     assert api.stop_submitted(bench.run_key, address=bench.fake.address) == "asked Ray to stop the driver"
     assert bench.fake.jobs[f"{bench.run_key}-2"]["status"] == "STOPPED"
 

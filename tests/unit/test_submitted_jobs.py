@@ -25,6 +25,7 @@ def job(number: int, status: str = "FAILED", run_key: str = KEY, **metadata: str
 
 def test_the_next_number_is_above_the_terms_of_the_log_and_the_numbers_of_the_cluster() -> None:
     assert next_number([], 0) == 1
+    assert next_number([job(2)], None) == 3
     assert next_number([], 4) == 5
     assert next_number([job(2), job(7)], 4) == 8
     assert next_number([job(2)], 4) == 5
@@ -62,7 +63,8 @@ def test_the_job_to_look_at_is_the_newest_live_one_else_the_newest() -> None:
     ("last_term", "has_ended", "expected"), [(3, False, True), (4, False, True), (2, False, False), (3, True, False)]
 )
 def test_a_driver_coordinates_once_its_term_is_in_the_log(last_term: int, has_ended: bool, expected: bool) -> None:
-    assert coordinates(job(3, "RUNNING"), last_term, has_ended=has_ended) == expected
+    assert coordinates(job(3, "RUNNING", term="3"), last_term, has_ended=has_ended) == expected
+    assert not coordinates(job(3, "RUNNING"), last_term, has_ended=has_ended)
 
 
 def test_the_place_of_a_run_comes_back_from_its_jobs_metadata() -> None:
