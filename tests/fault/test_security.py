@@ -32,8 +32,9 @@ NO_RAY = "ray.address=127.0.0.1:1"
 """Nobody listens there: a start that comes as far as Ray ends with 75."""
 
 TELL_IMPORTS = (
-    "import atexit, sys; from orchestrator.cli.main import main; "
-    "atexit.register(lambda: print('imported:', *{'ray', 'keras', 'tensorflow'} & set(sys.modules), file=sys.stderr)); "
+    "import atexit, os, sys; from orchestrator.cli.main import main; "
+    "after = open(os.dup(2), 'w'); "  # a command that has ended says no more on its own streams
+    "atexit.register(lambda: print('imported:', *{'ray', 'keras', 'tensorflow'} & set(sys.modules), file=after)); "
     "main()"
 )
 
