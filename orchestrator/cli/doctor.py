@@ -16,7 +16,7 @@ from orchestrator.reporting.tables import plan_text
 
 
 def doctor(
-    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="The job file; without one, the machines.")] = None,
+    job: Annotated[str | None, typer.Argument(metavar="JOB", help="The job file; without one, the machines.")] = None,
     overrides: Overrides = None,
     address: Annotated[
         str | None, typer.Option(help="Cluster to look at: as ray.address, or http://HEAD:8265 to look from there.")
