@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from orchestrator.cluster.launcher_checks import (
     worker_types,
 )
 from orchestrator.cluster.launcher_fit import check_job
+from orchestrator.cluster.launcher_here import check_here
 from orchestrator.errors import InvalidCluster
 from orchestrator.planning.placement import ClusterShape, NodeShape
 from orchestrator.spec import Job
@@ -28,7 +30,13 @@ from orchestrator.spec.secrets import redact
 
 _MOST_CHARACTERS = 300
 _NEEDED = ("available_node_types", "head_node_type", "head_start_ray_commands", "worker_start_ray_commands")
-"""What `ray up` stumbles over when it is not there, though Ray's validator lets it pass for some providers."""
+_NEEDED_OUTSIDE = (
+    *("max_workers", "file_mounts", "cluster_synced_files", "initialization_commands"),
+    *("setup_commands", "head_setup_commands", "worker_setup_commands"),
+)
+"""What `ray up` stumbles over when it is not there: Ray's validator lets the first pass for some providers, and fills
+in the others for its own, not for `type: external`.
+"""
 
 
 def check_cluster(path: str, job: Job | None = None) -> tuple[Finding, ...]:
@@ -47,6 +55,7 @@ def check_cluster(path: str, job: Job | None = None) -> tuple[Finding, ...]:
     if isinstance(prepared, Finding):
         return (prepared, *findings)
     findings += check_prepared(prepared, ray_version=version("ray"))
+    findings += check_here(prepared)
     if job is not None:
         unsaid = [name for name, each in worker_types(prepared).items() if "CPU" not in each["resources"]]
         findings += check_job(_shape_of(prepared), job, unsaid=unsaid)
@@ -80,23 +89,38 @@ def _read(path: str) -> tuple[str, Config]:
 
 
 def _prepare(given: Config) -> Config | Finding:
-    """The file with Ray's defaults filled in; or what Ray's own validator has against it."""
-    from jsonschema import ValidationError
+    """The file with Ray's defaults filled in; or what Ray's own validator has against it.
+
+    It looks twice: at what was written, so that Ray's defaults do not stumble over it and it can say where, and at the
+    whole.
+    """
+    from jsonschema import ValidationError, validate
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     hint = "see Ray's reference of cluster launcher files"
     try:
         with _quiet("ray.autoscaler"), contextlib.redirect_stdout(sys.stderr):
-            prepared: dict[str, Any] = prepare_config(dict(given))
+            validate(given, _rays_schema())
+            outside = given["provider"]["type"] == "external"
+            missing = [key for key in (*_NEEDED, *_NEEDED_OUTSIDE) if outside and key not in given]
+            prepared: dict[str, Any] = {} if missing else prepare_config(dict(given))
+            missing = missing or [key for key in _NEEDED if key not in prepared]
+            if missing:
+                what = "Ray refuses it: it is not said, and has no default here"
+                return Finding("error", ", ".join(missing), what, hint)
             validate_config(prepared)
-        if missing := [key for key in _NEEDED if key not in prepared]:
-            return Finding("error", ", ".join(missing), "Ray refuses it: it is not said, and has no default here", hint)
     except ValidationError as error:
         where = ".".join(map(str, error.absolute_path)) or "the file"
         return Finding("error", where, f"Ray refuses it: {_short(error.message)}", hint)
     except Exception as error:  # Ray raises whatever its code runs into
         return Finding("error", "the file", f"Ray refuses it: {type(error).__name__}: {_short(str(error))}", hint)
     return prepared
+
+
+def _rays_schema() -> Any:
+    import ray.autoscaler
+
+    return json.loads(Path(ray.autoscaler.__path__[0], "ray-schema.json").read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ What stands inside `node_config` is the cloud's, and of that only AWS's is looke
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -17,8 +17,10 @@ Config = Mapping[str, Any]
 LONG_IDLE_MINUTES = 60
 SPOT_FIRST = "orchestrator.cluster.aws.SpotFirstNodeProvider"
 
+_EVERYBODY = {"0.0.0.0/0", "::/0"}
+_CREDENTIALS = {".aws", ".ssh", ".env", ".netrc", ".kube", ".pypirc", "gcloud"}
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-_DASHBOARD = re.compile(r"--dashboard-host[=\s]+['\"]?([^\s'\"]+)")
+_DASHBOARD = re.compile(r"--dashboard-host[=\s]+['\"]?(\$\([^)]*\)|[^\s'\"]+)")
 _AUTH_MODE = re.compile(r"\bRAY_AUTH_MODE=['\"]?(\w+)")
 _TOKEN_PATH = re.compile(r"\bRAY_AUTH_TOKEN_PATH=['\"]?([^\s'\"]+)")
 _TOKEN_FETCHED = re.compile(r"\bRAY_AUTH_TOKEN=['\"]?\$")
@@ -29,6 +31,8 @@ _SECRETS = {
     "an AWS access key id": r"\b(AKIA|ASIA)[A-Z0-9]{16}\b",
     "AWS credentials": r"(?i)\baws_(secret_access_key|session_token|access_key_id)['\"]?\s*[=:]\s*['\"]?[^\s'\"$]",
     "Ray's token": r"\bRAY_AUTH_TOKEN['\"]?\s*[=:]\s*['\"]?[^\s'\"$]",
+    "a service's token": r"\b(hf_|gh[pousr]_|github_pat_|glpat-|xox[abp]-|sk-)[A-Za-z0-9_-]{16,}",
+    "a secret in a variable": r"\b[A-Z][A-Z0-9_]*_(TOKEN|SECRET|API_?KEY)['\"]?\s*[=:]\s*['\"]?[^\s'\"$<…]",
     "a password": r"(?i)\bpassw(or)?d['\"]?\s*[=:]\s*['\"]?[^\s'\"$]",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "a token or key in hexadecimal": r"(?<!sha256:)\b[0-9a-fA-F]{32,}\b",
@@ -58,14 +62,11 @@ class Finding:
 
 def check_text(text: str) -> Iterator[Finding]:
     """Secrets in the file, comments included. What was found is named by its line, never repeated."""
-    hint = "change it: nodes get their rights from an instance profile, and Ray's token from a mounted file"
+    hint = "nodes get rights from an instance profile, and Ray's token from a mounted file; change this secret"
     for number, line in enumerate(text.splitlines(), start=1):
-        for kind, pattern in _SECRETS.items():
-            if re.search(pattern, line):
-                hint = (
-                    "nodes get rights from an instance profile, and Ray's token from a mounted file; change this secret"
-                )
-                yield Finding("error", f"line {number}", f"this looks like {kind}", hint)
+        kind = next((kind for kind, pattern in _SECRETS.items() if re.search(pattern, line)), None)
+        if kind is not None:
+            yield Finding("error", f"line {number}", f"this looks like {kind}", hint)
 
 
 def check_given(given: Config) -> Iterator[Finding]:
@@ -93,6 +94,8 @@ def check_prepared(config: Config, *, ray_version: str) -> Iterator[Finding]:
         ray_version: of this environment, from which the cluster is started and jobs are submitted.
     """
     yield from _check_access(config)
+    yield from _check_mounts(config.get("file_mounts") or {})
+    yield from _check_growth(config)
     yield from _check_costs(config)
     yield from _check_images(config.get("docker") or {}, config["available_node_types"], ray_version)
     if is_aws(config):
@@ -116,6 +119,12 @@ def worker_types(config: Config) -> dict[str, Config]:
     return {name: each for name, each in config["available_node_types"].items() if each.get("max_workers", 0) > 0}
 
 
+def token_path(config: Config) -> str | None:
+    """Where the head's processes look for the token, as far as the file says."""
+    options = (config.get("docker") or {}).get("run_options", ())
+    return _last(_TOKEN_PATH, [*options, *config["head_start_ray_commands"]])
+
+
 def _check_access(config: Config) -> Iterator[Finding]:
     docker = config.get("docker") or {}
     head_starts = [command for command in config["head_start_ray_commands"] if "ray start" in command]
@@ -127,7 +136,7 @@ def _check_access(config: Config) -> Iterator[Finding]:
         *docker.get("worker_run_options", ()),
         *config["worker_start_ray_commands"],
     ]
-    modes = [_last(_AUTH_MODE, texts) for texts in (head, worker)]
+    modes = [mode and mode.lower() for mode in (_last(_AUTH_MODE, texts) for texts in (head, worker))]
     has_token = modes == ["token", "token"]
     if is_open:
         what = f"the dashboard and its job server listen on {', '.join(hosts)}: who reaches them can run any code"
@@ -152,6 +161,23 @@ def _token_arrives(texts: list[str], mounts: Config) -> bool:
     if path is None:  # where Ray looks by itself
         return any(remote.rstrip("/").endswith(("/.ray", "/.ray/auth_token")) for remote in mounts)
     return any(PurePosixPath(path).is_relative_to(remote) for remote in mounts)
+
+
+def _check_mounts(mounts: Config) -> Iterator[Finding]:
+    for remote, local in mounts.items():
+        if not _CREDENTIALS.isdisjoint(PurePosixPath(local).parts):
+            what = f"{local} goes to every node: whoever runs a job there can read your own credentials"
+            hint = "leave it here: nodes get rights from an instance profile"
+            yield Finding("warning", f"file_mounts.{remote}", what, hint)
+
+
+def _check_growth(config: Config) -> Iterator[Finding]:
+    """Whether an autoscaler starts with the head; a start by a script of one's own may bring one."""
+    starts = [each for each in config["head_start_ray_commands"] if "ray start" in each and "--head" in each]
+    if worker_types(config) and starts and not any("--autoscaling-config" in each for each in starts):
+        what = "the head starts without its autoscaler: no worker would ever come"
+        hint = "give `ray start --head` --autoscaling-config=~/ray_bootstrap_config.yaml"
+        yield Finding("error", "head_start_ray_commands", what, hint)
 
 
 def _check_costs(config: Config) -> Iterator[Finding]:
@@ -192,12 +218,20 @@ def _check_images(docker: Config, node_types: Mapping[str, Config], ray_version:
 
 def _check_aws(config: Config) -> Iterator[Finding]:
     node_types, head_name = config["available_node_types"], config["head_node_type"]
+    for section, key, example in (("provider", "region", "us-west-2"), ("auth", "ssh_user", "ubuntu")):
+        if not (config.get(section) or {}).get(key):
+            what = "it is not said, and `ray up` does not go on without it"
+            yield Finding("error", f"{section}.{key}", what, f"set it, such as `{key}: {example}`")
+    if opened := sorted(_opened((config["provider"].get("security_group") or {}).get("IpPermissions") or ())):
+        what = f"the whole internet may knock at {', '.join(opened)}"
+        hint = "open no port but SSH's, 22: `ray dashboard` forwards the dashboard through it"
+        yield Finding("warning", "provider.security_group", what, hint)
     for name, node_type in node_types.items():
         where = f"available_node_types.{name}.node_config"
-        if "IamInstanceProfile" not in node_type["node_config"] and name == head_name:
+        if not node_type["node_config"].get("IamInstanceProfile") and name == head_name:
             what = "the head has no instance profile: Ray makes it one with all rights on EC2 and on every bucket"
             yield Finding("warning", where, what, "name a profile of your own by IamInstanceProfile")
-        elif "IamInstanceProfile" not in node_type["node_config"]:
+        elif not node_type["node_config"].get("IamInstanceProfile"):
             what = "these workers have no instance profile, and Ray gives them none: they cannot reach the bucket"
             yield Finding("error", where, what, "name one by IamInstanceProfile")
     if is_spot(node_types[head_name]):
@@ -212,6 +246,16 @@ def _check_aws(config: Config) -> Iterator[Finding]:
     if config["provider"].get("cache_stopped_nodes", True):
         what = "nodes are stopped, not terminated: their disks are paid for after `ray down`"
         yield Finding("warning", "provider.cache_stopped_nodes", what, "set it to false")
+
+
+def _opened(rules: Iterable[Config]) -> Iterator[str]:
+    """The ports, but for SSH's, that a security group opens to everybody."""
+    for rule in rules:
+        ranges = [*(rule.get("IpRanges") or ()), *(rule.get("Ipv6Ranges") or ())]
+        from_all = any(_EVERYBODY.intersection(each.values()) for each in ranges)
+        first, last = rule.get("FromPort", 0), rule.get("ToPort", 65535)
+        if from_all and (first, last) != (22, 22):
+            yield f"port {first}" if first == last else f"ports {first} to {last}"
 
 
 def _last(pattern: re.Pattern[str], texts: list[str]) -> str | None:

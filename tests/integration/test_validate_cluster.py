@@ -31,10 +31,14 @@ members: 1
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: a job, its module, and the repository's launcher file."""
+    """Working directory and home: a job, its module, the repository's launcher file, and what it copies to nodes."""
     (tmp_path / "user_code.py").write_text(USER_CODE, encoding="utf-8")
     (tmp_path / "job.yaml").write_text(JOB, encoding="utf-8")
     (tmp_path / "cluster.yaml").write_text(CLUSTER.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "dist").mkdir()
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0", encoding="utf-8")
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -111,6 +115,7 @@ def test_nothing_to_check_is_an_error() -> None:
         ({"idle_timeout_minute": 5}, "the file", "idle_timeout_minute"),
         ({"max_workers": "eight"}, "max_workers", "'eight' is not of type 'integer'"),
         ({"provider": {"type": "no-such-cloud"}}, "the file", "no-such-cloud"),
+        ({"head_setup_commands": "pip install x"}, "head_setup_commands", "is not of type 'array'"),
         ({"head_node_type": "heat"}, "the file", "head_node_type"),
         ({"available_node_types": {"head": 1}}, "", ""),
         ({"provider": None}, "", ""),
@@ -130,10 +135,23 @@ def test_what_ray_refuses_is_an_error_with_its_place(
 def test_what_ray_would_stumble_over_later_is_an_error_too(folder: Path) -> None:
     path = folder / "cluster.yaml"
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    del given["head_start_ray_commands"]
+    del given["head_start_ray_commands"], given["setup_commands"], given["cluster_synced_files"]
     path.write_text(yaml.safe_dump(given), encoding="utf-8")
     refusal, *_ = check_cluster("cluster.yaml")
-    assert (refusal.level, refusal.where) == ("error", "head_start_ray_commands")
+    assert refusal.level == "error"
+    assert refusal.where == "head_start_ray_commands, cluster_synced_files, setup_commands"
+    assert "has no default" in refusal.what
+
+
+def test_what_ray_up_needs_on_this_machine_is_named(folder: Path) -> None:
+    provider = yaml.safe_load(CLUSTER.read_text(encoding="utf-8"))["provider"] | {"module": "no_such.Provider"}
+    change(folder, provider=provider)
+    (folder / "dist").rmdir()
+    (folder / ".ray" / "auth_token").unlink()
+    told = [str(each) for each in check_cluster("cluster.yaml")]
+    assert any("/home/ray/cluster/dist: ./dist is not there" in each for each in told)
+    assert any("no auth_token in ~/.ray" in each and "ray get-auth-token" in each for each in told)
+    assert any(each.startswith("provider.module: ") and "no_such.Provider" in each for each in told)
 
 
 def test_a_secret_is_found_even_where_ray_refuses_the_file_and_is_not_repeated(folder: Path) -> None:

@@ -51,7 +51,12 @@ def test_rays_own_validator_accepts_it(prepared: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_to_be_mended_but_the_name_of_the_bucket() -> None:
+def test_nothing_is_to_be_mended_but_the_name_of_the_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dist").mkdir()
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     findings = check_cluster(str(ROOT / "cluster.yaml"))
     assert [(each.level, each.where.split(".")[0]) for each in findings] == [("warning", "docker")]
     assert "MY-BUCKET is a placeholder" in str(findings[0])

@@ -14,15 +14,18 @@ from orchestrator.planning.placement import Autoscaler, ClusterShape, NodeGroup,
 from orchestrator.spec import Job, parse_job
 
 Config = dict[str, Any]
+AWS: Config = {"type": "aws", "region": "us-west-2", "cache_stopped_nodes": False}
 Change = Callable[[Config], object]
 
 MACHINE = {"InstanceType": "g5.2xlarge", "IamInstanceProfile": {"Name": "node"}}
 SPOT = {**MACHINE, "InstanceMarketOptions": {"MarketType": "spot"}}
+SCALES = "--autoscaling-config=~/ray_bootstrap_config.yaml"
 IMAGE = "rayproject/ray:2.60.0-py311"
 GOOD: Config = {
     "max_workers": 4,
     "idle_timeout_minutes": 5,
-    "provider": {"type": "external", "module": SPOT_FIRST, "cache_stopped_nodes": False},
+    "provider": {"type": "external", "module": SPOT_FIRST, "region": "us-west-2", "cache_stopped_nodes": False},
+    "auth": {"ssh_user": "ubuntu"},
     "docker": {
         "image": f"{IMAGE}-cpu",
         "worker_image": f"{IMAGE}-gpu",
@@ -34,7 +37,7 @@ GOOD: Config = {
         "head": {"resources": {"CPU": 0}, "max_workers": 0, "node_config": MACHINE},
         "gpu": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 4, "min_workers": 0, "node_config": SPOT},
     },
-    "head_start_ray_commands": ["ray stop", "ray start --head --dashboard-host=127.0.0.1"],
+    "head_start_ray_commands": ["ray stop", f"ray start --head {SCALES} --dashboard-host=127.0.0.1"],
     "worker_start_ray_commands": ["ray stop", "ray start --address=$RAY_HEAD_IP:6379"],
 }
 
@@ -72,7 +75,12 @@ def found(config: Config) -> list[tuple[str, str]]:
     return [(each.level, each.where) for each in check_prepared(config, ray_version="2.60.0")]
 
 
-open_dashboard = put("head_start_ray_commands", ["ray start --head --dashboard-host 0.0.0.0"])
+def opens(port: int, who: str = "0.0.0.0/0") -> Config:
+    """A security group that lets them in."""
+    return {"IpPermissions": [{"FromPort": port, "ToPort": port, "IpRanges": [{"CidrIp": who}]}]}
+
+
+open_dashboard = put("head_start_ray_commands", [f"ray start --head {SCALES} --dashboard-host 0.0.0.0"])
 no_token = put("docker.run_options", [])
 
 
@@ -107,8 +115,20 @@ def test_nothing_is_found_in_a_good_file() -> None:
             [put("available_node_types.head.node_config", SPOT)],
             [("warning", "available_node_types.head.node_config.InstanceMarketOptions")],
         ),
-        ([put("provider", {"type": "aws", "cache_stopped_nodes": False})], [("warning", "provider.type")]),
+        ([put("provider", AWS)], [("warning", "provider.type")]),
         ([drop("provider.cache_stopped_nodes")], [("warning", "provider.cache_stopped_nodes")]),
+        ([drop("provider.region")], [("error", "provider.region")]),
+        ([put("auth", {})], [("error", "auth.ssh_user")]),
+        (
+            [put("file_mounts", {"/cluster/token": "~/.ray", "/home/ray/.aws": "~/.aws"})],
+            [("warning", "file_mounts./home/ray/.aws")],
+        ),
+        ([put("head_start_ray_commands", ["ray start --head"])], [("error", "head_start_ray_commands")]),
+        ([put("provider.security_group", opens(8265))], [("warning", "provider.security_group")]),
+        (
+            [put("available_node_types.gpu.node_config", {"InstanceType": "m", "IamInstanceProfile": None})],
+            [("error", "available_node_types.gpu.node_config")],
+        ),
         ([drop("docker.image"), put("docker.head_image", f"{IMAGE}-cpu")], [("error", "docker.image")]),
         ([put("docker.worker_image", "rayproject/ray:2.59.0-py311-gpu")], [("error", "docker")]),
         ([put("docker.worker_image", "rayproject/ray:2.60.0-py312-gpu")], [("error", "docker")]),
@@ -129,17 +149,21 @@ def test_each_weakness_is_found_where_it_is(changes: list[Change], expected: lis
 @pytest.mark.parametrize(
     "changes",
     [
-        [put("head_start_ray_commands", ["ray start --head"])],  # Ray's own default is the loopback
+        [put("head_start_ray_commands", [f"ray start --head {SCALES}"])],  # Ray's own default is the loopback
         [drop("idle_timeout_minutes")],
+        [put("provider.security_group", opens(22))],
+        [put("provider.security_group", opens(8265, "10.0.0.0/8"))],
+        [put("head_start_ray_commands", ["./start_head.sh"])],
+        [put("docker.run_options", ["--env RAY_AUTH_MODE=Token", *GOOD["docker"]["run_options"][1:]])],
         [put("docker.run_options", ["--env RAY_AUTH_MODE=token"]), put("file_mounts", {"/home/ray/.ray": "~/.ray"})],
         [
             no_token,
-            put("head_start_ray_commands", ["RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(fetch) ray start --head"]),
+            put("head_start_ray_commands", [f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(fetch) ray start --head {SCALES}"]),
             put("worker_start_ray_commands", ["RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(fetch) ray start"]),
         ],
         [put("docker", {**GOOD["docker"], "image": "registry.local/team/ensembles:7", "worker_image": "other:1"})],
         [
-            put("provider", {"type": "aws", "cache_stopped_nodes": False}),
+            put("provider", AWS),
             put("available_node_types.gpu.node_config", MACHINE),
         ],
         [put("provider", {"type": "gcp"}), put("available_node_types.gpu.node_config", {"machineType": "n1"})],
@@ -172,6 +196,8 @@ def test_placeholders_and_limits_that_are_left_to_ray_are_named() -> None:
         ("  - --env AWS_SECRET_ACCESS_KEY=abc", "AWS credentials"),
         ("aws_session_token: abc", "AWS credentials"),
         ("- --env RAY_AUTH_TOKEN=abc", "Ray's token"),
+        ("- export HF_TOKEN=abc", "a secret in a variable"),
+        ("- huggingface login hf_abc" + "d" * 30, "a service's token"),
         ("# password: abc", "a password"),
         ("-----BEGIN RSA PRIVATE KEY-----", "a private key"),
         ("token: " + "0f" * 16, "a token or key in hexadecimal"),
@@ -193,6 +219,10 @@ def test_a_secret_is_named_by_its_line_and_never_repeated(line: str, kind: str) 
         "- --env RAY_AUTH_TOKEN_PATH=/home/ray/cluster/token/auth_token",
         "- export RAY_AUTH_TOKEN=$(fetch-the-token)",
         "- export AWS_SECRET_ACCESS_KEY=$KEY",
+        "- export HF_TOKEN=$(fetch-the-token)",
+        "# export HF_TOKEN=<yours>",
+        "HttpTokens: required",
+        "/home/ray/cluster/token: ~/.ray",
         "ImageId: ami-0271ce88f6c03e149",
     ],
 )
