@@ -91,6 +91,17 @@ def test_json_has_what_people_are_told(folder: Path) -> None:
     assert found["time"]["measured"] is found["memory"]["measured"] is False
 
 
+def test_a_plan_names_the_labels_that_nodes_must_have(folder: Path) -> None:
+    labels = "resources.labels={market: '!spot'}"
+
+    there = call("plan", "job.yaml", "ray.address=10.0.0.1:6379", labels)
+    here = call("plan", "job.yaml", "resources.labels={market: spot}")
+
+    assert "decided at the start, on the cluster at 10.0.0.1:6379, on nodes with market=!spot" in there.stdout
+    assert "a worker needs 1 CPU, on nodes with market=spot; there is" in here.stdout
+    assert "(no market)" in here.stdout
+
+
 def test_a_smoke_run_is_planned_as_it_would_run(folder: Path) -> None:
     found = json.loads(call("plan", "job.yaml", "--smoke", "--json").stdout)
 
