@@ -30,8 +30,8 @@ from orchestrator.reporting.status import find_run
 from orchestrator.storage.log import Log
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.job_server import JobServer
-    from orchestrator.cluster.submission_decisions import Decision
+    from orchestrator.cluster.jobs.decisions import Decision
+    from orchestrator.cluster.jobs.server import JobServer
 
 STOPPED_WITHIN_S = 45.0
 """How long a stopped job is waited for: what its driver has between SIGTERM and SIGKILL, and Ray's own time."""
@@ -114,8 +114,8 @@ def await_job(
         storage: where the run is stored, as arguments of `open_at`; None: not known.
         waiting: how.
     """
-    from orchestrator.cluster.submission import wait_for
-    from orchestrator.cluster.submission_decisions import driver_answer
+    from orchestrator.cluster.jobs.decisions import driver_answer
+    from orchestrator.cluster.jobs.submission import wait_for
 
     answers: list[dict[str, Any]] = []
 
@@ -189,7 +189,7 @@ class _Leaving:
         return self._interrupted(error, "the job was stopped", "submit again: the run resumes")
 
     def _interrupted(self, error: OrchestratorError, what: str, hint: str | None = None) -> Interrupted:
-        from orchestrator.cluster.submission import wait_command
+        from orchestrator.cluster.jobs.submission import wait_command
 
         address = self._server.address
         hint = hint or f"{wait_command(self._submission_id, address)} waits on; `orchestrator stop` ends it"

@@ -20,8 +20,8 @@ from orchestrator.api.planned import plan
 from orchestrator.api.submitted import check_place
 from orchestrator.cluster.authentication import Caution, Means, read_means
 from orchestrator.cluster.door import cautions_at
+from orchestrator.cluster.jobs.decisions import parse_headers, resolve_address
 from orchestrator.cluster.node_facts import facts_here
-from orchestrator.cluster.submission_decisions import parse_headers, resolve_address
 from orchestrator.errors import (
     AccessDenied,
     ClusterUnavailable,
@@ -257,8 +257,8 @@ def _submitted(
     address: str, job_path: str | None, overrides: Sequence[str], root: str, deadline_s: float
 ) -> tuple[Finding, ...]:
     """Submit this check to the cluster, and return what it found there."""
-    from orchestrator.cluster import submission as jobs
-    from orchestrator.cluster.job_server import open_job_server
+    from orchestrator.cluster.jobs import submission as jobs
+    from orchestrator.cluster.jobs.server import open_job_server
 
     server = open_job_server(address, (), os.environ)
     lines: list[str] = []

@@ -22,8 +22,8 @@ from orchestrator.storage.layout import RunLayout, new_nonce
 from orchestrator.storage.log import Log
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.job_server import JobServer
-    from orchestrator.cluster.submitted_jobs import KnownJob
+    from orchestrator.cluster.jobs.server import JobServer
+    from orchestrator.cluster.jobs.submitted import KnownJob
 
 
 def wait_submitted(
@@ -46,7 +46,7 @@ def wait_submitted(
         InvalidJob: the cluster knows no such job.
         ClusterUnavailable, AccessDenied, TimedOut, Interrupted: as for `submit`.
     """
-    from orchestrator.cluster.submitted_jobs import storage_in
+    from orchestrator.cluster.jobs.submitted import storage_in
 
     server, jobs = _find_jobs(run, address, headers)
     job = jobs[-1]
@@ -82,8 +82,8 @@ def submitted_log(
     Raises:
         InvalidJob, ClusterUnavailable, AccessDenied, Interrupted: as for `wait_submitted`.
     """
-    from orchestrator.cluster.submission import wait_for
-    from orchestrator.cluster.submission_decisions import is_of_member
+    from orchestrator.cluster.jobs.decisions import is_of_member
+    from orchestrator.cluster.jobs.submission import wait_for
 
     def hand_out(line: str) -> None:
         if member is None or is_of_member(line, member):
@@ -156,7 +156,7 @@ def stop_submitted(
         InvalidJob: there is no live job of the run.
         ClusterUnavailable, AccessDenied: as for `wait_submitted`.
     """
-    from orchestrator.cluster.submitted_jobs import coordinates
+    from orchestrator.cluster.jobs.submitted import coordinates
 
     server, jobs = _find_jobs(run, address, headers)
     job = jobs[-1]
@@ -175,7 +175,7 @@ def stop_submitted(
 
 
 def _shown(job: KnownJob) -> SubmittedJob:
-    from orchestrator.cluster.submission_decisions import exit_code_of
+    from orchestrator.cluster.jobs.decisions import exit_code_of
 
     end = None if job.is_live else exit_code_of(job.status, job.driver_exit_code, job.message)
     return SubmittedJob(
@@ -190,8 +190,8 @@ def _shown(job: KnownJob) -> SubmittedJob:
 
 def _find_jobs(run: str, address: str, headers: Sequence[str]) -> tuple[JobServer, list[KnownJob]]:
     """A run's jobs; the last of them is the one to look at."""
-    from orchestrator.cluster.job_server import open_job_server
-    from orchestrator.cluster.submitted_jobs import jobs_of
+    from orchestrator.cluster.jobs.server import open_job_server
+    from orchestrator.cluster.jobs.submitted import jobs_of
 
     server = open_job_server(address, headers, os.environ)
     jobs = jobs_of(server.jobs(), run)
@@ -206,7 +206,7 @@ def _find_jobs(run: str, address: str, headers: Sequence[str]) -> tuple[JobServe
 
 def _find_stored(job: KnownJob, storage: Mapping[str, Any] | None) -> tuple[Store, RunLayout] | None:
     """The run in its storage; None where it cannot be read from here, or is not there yet."""
-    from orchestrator.cluster.submitted_jobs import storage_in
+    from orchestrator.cluster.jobs.submitted import storage_in
 
     place = storage or storage_in(job.metadata)
     if place is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.cluster.launcher import check_cluster
-from orchestrator.cluster.launcher_checks import Finding
+from orchestrator.cluster.launcher.check import check_cluster
+from orchestrator.cluster.launcher.rules import Finding
 from orchestrator.spec import Job
 
 

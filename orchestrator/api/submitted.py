@@ -58,10 +58,10 @@ def submit(
         ClusterUnavailable, AccessDenied: the cluster cannot be reached, or refuses.
         TimedOut, Interrupted: while waiting.
     """
-    from orchestrator.cluster.job_server import open_job_server
-    from orchestrator.cluster.submission import job_path_in, submit_job
-    from orchestrator.cluster.submission_decisions import driver_command, parse_headers, resolve_address
-    from orchestrator.cluster.submitted_jobs import storage_in
+    from orchestrator.cluster.jobs.decisions import driver_command, parse_headers, resolve_address
+    from orchestrator.cluster.jobs.server import open_job_server
+    from orchestrator.cluster.jobs.submission import job_path_in, submit_job
+    from orchestrator.cluster.jobs.submitted import storage_in
 
     root = root or str(Path.cwd())
     job = load_job(job_path, overrides)
@@ -104,7 +104,7 @@ def _warn_of(url: str, on_note: Callable[[str], None]) -> None:
 
 
 def _metadata(planned: RunPlan) -> dict[str, str]:
-    from orchestrator.cluster.submitted_jobs import metadata_of
+    from orchestrator.cluster.jobs.submitted import metadata_of
 
     request = planned.request
     return metadata_of(

@@ -17,7 +17,7 @@ from ray import exceptions as rex
 from orchestrator.cluster.authentication import Caution, cautions, host_of, read_means, refusal, refused
 from orchestrator.cluster.door import knock
 from orchestrator.cluster.head import Nodes, ask_for_nodes
-from orchestrator.cluster.submission_decisions import NEVER_SHIPPED
+from orchestrator.cluster.jobs.decisions import NEVER_SHIPPED
 from orchestrator.errors import ClusterUnavailable, InvalidJob, OrchestratorError
 from orchestrator.planning.placement import ClusterShape
 

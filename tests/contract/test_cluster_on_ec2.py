@@ -45,7 +45,7 @@ def config(account: list[str]) -> dict[str, Any]:
     """The file as `ray up` completes it from the account, and as the head gets it."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    from orchestrator.cluster.aws import SpotFirstNodeProvider
+    from orchestrator.cluster.launcher.aws import SpotFirstNodeProvider
 
     prepared = prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8")))
     filled = SpotFirstNodeProvider.fillout_available_node_types_resources(prepared)
@@ -132,7 +132,7 @@ def test_the_file_says_of_its_machines_what_ec2_says(config: dict[str, Any]) -> 
     untold = copy.deepcopy(config)
     for name in ("gpu_spot", "gpu_on_demand"):
         untold["available_node_types"][name]["resources"] = {}
-    from orchestrator.cluster.aws import SpotFirstNodeProvider
+    from orchestrator.cluster.launcher.aws import SpotFirstNodeProvider
 
     told = SpotFirstNodeProvider.fillout_available_node_types_resources(untold)["available_node_types"]
     for name in ("gpu_spot", "gpu_on_demand"):
@@ -224,5 +224,5 @@ def test_the_autoscaler_sets_a_worker_up_as_the_file_says(provider: Any, config:
     start = ssh.only("ray start --address=$RAY_HEAD_IP:6379", "export RAY_HEAD_IP=10.0.0.1")
     assert '"CPU":8' in start
     assert '"GPU":1' in start
-    assert ssh.only("orchestrator.cluster.spot_notice $RAY_HEAD_IP:6379", "export RAY_HEAD_IP=10.0.0.1")
+    assert ssh.only("orchestrator.cluster.launcher.spot_notice $RAY_HEAD_IP:6379", "export RAY_HEAD_IP=10.0.0.1")
     assert ssh.only("pip install", "[gpu]")

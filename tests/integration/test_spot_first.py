@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 
-from orchestrator.cluster.spot_first import NO_SPOT_NODES, SpotFirst
+from orchestrator.cluster.launcher.spot_first import NO_SPOT_NODES, SpotFirst
 
 pytestmark = pytest.mark.slow  # it imports Ray
 

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("head")]
 
 TELL = """\
 import sys
-from orchestrator.cluster.spot_notice import tell_ray
+from orchestrator.cluster.launcher.spot_notice import tell_ray
 tell_ray(sys.argv[1], sys.argv[2], float(sys.argv[3]))
 """
 

@@ -12,8 +12,8 @@ import pytest
 from orchestrator import api
 from orchestrator.api import Waiting
 from orchestrator.cluster.authentication import find_token
-from orchestrator.cluster.job_server import JobServer, open_job_server
-from orchestrator.cluster.submission import submit_job, wait_for
+from orchestrator.cluster.jobs.server import JobServer, open_job_server
+from orchestrator.cluster.jobs.submission import submit_job, wait_for
 from orchestrator.errors import AccessDenied, ClusterUnavailable, InvalidJob, TimedOut
 from tests.support.job_server import fake_job_server
 from tests.support.ray_head import RayHead

@@ -19,8 +19,8 @@ from orchestrator import api
 from orchestrator.api import RunPlan, SubmittedRun, Waiting
 from orchestrator.api.running import keep_spec
 from orchestrator.cli.main import app
-from orchestrator.cluster.job_server import JobServer
-from orchestrator.cluster.submission import submit_job
+from orchestrator.cluster.jobs.server import JobServer
+from orchestrator.cluster.jobs.submission import submit_job
 from orchestrator.errors import AccessDenied, IdentityChanged, Interrupted, InvalidJob
 from orchestrator.reporting.result import Result, to_json
 from orchestrator.spec import load_job

@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from orchestrator.cli.main import app
-from orchestrator.cluster.launcher import check_cluster
+from orchestrator.cluster.launcher.check import check_cluster
 from orchestrator.errors import InvalidCluster
 from orchestrator.spec import load_job
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.cluster.launcher import check_cluster
-from orchestrator.cluster.launcher_checks import SPOT_FIRST
+from orchestrator.cluster.launcher.check import check_cluster
+from orchestrator.cluster.launcher.rules import SPOT_FIRST
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "cluster.yaml").read_text(encoding="utf-8")

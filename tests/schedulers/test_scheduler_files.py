@@ -21,7 +21,7 @@ from typer.main import get_command
 from orchestrator import errors
 from orchestrator.api import plan
 from orchestrator.cli.main import app
-from orchestrator.cluster.submission_decisions import driver_command
+from orchestrator.cluster.jobs.decisions import driver_command
 from orchestrator.spec import load_job
 from tests.support.cli_job import write_tiny_job
 from tests.support.manifests import RayJob, Workflow

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 
-from orchestrator.cluster.job_log import LogFollower
+from orchestrator.cluster.jobs.log import LogFollower
 
 
 def dropping(*streams: list[str]) -> tuple[Callable[[], AsyncIterator[str]], list[int]]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cluster.launcher_checks import SPOT_FIRST, check_given, check_prepared, check_text
-from orchestrator.cluster.launcher_fit import check_job
+from orchestrator.cluster.launcher.fit import check_job
+from orchestrator.cluster.launcher.rules import SPOT_FIRST, check_given, check_prepared, check_text
 from orchestrator.planning.placement import Autoscaler, ClusterShape, NodeGroup, NodeShape
 from orchestrator.spec import Job, parse_job
 

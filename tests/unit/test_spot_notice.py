@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from orchestrator.cluster.spot_notice import POLL_S, ask_ec2, main, watch
+from orchestrator.cluster.launcher.spot_notice import POLL_S, ask_ec2, main, watch
 from orchestrator.errors import ClusterUnavailable, InvalidInput
 
 NOTICE = '{"action": "terminate", "time": "2026-11-21T20:22:00Z"}'

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster.submission import job_path_in
-from orchestrator.cluster.submission_decisions import (
+from orchestrator.cluster.jobs.decisions import (
     driver_answer,
     driver_command,
     exit_code_of,
@@ -21,6 +20,7 @@ from orchestrator.cluster.submission_decisions import (
     shippable_env,
     with_token,
 )
+from orchestrator.cluster.jobs.submission import job_path_in
 from orchestrator.errors import InvalidJob
 
 
@@ -160,9 +160,8 @@ def test_names_and_paths_of_credentials_are_shipped_with_the_time_to_stop() -> N
 
 
 def test_importing_the_submission_loads_no_ray() -> None:
-    code = (
-        "import sys, orchestrator.cluster.submission; print(sorted({'ray', 'tensorflow', 'keras'} & set(sys.modules)))"
-    )
+    modules = "{'ray', 'tensorflow', 'keras'}"
+    code = f"import sys, orchestrator.cluster.jobs.submission; print(sorted({modules} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

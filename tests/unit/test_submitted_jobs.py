@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.cluster.submitted_jobs import (
+from orchestrator.cluster.jobs.submitted import (
     KnownJob,
     coordinates,
     is_same,

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from orchestrator.cluster.authentication import find_token, read_means, refused
-from orchestrator.cluster.submission_decisions import heaviest, parse_headers, resolve_address, with_token
-from orchestrator.cluster.submitted_jobs import KnownJob
+from orchestrator.cluster.jobs.decisions import heaviest, parse_headers, resolve_address, with_token
+from orchestrator.cluster.jobs.submitted import KnownJob
 from orchestrator.errors import ClusterUnavailable, InvalidJob
 
 REQUEST_TIMEOUT_S = 30.0

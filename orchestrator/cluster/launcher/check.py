@@ -13,7 +13,9 @@ from typing import Any
 
 import yaml
 
-from orchestrator.cluster.launcher_checks import (
+from orchestrator.cluster.launcher.fit import check_job
+from orchestrator.cluster.launcher.here import check_here
+from orchestrator.cluster.launcher.rules import (
     Config,
     Finding,
     check_given,
@@ -21,8 +23,6 @@ from orchestrator.cluster.launcher_checks import (
     check_text,
     worker_types,
 )
-from orchestrator.cluster.launcher_fit import check_job
-from orchestrator.cluster.launcher_here import check_here
 from orchestrator.errors import InvalidCluster
 from orchestrator.planning.placement import ClusterShape, NodeShape
 from orchestrator.spec import Job

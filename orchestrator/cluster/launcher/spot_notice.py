@@ -1,6 +1,6 @@
 """Tells Ray that EC2 takes a spot node back. cluster.yaml runs it beside each worker, for nothing in Ray asks EC2:
 
-    python -m orchestrator.cluster.spot_notice HEAD:6379
+    python -m orchestrator.cluster.launcher.spot_notice HEAD:6379
 
 Ray then starts nothing more on the node, and the coordinator has its workers save and give their members up, which go
 on elsewhere: two minutes before the node is gone, and not when the head has missed it.
@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> None:
         InvalidInput: not exactly one address.
     """
     if len(arguments) != 1:
-        hint = "python -m orchestrator.cluster.spot_notice $RAY_HEAD_IP:6379, in worker_start_ray_commands"
+        hint = "python -m orchestrator.cluster.launcher.spot_notice $RAY_HEAD_IP:6379, in worker_start_ray_commands"
         raise InvalidInput("the address of the cluster's head is needed, and nothing else", hint=hint)
     from ray.util import get_node_ip_address
 

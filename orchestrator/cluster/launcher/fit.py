@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from orchestrator.cluster.launcher_checks import Finding
+from orchestrator.cluster.launcher.rules import Finding
 from orchestrator.planning.labels import selector_text
 from orchestrator.planning.placement import ClusterShape, place_workers
 from orchestrator.spec import Job

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from orchestrator.cluster.job_log import LogFollower
-from orchestrator.cluster.job_server import JobServer
-from orchestrator.cluster.submission_decisions import (
+from orchestrator.cluster.jobs.decisions import (
     NEVER_SHIPPED,
     Decision,
     exit_code_of,
     outside_of_working_dir,
     shippable_env,
 )
-from orchestrator.cluster.submitted_jobs import KnownJob, is_same, jobs_of, newest, next_number, submission_id_of
+from orchestrator.cluster.jobs.log import LogFollower
+from orchestrator.cluster.jobs.server import JobServer
+from orchestrator.cluster.jobs.submitted import KnownJob, is_same, jobs_of, newest, next_number, submission_id_of
 from orchestrator.errors import ClusterUnavailable, IdentityChanged, InvalidJob, OrchestratorError, TimedOut
 
 _POLL_S = 0.5

@@ -15,7 +15,7 @@ from typing import Any, Literal
 Config = Mapping[str, Any]
 
 LONG_IDLE_MINUTES = 60
-SPOT_FIRST = "orchestrator.cluster.aws.SpotFirstNodeProvider"
+SPOT_FIRST = "orchestrator.cluster.launcher.aws.SpotFirstNodeProvider"
 
 _EVERYBODY = {"0.0.0.0/0", "::/0"}
 _CREDENTIALS = {".aws", ".ssh", ".env", ".netrc", ".kube", ".pypirc", "gcloud"}

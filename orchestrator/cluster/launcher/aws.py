@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 
-from orchestrator.cluster.spot_first import SpotFirst
+from orchestrator.cluster.launcher.spot_first import SpotFirst
 
 
 class SpotFirstNodeProvider(SpotFirst, AWSNodeProvider):  # type: ignore[misc]  # Ray ships no types

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
-from orchestrator.cluster.launcher_checks import Config, Finding, token_path
+from orchestrator.cluster.launcher.rules import Config, Finding, token_path
 
 
 def check_here(config: Config) -> Iterator[Finding]:
