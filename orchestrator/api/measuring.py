@@ -157,7 +157,7 @@ def measure(
         before, placement = placement, place_workers(shape, placing.resources, len(planned.request.plan.members))
         if placement.num_cpus != before.num_cpus:  # a run then starts its workers anew
             start_s += told.measured.import_s
-    work = _work(planned, told.measured, placement.num_workers, after)
+    work = work_left(planned, told.measured, placement.num_workers, after)
     return Measured(placement, ray_s, start_s, told.measured, estimate_run(work, start_s))
 
 
@@ -253,16 +253,35 @@ def _regroups(planned: RunPlan, told: _Told) -> bool:
     return not is_short(packing_rules(request.job), told.num_rows, num_trained)
 
 
-def _work(planned: RunPlan, told: ev.Measured, num_workers: int, after: Remainder | None) -> Work:
+def work_left(planned: RunPlan, told: ev.Measured, num_workers: int, after: Remainder | None) -> Work:
+    """What there is to do after what is done, as far as a plan can tell.
+
+    Args:
+        planned: from `plan`.
+        told: by the worker that measured.
+        num_workers: that the run would have.
+        after: what the run has done; None: nothing.
+    """
     job, members = planned.request.job, planned.request.plan.members
     rule, search = job.ensemble.stop_when, job.search
-    done = {} if after is None else {**dict.fromkeys(after.done, math.inf), **after.going_on}
+    over = after is not None and after.state in ("finished", "selected")
+    done = {} if after is None else dict.fromkeys((*after.done, *after.diverged), math.inf) | dict(after.going_on)
+    rounds = 1.0
+    if search is not None and search.learns:  # the generation that is known stands for all trials that are left
+        left = search.num_trials - sum(min(1.0, epochs / job.train.epochs) for epochs in done.values())
+        rounds, done = left / len(members), {}
+        over = over or left <= 0
     epochs = {member.index: epochs_left(member, done.get(member.index, 0)) for member in members}
+    if search is not None and search.pruning is not None:  # the plan knows the first rung; some go on to others
+        mean = math.ceil(search.mean_epochs(job.train.epochs))
+        epochs = {
+            i: (min(low, mean) if low < high else mean, mean) if high else (0, 0) for i, (low, high) in epochs.items()
+        }
     return Work(
-        packs=tuple(pack for pack in told.packs if any(epochs[index][1] for index in pack.members)),
+        packs=() if over else tuple(pack for pack in told.packs if any(epochs[index][1] for index in pack.members)),
         timings=told.timings,
         epochs=epochs,
         num_workers=num_workers,
-        rounds=1.0 if search is None else search.num_trials / len(members),
-        fewest=None if rule is None else rule.patience + 1,
+        rounds=rounds,
+        fewest=None if rule is None else max(0, rule.patience + 1 - (0 if after is None else len(after.done))),
     )

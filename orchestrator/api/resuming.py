@@ -10,6 +10,7 @@ from orchestrator.api.planned import RunPlan
 from orchestrator.errors import MissingObject, OrchestratorError
 from orchestrator.reporting.remainder import Remainder, not_begun, of_another_job, remainder_of, unreadable
 from orchestrator.reporting.status import status_of
+from orchestrator.spec import difference
 from orchestrator.storage.open import open_store_of
 from orchestrator.storage.parallel import in_background
 
@@ -45,6 +46,10 @@ def _look(store: Store, planned: RunPlan) -> Remainder:
     except MissingObject:
         return not_begun(members)
     status = status_of(store, request.layout, now=SystemClock().epoch())  # which refuses a spec that is none
-    if json.loads(spec).get("identity_digest") != request.spec_digest:
-        return of_another_job(status)
-    return remainder_of(status, members)
+    stored = json.loads(spec)
+    if stored.get("identity_digest") != request.spec_digest:
+        known, asked = dict(stored.get("identity") or {}), json.loads(json.dumps(planned.identity))
+        code_alone = {**known, "code": asked["code"]} == asked
+        return of_another_job(status, difference(known, asked), code_alone=code_alone)
+    search = request.job.search
+    return remainder_of(status, members, num_trials=None if search is None else search.num_trials)

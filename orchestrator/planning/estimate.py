@@ -111,7 +111,7 @@ def _told(work: Work) -> str:
     workers = f"{work.num_workers} worker{'s' if work.num_workers > 1 else ''}"
     fewest, most = (sum(work.epochs[m][end] for p in work.packs for m in p.members) for end in (0, 1))
     epochs = f"{most}" if fewest == most else f"{fewest} to {most}"
-    again = f", {work.rounds:g} times" if work.rounds != 1 else ""
+    again = f", {work.rounds:.3g} times" if work.rounds != 1 else ""
     return f"{packs} on {workers}, {epochs} member-epochs{again}"
 
 

@@ -29,6 +29,7 @@ class Remainder:
         going_on: members that go on, and the epoch (1-based) of the checkpoint from which they do.
         diverged: members that are not trained again, for they would diverge again.
         left: members that begin from the beginning.
+        to_come: trials of a search that have not been asked for yet.
     """
 
     state: State
@@ -39,6 +40,7 @@ class Remainder:
     going_on: Mapping[int, int] = field(default_factory=dict)
     diverged: tuple[int, ...] = ()
     left: tuple[int, ...] = ()
+    to_come: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -56,18 +58,28 @@ def unreadable(why: str) -> Remainder:
     return Remainder("unknown", f"storage cannot be read from here: {why}")
 
 
-def of_another_job(status: RunStatus) -> Remainder:
-    """Of a run whose spec is another one's."""
-    told = "a start is refused (exit 2): the run id stands for another job; give another --run-id, or --fresh"
+def of_another_job(status: RunStatus, changes: Sequence[str], *, code_alone: bool) -> Remainder:
+    """Of a run whose spec is another one's.
+
+    Args:
+        status: where that run stands.
+        changes: what differs, a text each.
+        code_alone: nothing but the job's own code does.
+    """
+    told = f"a start is refused (exit 2): the run id stands for another job ({'; '.join(changes)}); "
+    told += "undo that, or give another --run-id, or --fresh"
+    if code_alone:
+        told += "; with --accept-code-change it goes on with the changed code"
     return Remainder("other", told, starts=status.terms)
 
 
-def remainder_of(status: RunStatus, members: Sequence[int]) -> Remainder:
+def remainder_of(status: RunStatus, members: Sequence[int], *, num_trials: int | None = None) -> Remainder:
     """What is left of a run.
 
     Args:
         status: where it stands, with its members.
         members: indices that the plan knows; a search may have come further.
+        num_trials: of a search, in all; None: there is none.
     """
     known = {member.index: member for member in status.members}
     done = tuple(index for index, member in known.items() if member.status in _HAS_MODEL)
@@ -79,8 +91,9 @@ def remainder_of(status: RunStatus, members: Sequence[int]) -> Remainder:
     }
     through = {*done, *diverged, *going_on}
     left = tuple(index for index in sorted({*members, *known}) if index not in through)
+    to_come = max(0, (num_trials or 0) - len({*members, *known}))
     if status.num_done is not None:  # who is not in the ensemble by now will not be
-        going_on, left = {}, ()
+        going_on, left, to_come = {}, (), 0
     state: State = "begun"
     if status.status in ("succeeded", "partial", "gate_failed"):
         state, told = "finished", f"everything: a start returns the recorded result, {status.status}"
@@ -90,7 +103,8 @@ def remainder_of(status: RunStatus, members: Sequence[int]) -> Remainder:
         state, told = "selected", "all training: the ensemble is fixed, and a start evaluates it"
     else:
         told = "; ".join(_told(done, going_on, diverged, left)) or "nothing: no member has begun"
-    return Remainder(state, told, status.terms, status.exit_code, done, going_on, diverged, left)
+        told += f"; trials to come: {to_come}" if to_come else ""
+    return Remainder(state, told, status.terms, status.exit_code, done, going_on, diverged, left, to_come)
 
 
 def _told(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -105,13 +106,23 @@ class SearchSpec(Spec):
 
     def num_unpruned(self, epochs: int) -> int:
         """How many trials reach the last rung, if none fails."""
-        if self.pruning is None:
-            return self.num_trials
+        return self._num_on_rungs(epochs)[-1]
+
+    def mean_epochs(self, epochs: int) -> float:
+        """How many epochs a trial trains on average, if none fails: pruning ends most of them early."""
+        rungs = self.rungs(epochs)
+        steps = [rung - before for before, rung in zip((0, *rungs), rungs, strict=False)]
+        return sum(map(operator.mul, steps, self._num_on_rungs(epochs))) / self.num_trials
+
+    def _num_on_rungs(self, epochs: int) -> list[int]:
+        """How many trials are trained up to each rung."""
         whole, rest = divmod(self.num_trials, self.generation)
         sizes = [self.generation] * whole + [rest] * (rest > 0)
+        counts = [self.num_trials]
         for _ in self.rungs(epochs)[1:]:
-            sizes = [max(1, size // self.pruning.reduction_factor) for size in sizes]
-        return sum(sizes)
+            sizes = [max(1, size // self.pruning.reduction_factor) if self.pruning else size for size in sizes]
+            counts.append(sum(sizes))
+        return counts
 
     @model_validator(mode="after")
     def _check(self) -> SearchSpec:

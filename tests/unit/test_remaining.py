@@ -58,6 +58,27 @@ def test_a_run_id_that_stands_for_another_job_is_said_to_be_refused(tmp_path: Pa
 
     assert found.state == "other"
     assert "refused (exit 2)" in found.text
+    assert "(seed: 0 → 1)" in found.text
+    assert "--accept-code-change" not in found.text
+
+
+def test_a_run_of_other_code_goes_on_where_that_is_accepted(tmp_path: Path) -> None:
+    begin(planned(tmp_path), tmp_path)
+    changed = planned(tmp_path)
+    (tmp_path / "m.py").write_text("def f(units=1): ...\ndef g(): ...\n", encoding="utf-8")
+    changed = api.plan(changed.request.job, run_id="nightly", root=str(tmp_path))
+
+    assert "--accept-code-change" in api.remaining(changed).text
+
+
+def test_trials_that_were_not_asked_for_are_left_of_a_search(tmp_path: Path) -> None:
+    search = {"space": {"units": [1, 2, 3]}, "sampler": "tpe", "trials": 12, "parallel": 4}
+    plan = planned(tmp_path, search=search)
+    begin(plan, tmp_path)
+    found = api.remaining(plan)
+
+    assert (found.left, found.to_come) == ((0, 1, 2, 3), 8)
+    assert "trials to come: 8" in found.text
 
 
 def test_damage_is_told_and_ends_no_plan(tmp_path: Path) -> None:

@@ -83,3 +83,5 @@ def test_rungs_grow_by_the_reduction_factor_up_to_the_last_epoch() -> None:
     assert search.rungs(20) == (2, 6, 18, 20)
     assert search.rungs(18) == (2, 6, 18)
     assert search.num_unpruned(6) == 4, "of two generations of six, two each"
+    assert search.mean_epochs(6) == (12 * 2 + 4 * 4) / 12
+    assert search.mean_epochs(2) == 2
