@@ -274,9 +274,7 @@ def work_left(planned: RunPlan, told: ev.Measured, num_workers: int, after: Rema
     epochs = {member.index: epochs_left(member, done.get(member.index, 0)) for member in members}
     if search is not None and search.pruning is not None:  # the plan knows the first rung; some go on to others
         mean = math.ceil(search.mean_epochs(job.train.epochs))
-        epochs = {
-            i: (min(low, mean) if low < high else mean, mean) if high else (0, 0) for i, (low, high) in epochs.items()
-        }
+        epochs = {i: _on_average(mean, *known) for i, known in epochs.items()}
     return Work(
         packs=() if over else tuple(pack for pack in told.packs if any(epochs[index][1] for index in pack.members)),
         timings=told.timings,
@@ -285,3 +283,10 @@ def work_left(planned: RunPlan, told: ev.Measured, num_workers: int, after: Rema
         rounds=rounds,
         fewest=None if rule is None else max(0, rule.patience + 1 - (0 if after is None else len(after.done))),
     )
+
+
+def _on_average(mean: int, fewest: int, most: int) -> tuple[int, int]:
+    """The fewest and the most epochs that are left of a trial of which the first rung alone is known."""
+    if not most:
+        return 0, 0
+    return (min(fewest, mean) if fewest < most else mean), mean

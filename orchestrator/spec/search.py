@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -111,8 +110,8 @@ class SearchSpec(Spec):
     def mean_epochs(self, epochs: int) -> float:
         """How many epochs a trial trains on average, if none fails: pruning ends most of them early."""
         rungs = self.rungs(epochs)
-        steps = [rung - before for before, rung in zip((0, *rungs), rungs, strict=False)]
-        return sum(map(operator.mul, steps, self._num_on_rungs(epochs))) / self.num_trials
+        parts = zip((0, *rungs), rungs, self._num_on_rungs(epochs), strict=False)
+        return sum((rung - before) * count for before, rung, count in parts) / self.num_trials
 
     def _num_on_rungs(self, epochs: int) -> list[int]:
         """How many trials are trained up to each rung."""

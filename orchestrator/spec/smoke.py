@@ -54,11 +54,12 @@ def smoke_job(job: Job) -> SmokeJob:
 
 def _shorten(train: dict[str, Any]) -> None:
     train["epochs"] = 1
-    train["checkpoint"] |= {"save_freq": "epoch", "initial_value_threshold": None}
+    train["checkpoint"] = _without_length("checkpoint", train["checkpoint"])
 
 
 def _shrink_search(search: dict[str, Any], *, learns: bool) -> None:
     space = {name: axis for name, axis in search["space"].items() if not _is_of_length(name)}
+    space = {name: _axis_without_length(name, axis) for name, axis in space.items()}
     search["space"] = space or {f"{PREFIX}epochs": (1,)}
     search["pruning"] = None
     if search["sampler"] == "grid":
@@ -68,22 +69,38 @@ def _shrink_search(search: dict[str, Any], *, learns: bool) -> None:
             left //= len(search["space"][name])
         search["trials"] = math.prod(map(len, search["space"].values()))
     else:
-        search["trials"] = MEMBERS + learns
+        search["trials"] = min(search["trials"], MEMBERS + learns)
         search["parallel"] = MEMBERS if learns else None
 
 
 def _shrink_members(members: dict[str, Any], most: int) -> None:
     members["count"] = min(members["count"], most)
-    members["vary"] = {name: axis for name, axis in members["vary"].items() if not _is_of_length(name)}
+    varied = {name: axis for name, axis in members["vary"].items() if not _is_of_length(name)}
+    members["vary"] = {name: _axis_without_length(name, axis) for name, axis in varied.items()}
     members["overrides"] = {i: each for i, each in members["overrides"].items() if i < members["count"]}
     for override in members["overrides"].values():
-        override["train"] = {key: value for key, value in override["train"].items() if key not in _OF_LENGTH}
+        kept = {key: value for key, value in override["train"].items() if key not in _OF_LENGTH}
+        override["train"] = {key: _without_length(key, value) for key, value in kept.items()}
     if members["folds"] is not None:
         members["folds"] |= {"count": FOLDS, "repeats": 1}
 
 
 def _is_of_length(name: str) -> bool:
     return name.startswith(PREFIX) and name.removeprefix(PREFIX) in _OF_LENGTH
+
+
+def _axis_without_length(name: str, axis: Any) -> Any:
+    """The values that differ by member or trial; a mapping with `min` and `max` is a range of numbers."""
+    if not name.startswith(PREFIX) or isinstance(axis, dict):
+        return axis
+    return tuple(_without_length(name.removeprefix(PREFIX), value) for value in axis)
+
+
+def _without_length(key: str, value: Any) -> Any:
+    """A value of a setting of `train`: of a mapping without what one short epoch cannot have."""
+    if not isinstance(value, dict):
+        return value
+    return {name: each for name, each in value.items() if f"{key}.{name}" not in _OF_LENGTH}
 
 
 def _relax(ensemble: dict[str, Any], count: int) -> list[str]:

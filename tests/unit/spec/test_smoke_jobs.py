@@ -10,6 +10,7 @@ import pytest
 from orchestrator import api
 from orchestrator.errors import InvalidJob
 from orchestrator.planning.members import plan_members
+from orchestrator.planning.plan import make_plan
 from orchestrator.spec import Job, load_job, parse_job, smoke_job
 
 JOBS = sorted((Path(__file__).parents[3] / "jobs").glob("*.yaml"))
@@ -42,6 +43,29 @@ def test_members_of_other_architectures_and_settings_keep_them_but_not_how_long_
     assert (second.builder, second.kwargs["units"], second.train.batch_size) == ("m:other", 4, 8)
     assert [first.epochs, second.epochs] == [1, 1]
     assert sorted(small.members.overrides) == [1]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"members": {"vary": {"train.checkpoint": [{"save_freq": 10}, {"initial_value_threshold": 1e-9}]}}},
+        {"members": {"overrides": {i: {"train": {"checkpoint": {"save_freq": 10 + i}}} for i in range(2)}}},
+        {"search": {"space": {"train.checkpoint": [{"save_freq": 10}, {"verbose": 1}]}, "sampler": "grid"}},
+    ],
+)
+def test_no_model_is_kept_by_what_one_epoch_cannot_reach_wherever_that_is_said(parts: dict[str, Any]) -> None:
+    small = smoke_job(job(**({"members": 2} | parts))).job
+    trials = [{"train.checkpoint": value} for value in small.search.space["train.checkpoint"]] if small.search else ()
+
+    for member in make_plan(small, {}, trials).members:
+        kept = member.train.checkpoint
+        assert (kept.save_freq, kept.initial_value_threshold) == ("epoch", None)
+
+
+def test_a_search_of_one_trial_stays_one() -> None:
+    small = smoke_job(job(members=1, search={"space": {"units": [1, 2]}, "sampler": "random", "trials": 1})).job
+    assert small.search is not None
+    assert small.search.trials == 1
 
 
 def test_folds_are_two_of_each_of_two_configurations() -> None:
