@@ -24,6 +24,7 @@ from orchestrator.planning.estimate import Estimate, Work, epochs_left, estimate
 from orchestrator.planning.packing import is_short
 from orchestrator.planning.packs import packing_rules, packs_to_json
 from orchestrator.planning.placement import ClusterShape, Placement, place_workers
+from orchestrator.planning.ports import Cluster
 from orchestrator.reporting.remainder import Remainder
 from orchestrator.spec import Job, StorageSpec
 from orchestrator.storage.open import open_store
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.cluster.ray_cluster import RayCluster
     from orchestrator.cluster.session import Session
 
-_WORKER = "measuring"
+WORKER = "measuring"
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def measure(
             session.close()
             raise
         try:
-            told = _ask(cluster, planned, placement, note)
+            told = ask_worker(cluster, planned, placement, note)
         finally:
             cluster.close()
     start_s = told.at - began - told.measured.packs_s
@@ -205,7 +206,7 @@ def _placed_bases(planned: RunPlan) -> Iterator[tuple[Job, Mapping[str, BlobRef]
 
 
 @dataclass(frozen=True)
-class _Told:
+class Told:
     """What the worker told, when (monotonic seconds), and how many training rows there are."""
 
     measured: ev.Measured
@@ -213,24 +214,24 @@ class _Told:
     num_rows: int
 
 
-def _ask(cluster: RayCluster, planned: RunPlan, placement: Placement, note: Callable[[str], None]) -> _Told:
-    """Have a worker measure, and wait for its answer as long as it gives signs of life."""
+def ask_worker(cluster: Cluster, planned: RunPlan, placement: Placement, note: Callable[[str], None]) -> Told:
+    """Have a worker measure, and wait for its answer as long as it gives signs of life. Errors as `measure`."""
     request, faults = planned.request, planned.request.job.faults
     rules, num_workers = packing_rules(request.job), placement.num_workers
-    cluster.send([cmd.StartWorker(_WORKER, placement.num_cpus), cmd.Measure(_WORKER, rules, num_workers)])
+    cluster.send([cmd.StartWorker(WORKER, placement.num_cpus), cmd.Measure(WORKER, rules, num_workers)])
     rows: Mapping[str, int] = {}
     silent_until, wait_s = time.monotonic() + faults.data_wait_s, faults.data_wait_s
     while time.monotonic() < silent_until:
         for event in cluster.poll(POLL_S):
+            if isinstance(event, ev.DataLoaded):  # from here on the worker is at work, and gives signs of life
+                rows, wait_s = event.rows, faults.stall_s
             silent_until = time.monotonic() + wait_s
             match event:
                 case ev.DataLoaded():
-                    rows = event.rows
-                    wait_s = faults.stall_s
                     told = ", ".join(f"{count:,} {name}" for name, count in rows.items())
                     note(f"data: {told} rows; checking the job and timing a few of its steps")
                 case ev.Measured():
-                    return _Told(event, time.monotonic(), rows["train"])
+                    return Told(event, time.monotonic(), rows["train"])
                 case ev.PreflightFailed(error=error) | ev.DataFailed(error=error) | ev.WorkerFailed(error=error):
                     raise error
                 case ev.WorkerLost(cause=cause, message=message):
@@ -243,7 +244,7 @@ def _ask(cluster: RayCluster, planned: RunPlan, placement: Placement, note: Call
     )
 
 
-def _regroups(planned: RunPlan, told: _Told) -> bool:
+def _regroups(planned: RunPlan, told: Told) -> bool:
     """Whether a run would have other workers, for its members turn out to be trained one by one; as `packing` does."""
     request = planned.request
     if any(pack.engine == "fused" for pack in told.measured.packs):

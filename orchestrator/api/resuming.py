@@ -17,7 +17,7 @@ from orchestrator.storage.parallel import in_background
 if TYPE_CHECKING:
     from orchestrator.planning.ports import Store
 
-LOOK_S = 10.0
+LOOK_S = 5.0
 """How long storage may take to answer: a plan should be there at once, and credentials may be on the cluster alone."""
 
 
