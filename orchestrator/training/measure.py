@@ -1,7 +1,8 @@
 """What a job takes: the worker's own preflight, then a few steps of each kind of pack, timed. Nothing is stored.
 
 Both engines train as they do in a run, members' callbacks included; rows are fewer, so that an epoch takes seconds, and
-epochs are three: the first compiles, the second is what is timed, the third tells when that one was over.
+epochs are five: the first compiles, the last tells when the one before it was over, and of the three between them the
+middle one counts, for a machine may have something else to do during one of them.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import InvalidModel, OrchestratorError
 from orchestrator.models.predictor import Predictor
+from orchestrator.planning.alike import alike_members
 from orchestrator.planning.estimate import PackTiming
 from orchestrator.planning.members import MemberPlan
 from orchestrator.planning.packs import Architecture, Pack, PackDecision, PackingRules, decide_packs
@@ -30,7 +33,10 @@ from orchestrator.training.scratch import scratch_folder
 from orchestrator.training.solo import train_solo
 from orchestrator.training.sources.stream import StreamedSplit
 
-EPOCHS = 3
+EPOCHS = 5
+FEWEST_EPOCHS = 3
+"""Epochs of a measurement, and how many of them are enough where they take long."""
+
 FEW_STEPS = 64
 CALLS = 3
 """Steps of a cut epoch: at least so many, and so many calls of the compiled program."""
@@ -117,6 +123,7 @@ def measure_packs(
     """
     known = {m.index: architectures.get(m.index, Architecture(f"member {m.index}")) for m in members}
     by_index = {member.index: member for member in members}
+    kind_of = partial(_kind, known=known, on_own_rows=_on_own_rows(members))
     timed: dict[tuple[str, str], PackTiming] = {}
     while True:
         decision = decide_packs(
@@ -124,7 +131,7 @@ def measure_packs(
         )
         kinds: dict[tuple[str, str], Pack] = {}
         for pack in sorted(decision.packs, key=lambda pack: -len(pack.members)):
-            kinds.setdefault(_kind(pack, known), pack)
+            kinds.setdefault(kind_of(pack), pack)
         wanted = [kind for kind in kinds if kind not in timed][: MOST_KINDS - len(timed)]
         if not wanted:
             break
@@ -132,17 +139,26 @@ def measure_packs(
         try:
             timed[wanted[0]] = _time(pack, [by_index[index] for index in pack.members], dataset, device, on_batch)
         except CannotFuse as error:  # as in a run: its members are then trained one by one
-            signature = wanted[0][0]
+            signature = known[pack.members[0]].signature
             known |= {i: replace(a, obstacle=str(error)) for i, a in known.items() if a.signature == signature}
     slowest = max(timed.values(), key=lambda timing: timing.epoch_s)
     left = len(kinds) - len(timed)
     notes = (f"{left} further kinds of models are taken to be as slow as the slowest of these",) if left > 0 else ()
-    return Measurement(decision, {p.index: timed.get(_kind(p, known), slowest) for p in decision.packs}, notes)
+    return Measurement(decision, {p.index: timed.get(kind_of(p), slowest) for p in decision.packs}, notes)
 
 
-def _kind(pack: Pack, known: Mapping[int, Architecture]) -> tuple[str, str]:
+def _kind(pack: Pack, known: Mapping[int, Architecture], on_own_rows: Mapping[int, str]) -> tuple[str, str]:
     """What packs have in common that take as long: their sizes differ by one at most."""
-    return known[pack.members[0]].signature, pack.engine
+    first = pack.members[0]
+    return on_own_rows.get(first) or known[first].signature, pack.engine
+
+
+def _on_own_rows(members: Sequence[MemberPlan]) -> Mapping[int, str]:
+    """Of members whose preparation is fitted to their own folds' rows, what each shares with those of other folds: its
+    figures make another program, which takes as long."""
+    prepared = [replace(member, fold=None) for member in members if member.fold is not None and member.preprocess]
+    groups = enumerate(alike_members(prepared).values())
+    return {member.index: f"configuration {number}" for number, same in groups for member in same}
 
 
 def _time(
@@ -155,7 +171,7 @@ def _time(
     once = [_for_few_epochs(member, 1, cut.per_call) for member in members]
     try:
         watch, model = _train(pack, few, cut.dataset, device, on_batch)
-        if len(watch.epochs) < EPOCHS:
+        if len(watch.epochs) < FEWEST_EPOCHS:
             return _from_calls(
                 pack, watch, cut, _scored_rows(dataset, first) / member_rows(dataset, first).train.num_rows
             )
@@ -168,10 +184,13 @@ def _time(
     train_s, rest_s, warm_s = _warm_epoch(watch, cut)
     prediction = _time_prediction(model, few[0], cut, on_batch) if model is not None else (rest_s, rest_s)
     second = next(call for call in watch.calls if call > watch.epochs[0])
+    first_s = max(0.0, second - watch.began - warm_s)
+    if len(watch.epochs) == EPOCHS:
+        first_s += watch.ended - watch.epochs[-1]
     return PackTiming(
         pack.index,
-        first_s=max(0.0, second - watch.began - warm_s) + watch.ended - watch.epochs[-1],
-        again_s=max(0.0, again.ended - again.began - warm_s),
+        first_s=first_s,
+        again_s=min(first_s, max(0.0, again.ended - again.began - warm_s)),  # there is no more to do than at first
         train_s=train_s,
         validation_s=rest_s,
         first_prediction_s=prediction[0],
@@ -274,10 +293,18 @@ def _folder(scratch: Path, member: MemberPlan) -> Path:
 
 
 def _warm_epoch(watch: _Watch, cut: _Cut) -> tuple[float, float, float]:
-    """Seconds of the second epoch: of its steps and of the rest, both for all rows; and of all of it as it was."""
-    calls = [call for call in watch.calls if watch.epochs[0] < call <= watch.epochs[1]]
-    over = next(call for call in watch.calls if call > watch.epochs[1])
-    trained = calls[cut.calls] if len(calls) > cut.calls else watch.epochs[1]
+    """Seconds of an epoch: of its steps and of the rest, both for all rows; and of all of it as it was. Of those after
+    the first, which compiles, the one that took neither longest nor shortest."""
+    warm = sorted((_epoch(watch, cut, number) for number in range(1, len(watch.epochs) - 1)), key=lambda took: took[2])
+    return warm[(len(warm) - 1) // 2]
+
+
+def _epoch(watch: _Watch, cut: _Cut, number: int) -> tuple[float, float, float]:
+    """What `_warm_epoch` tells, of one epoch (0-based), after which there is another."""
+    ended = watch.epochs[number]
+    calls = [call for call in watch.calls if watch.epochs[number - 1] < call <= ended]
+    over = next(call for call in watch.calls if call > ended)
+    trained = calls[cut.calls] if len(calls) > cut.calls else ended
     train_s = trained - calls[0]
     if cut.calls > 1:  # the first call of an epoch has more to do than those that follow
         each = (trained - calls[1]) / (cut.calls - 1)

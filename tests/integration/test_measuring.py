@@ -72,6 +72,30 @@ def test_members_one_by_one_are_timed_once_for_each_kind_and_nothing_is_stored(p
         assert_whole(timing)
 
 
+def test_folds_of_one_configuration_are_one_kind_though_each_prepares_its_own_rows(project: TinyProject) -> None:
+    job = project.job(
+        data={"source": f"{project.name}:load_data", "preprocess": ["standardize"]},
+        members={"count": 2, "folds": 3, "vary": {"units": [8, 24]}},
+        train={"engine": "solo"},
+    )
+    found = measured(job, project)
+    configurations = {index: index // 3 for index in range(6)}
+
+    assert len({id(timing) for timing in found.timings.values()}) == 2
+    assert {timing.pack: configurations[timing.pack] for timing in found.timings.values()} == {0: 0, 3: 1}
+    assert found.notes == ()
+
+
+def test_of_the_warm_epochs_neither_the_slowest_nor_the_fastest_counts() -> None:
+    cut = measure._Cut(None, steps=2, per_call=1, calls=2, all_calls=2, scored_share=1.0)  # type: ignore[arg-type]
+    lasts, now, watch = [9.0, 1.0, 7.0, 2.0, 1.0], 0.0, measure._Watch(began=0.0)
+    for took in lasts:
+        watch.calls += [now, now + took / 4]
+        now += took
+        watch.epochs.append(now - took / 4)
+    assert measure._warm_epoch(watch, cut) == pytest.approx((1.5, 0.5, 2.0))
+
+
 def test_a_pack_is_timed_as_one_program_with_the_members_that_it_would_have(project: TinyProject) -> None:
     found = measured(project.job(members=3, train={"engine": "fused", "epochs": 9}), project)
 
