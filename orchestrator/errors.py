@@ -14,7 +14,7 @@
     ├── TryAgain                      exit 75   the scheduler may retry
     │   ├── StoreUnavailable                    storage out of reach, or a write whose outcome is unknown
     │   ├── ClusterUnavailable                  Ray out of reach, or no node that fits the demand
-    │   ├── CredentialsExpired                  storage refuses in mid-run what it granted at the start
+    │   ├── CredentialsExpired                  storage or a cluster refuses in mid-run what it granted at the start
     │   ├── RunHeld                             the run has a live coordinator, and `--no-attach` was given
     │   ├── RunEnded                            the run that was attached to ended so; exit code as recorded
     │   └── Fenced                              a successor holds the log: this writer must end
@@ -124,7 +124,7 @@ class ClusterUnavailable(TryAgain):
 
 
 class CredentialsExpired(TryAgain):
-    """Storage refuses in mid-run what it granted at the start of the run."""
+    """Storage, or a cluster's job server, refuses in mid-run what it granted at the start."""
 
 
 class RunHeld(TryAgain):

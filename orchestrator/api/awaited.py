@@ -69,6 +69,7 @@ class SubmittedRun:
 
     Attributes:
         run_id, run_key, address: which, and where.
+        folder: where the run lies in storage, see `KnownJob.folder`.
         submission_id: the id of its job; None where none was needed.
         state: `submitted` now; `attached` to the live job that was there; `ended`: the job waited for had ended before;
             `recorded`: the run has a result, which is returned without a job.
@@ -82,6 +83,7 @@ class SubmittedRun:
     run_id: str
     run_key: str
     address: str
+    folder: str
     submission_id: str | None
     state: Literal["submitted", "attached", "ended", "recorded"]
     exit_code: int | None = None
@@ -139,13 +141,13 @@ def await_job(
     return _ended(found, end, answers[-1] if answers else None, storage)
 
 
-def stored_result(storage: Mapping[str, Any] | None, run_key: str) -> Result | None:
+def stored_result(storage: Mapping[str, Any] | None, folder: str) -> Result | None:
     """A run's result, where it has one and its storage can be read from here."""
     if storage is None:
         return None
     with suppress(AccessDenied, InvalidJob, DamagedStore, MissingObject, TryAgain):
         store = open_at(**storage)
-        layout = find_run(store, run_key, str(storage["storage"]))
+        layout = find_run(store, folder, str(storage["storage"]))
         memory = read_run(Log.open(store, layout.coord_log, deadline_s=READ_WITHIN_S).records())
         return finished_result(store, layout, memory) if memory.done is not None else None
     return None
@@ -178,7 +180,7 @@ class _Leaving:
             self._until = time.monotonic() + STOPPED_WITHIN_S
             try:
                 self._server.stop(self._submission_id)
-            except ClusterUnavailable as unasked:
+            except (AccessDenied, ClusterUnavailable) as unasked:
                 return self._interrupted(error, f"the job could not be asked to stop: {unasked.what}")
         if self.error is not None and time.monotonic() > self._until:
             return self._interrupted(self.error, "the job was asked to stop, and has not been seen to end")
@@ -202,18 +204,19 @@ def _ended(
 ) -> SubmittedRun:
     """The result as it is stored, else as the driver told it; without one, what the driver said instead."""
     told = answer is not None and "schema" in answer
-    result = stored_result(storage, found.run_key) if told or end.exit_code == 0 else None
+    result = stored_result(storage, found.folder) if told or end.exit_code == 0 else None
     if result is None and told:
         result = from_json(json.dumps(answer).encode())
     reason = end.reason if end.exit_code else None
     if result is not None:
         return replace(found, exit_code=end.exit_code, reason=reason, result=result)
+    worth_a_retry = end.exit_code == ClusterUnavailable.exit_code
     error = answer or {
         "error": "JobEnded",
         "what": end.reason,
         "where": f"job {found.submission_id} on {found.address}",
-        "hint": None,
+        "hint": "submit again: the run resumes from its storage" if worth_a_retry else None,
         "exit_code": end.exit_code,
-        "retryable": end.exit_code == ClusterUnavailable.exit_code,
+        "retryable": worth_a_retry,
     }
     return replace(found, exit_code=end.exit_code, reason=reason, error=error)

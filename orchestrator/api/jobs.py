@@ -54,6 +54,7 @@ def wait_submitted(
         run_id=job.metadata.get("run_id", job.run_key),
         run_key=job.run_key,
         address=server.address,
+        folder=job.folder,
         submission_id=job.submission_id,
         state="attached" if job.is_live else "ended",
     )
@@ -191,7 +192,7 @@ def _shown(job: KnownJob) -> SubmittedJob:
 def _find_jobs(run: str, address: str, headers: Sequence[str]) -> tuple[JobServer, list[KnownJob]]:
     """A run's jobs; the last of them is the one to look at."""
     from orchestrator.cluster.jobs.server import open_job_server
-    from orchestrator.cluster.jobs.submitted import jobs_of
+    from orchestrator.cluster.jobs.submitted import jobs_of, of_the_run_meant
 
     server = open_job_server(address, headers, os.environ)
     jobs = jobs_of(server.jobs(), run)
@@ -201,7 +202,15 @@ def _find_jobs(run: str, address: str, headers: Sequence[str]) -> tuple[JobServe
             where=f"{server.address}: run {run}",
             hint="is it the right cluster? If its head is a new one, submit again: the run resumes from its storage",
         )
-    return server, sorted(jobs, key=lambda job: (job.is_live, job.number))
+    meant = of_the_run_meant(jobs)
+    if not meant:
+        shown = ", ".join(f"{job.folder} ({job.submission_id} in {job.metadata.get('storage', '?')})" for job in jobs)
+        raise InvalidJob(
+            "several runs on this cluster have this id",
+            where=f"{server.address}: run {run}",
+            hint=f"name one by <job>/<run key>, or its job: {shown}",
+        )
+    return server, meant
 
 
 def _find_stored(job: KnownJob, storage: Mapping[str, Any] | None) -> tuple[Store, RunLayout] | None:
@@ -213,6 +222,6 @@ def _find_stored(job: KnownJob, storage: Mapping[str, Any] | None) -> tuple[Stor
         return None
     try:
         store = open_at(**place)
-        return store, find_run(store, job.run_key, str(place["storage"]))
+        return store, find_run(store, job.folder, str(place["storage"]))
     except (AccessDenied, InvalidJob, MissingObject, TryAgain):
         return None

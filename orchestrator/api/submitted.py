@@ -72,7 +72,7 @@ def submit(
     extra = ["--accept-code-change"] if accept_code_change else []
     entrypoint = driver_command(job_path_in(root, job_path), list(overrides), named, extra)
     last_term, result = _look_in_storage(planned, accept_code_change, on_note)
-    run = (planned.request.run_id, planned.request.layout.run_key, url)
+    run = (planned.request.run_id, planned.request.layout.run_key, url, planned.request.layout.root)
     if result is not None:
         on_note(f"run {planned.request.run_id} is finished: this is its recorded result")
         return SubmittedRun(*run, None, "recorded", result.exit_code, result=result)
@@ -109,6 +109,7 @@ def _metadata(planned: RunPlan) -> dict[str, str]:
     request = planned.request
     return metadata_of(
         request.run_id,
+        job=request.layout.job,
         identity=identity_digest({**planned.identity, "code": None}),
         code=request.code_digest,
         storage=request.job.storage.url,

@@ -21,7 +21,7 @@ from orchestrator.api.running import keep_spec
 from orchestrator.cli.main import app
 from orchestrator.cluster.jobs.server import JobServer
 from orchestrator.cluster.jobs.submission import submit_job
-from orchestrator.errors import AccessDenied, IdentityChanged, Interrupted, InvalidJob
+from orchestrator.errors import AccessDenied, CredentialsExpired, IdentityChanged, Interrupted, InvalidJob
 from orchestrator.reporting.result import Result, to_json
 from orchestrator.spec import load_job
 from orchestrator.storage.blobs import put_blob
@@ -147,6 +147,56 @@ def test_a_live_job_of_another_identity_is_not_attached_to_unasked(bench: Bench)
     with pytest.raises(IdentityChanged, match="--accept-code-change"):
         bench.submit()
     assert bench.submit(accept_code_change=True).submission_id == first.submission_id
+
+
+def test_runs_of_two_jobs_may_have_one_id(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler's run id is given to each of its tasks."""
+    bench.run_id = "nightly"
+    bench.submit()
+    second = bench.submit(overrides=["name=other"])
+    assert (second.state, second.submission_id) == ("submitted", f"{bench.run_key}-2")
+    assert bench.submit().submission_id == f"{bench.run_key}-1"
+    assert bench.submit(overrides=["name=other"]).submission_id == f"{bench.run_key}-2"
+    with pytest.raises(InvalidJob, match=f"several runs.*\n.*other/{bench.run_key}"):
+        api.submitted_status("nightly", address=bench.fake.address)
+    bench.begin()
+    jobs_run = api.submitted_status(f"tiny/{bench.run_key}", address=bench.fake.address)
+    assert [job.submission_id for job in jobs_run.jobs] == [f"{bench.run_key}-1"]
+    assert jobs_run.run is not None
+    assert jobs_run.run.job == "tiny"
+    assert api.submitted_status(f"{bench.run_key}-2", address=bench.fake.address).run is None
+
+
+@pytest.mark.parametrize(
+    ("first", "outcome"),
+    [({}, "attached"), ({"identity": "another"}, "refused"), ({"job": "another"}, "submitted")],
+)
+def test_who_comes_second_in_a_race_attaches_to_its_own_run_alone(
+    bench: Bench, first: dict[str, str], outcome: str
+) -> None:
+    """The other's job is there just after we looked for one."""
+    metadata = {"run_id": bench.run_key, "run_key": bench.run_key, "job": "tiny", **first}
+
+    def comes_first() -> None:
+        bench.fake.add(f"{bench.run_key}-1", metadata=metadata)
+
+    bench.fake.before_taking = comes_first
+    if outcome == "refused":
+        with pytest.raises(IdentityChanged, match="another job"):
+            bench.submit()
+        return
+    found = bench.submit()
+    number = {"attached": 1, "submitted": 2}[outcome]
+    assert (found.state, found.submission_id) == (outcome, f"{bench.run_key}-{number}")
+
+
+def test_a_token_that_is_refused_in_the_middle_of_the_waiting_is_worth_a_retry(bench: Bench) -> None:
+    def forget() -> None:
+        bench.fake.refused = 401
+
+    with pytest.raises(CredentialsExpired, match="no longer") as caught:
+        bench.submit(waiting=Waiting(interruption=forget))
+    assert caught.value.exit_code == 75
 
 
 def test_a_lost_answer_does_not_submit_twice(bench: Bench) -> None:
@@ -299,6 +349,7 @@ def test_a_run_is_looked_at_by_its_id_through_the_job_server(bench: Bench, monke
         answer = json.loads(waited.stdout)
         assert (waited.exit_code, answer["submission_id"], answer["state"]) == (75, job, "ended")
         assert answer["error"]["retryable"]
+        assert "resumes" in answer["error"]["hint"]
     assert waited.stderr.splitlines()[:2] == bench.fake.logs[job].splitlines()
 
     assert command("logs", "nightly", *there, "--member", "1").stdout == "[member 1] epoch 1/2\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +22,7 @@ class FakeJobServer:
         looks: how the next looks at one job are answered, as HTTP statuses; the last one stays.
         refused: what every request is answered instead, an HTTP error; None: nothing.
         loses_answers: jobs are taken, and the one who submits them is told of an error.
+        before_taking: called once, before the next job is taken.
         ends: the exit code and log with which a submitted job is over at once; None: it runs until `end`.
         watched: set once somebody has looked at a job.
     """
@@ -32,6 +33,7 @@ class FakeJobServer:
     looks: list[int] = field(default_factory=list)
     refused: int | None = None
     loses_answers: bool = False
+    before_taking: Callable[[], None] | None = None
     ends: tuple[int, str] | None = None
     watched: threading.Event = field(default_factory=threading.Event)
     address: str = ""
@@ -84,6 +86,9 @@ class FakeJobServer:
         return 200, self.jobs[parts[0]]
 
     def _take(self, body: Any) -> tuple[int, Any]:
+        if before_taking := self.before_taking:
+            self.before_taking = None
+            before_taking()
         submission_id = body["submission_id"]
         if submission_id in self.jobs:
             return 400, {}

@@ -12,6 +12,7 @@ from orchestrator.cluster.jobs.submitted import (
     metadata_of,
     newest,
     next_number,
+    of_the_run_meant,
     storage_in,
     submission_id_of,
 )
@@ -52,6 +53,18 @@ def test_a_key_that_ends_like_a_number_is_not_taken_for_a_job_of_another_run() -
     assert jobs_of([told], "digits") == ()
 
 
+def test_of_runs_that_share_an_id_the_live_one_is_meant_and_none_of_several() -> None:
+    """As where a scheduler names the runs of two jobs after its own, or one job is kept in two places."""
+    digits = [job(1, job="digits", storage="s3://a"), job(3, "RUNNING", job="digits", storage="s3://a")]
+    wine = job(2, "STOPPED", job="wine", storage="s3://a")
+    elsewhere = job(4, "RUNNING", job="digits", storage="s3://b")
+    assert of_the_run_meant([*digits, wine]) == digits
+    assert of_the_run_meant([digits[0], wine]) == []
+    assert of_the_run_meant([*digits, elsewhere]) == []
+    assert of_the_run_meant([digits[1], job(5, "RUNNING")]) == [digits[1], job(5, "RUNNING")]
+    assert jobs_of([*digits, wine], f"wine/{KEY}") == (wine,)
+
+
 def test_the_job_to_look_at_is_the_newest_live_one_else_the_newest() -> None:
     assert newest(()) is None
     assert newest([job(1), job(2, "STOPPED")]) == job(2, "STOPPED")
@@ -70,6 +83,7 @@ def test_a_driver_coordinates_once_its_term_is_in_the_log(last_term: int, has_en
 def test_the_place_of_a_run_comes_back_from_its_jobs_metadata() -> None:
     told = metadata_of(
         "r",
+        job="digits",
         identity="1",
         code="2",
         storage="s3://bucket/runs",
@@ -79,6 +93,7 @@ def test_the_place_of_a_run_comes_back_from_its_jobs_metadata() -> None:
     )
     assert told == {
         "run_id": "r",
+        "job": "digits",
         "identity": "1",
         "code": "2",
         "orchestrator": "0.1.0",

@@ -21,11 +21,28 @@ from orchestrator.cluster.jobs.decisions import (
 )
 from orchestrator.cluster.jobs.log import LogFollower
 from orchestrator.cluster.jobs.server import JobServer
-from orchestrator.cluster.jobs.submitted import KnownJob, is_same, jobs_of, newest, next_number, submission_id_of
-from orchestrator.errors import ClusterUnavailable, IdentityChanged, InvalidJob, OrchestratorError, TimedOut
+from orchestrator.cluster.jobs.submitted import (
+    KnownJob,
+    is_of_run,
+    is_same,
+    jobs_of,
+    newest,
+    next_number,
+    submission_id_of,
+)
+from orchestrator.errors import (
+    AccessDenied,
+    ClusterUnavailable,
+    CredentialsExpired,
+    IdentityChanged,
+    InvalidJob,
+    OrchestratorError,
+    TimedOut,
+)
 
 _POLL_S = 0.5
 _PATIENCE_S = 120.0
+_MOST_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -87,33 +104,45 @@ def submit_job(
         "excludes": list(NEVER_SHIPPED),
         "env_vars": shippable_env(env_vars or {}),
     }
-    known = jobs_of(server.jobs(), run_key)
-    live = newest(known)
-    if live is not None and live.is_live:
-        if not is_same(live, metadata or {}, accept_code_change=accept_code_change):
-            raise IdentityChanged(
-                "this run id stands for another job, or other code, at which a cluster is working",
-                where=f"job {live.submission_id} on {server.address}",
-                hint="use another --run-id or --fresh; `orchestrator wait` attaches to it as it is, "
-                "--accept-code-change where the code alone has changed",
+    told = metadata or {}
+    for _ in range(_MOST_TRIES):
+        known = jobs_of(server.jobs(), run_key)
+        live = newest([job for job in known if is_of_run(job, told)])
+        if live is not None and live.is_live:
+            return _attached(server, live, told, accept_code_change)
+        number = next_number(known, last_term)
+        submission_id = submission_id_of(run_key, number)
+        term = {} if last_term is None else {"term": str(number)}
+        try:
+            server.submit(
+                submission_id,
+                entrypoint=entrypoint,
+                runtime_env=runtime_env,
+                metadata={**told, **term, "run_key": run_key},
             )
-        return Submission(live.submission_id, "attached")
-    number = next_number(known, last_term)
-    submission_id = submission_id_of(run_key, number)
-    term = {} if last_term is None else {"term": str(number)}
-    try:
-        server.submit(
-            submission_id,
-            entrypoint=entrypoint,
-            runtime_env=runtime_env,
-            metadata={**(metadata or {}), **term, "run_key": run_key},
+        except ClusterUnavailable:
+            # Another submitter was first, or the answer to our own request was lost: then there is a job to wait for.
+            there = server.job(submission_id)
+            if there is None:
+                raise
+            if is_of_run(there, told):
+                return _attached(server, there, told, accept_code_change)
+        else:
+            return Submission(submission_id, "submitted")
+    raise ClusterUnavailable(
+        f"other runs of this id were submitted first, {_MOST_TRIES} times", where=f"run {run_key} on {server.address}"
+    )
+
+
+def _attached(server: JobServer, job: KnownJob, told: Mapping[str, str], accept_code_change: bool) -> Submission:
+    if not is_same(job, told, accept_code_change=accept_code_change):
+        raise IdentityChanged(
+            "this run id stands for another job, or other code, at which a cluster is working",
+            where=f"job {job.submission_id} on {server.address}",
+            hint="use another --run-id or --fresh; `orchestrator wait` attaches to it as it is, "
+            "--accept-code-change where the code alone has changed",
         )
-    except ClusterUnavailable:
-        # Another submitter was first, or the answer to our own request was lost: either way there is a job to wait for.
-        if server.job(submission_id) is None:
-            raise
-        return Submission(submission_id, "attached")
-    return Submission(submission_id, "submitted")
+    return Submission(job.submission_id, "attached")
 
 
 def wait_for(
@@ -140,7 +169,7 @@ def wait_for(
     Raises:
         TimedOut: `timeout_s` is over; the job goes on.
         ClusterUnavailable: the job server stayed out of reach, or it does not know the job (a new head).
-        AccessDenied: the token is missing or wrong.
+        CredentialsExpired: it refuses the token that it took before.
     """
     where = f"job {submission_id} on {server.address}"
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -175,7 +204,14 @@ def wait_command(submission_id: str, address: str) -> str:
 
 
 def _look(server: JobServer, submission_id: str, where: str) -> KnownJob:
-    job = server.job(submission_id)
+    try:
+        job = server.job(submission_id)
+    except AccessDenied as error:
+        raise CredentialsExpired(
+            f"the cluster let us in when the waiting began, and no longer does: {error.what}; the job may go on",
+            where=where,
+            hint=error.hint,
+        ) from error
     if job is None:
         raise ClusterUnavailable(
             "the cluster does not know this job: its head is a new one",
@@ -188,5 +224,5 @@ def _look(server: JobServer, submission_id: str, where: str) -> KnownJob:
 def _finish(server: JobServer, submission_id: str, log: LogFollower, on_log: Callable[[str], None]) -> None:
     try:
         log.finish(server.log(submission_id))
-    except ClusterUnavailable as error:
+    except (AccessDenied, ClusterUnavailable) as error:
         on_log(f"the end of the log is missing: {error.what}")

@@ -25,7 +25,7 @@ class KnownJob:
         submission_id: its id.
         status: Ray's: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
         driver_exit_code, message: of its end, see `exit_code_of`.
-        metadata: given with it; jobs of runs carry `run_id`, `run_key`, and where the run is stored.
+        metadata: given with it; jobs of runs carry `run_id`, `run_key`, the job's name, and where the run is stored.
         started_at, ended_at: UTC epoch seconds by the head's clock.
     """
 
@@ -54,6 +54,11 @@ class KnownJob:
         match = _NUMBERED.match(self.submission_id)
         return self.metadata.get("run_key") or (match[1] if match else self.submission_id)
 
+    @property
+    def folder(self) -> str:
+        """Where its run lies in storage: `<job>/<run key>`, or the run key alone where its metadata name no job."""
+        return "/".join(name for name in (self.metadata.get("job"), self.run_key) if name)
+
 
 def submission_id_of(run_key: str, number: int) -> str:
     """The id of a run's job; `run_key` is safe in URLs, see `RunLayout`."""
@@ -61,39 +66,70 @@ def submission_id_of(run_key: str, number: int) -> str:
 
 
 def jobs_of(jobs: Iterable[KnownJob], run: str) -> tuple[KnownJob, ...]:
-    """The jobs of a run, by number.
+    """The jobs of a run, by number; of several runs, where jobs of other names or storage have the same run id.
 
     Args:
         jobs: all that the cluster knows.
-        run: a run key, a run id, or the submission id of one job, which is then the only one found.
+        run: a run key, a run id, `<job>/<run key>`, or the submission id of one job, which is then the only one found.
     """
     jobs = list(jobs)
     named = [job for job in jobs if job.submission_id == run]
-    found = named or [job for job in jobs if run in (job.run_key, job.metadata.get("run_id"))]
+    found = named or [job for job in jobs if run in (job.run_key, job.metadata.get("run_id"), job.folder)]
     return tuple(sorted(found, key=lambda job: job.number))
 
 
+def of_the_run_meant(jobs: Sequence[KnownJob]) -> list[KnownJob]:
+    """The jobs of one run among those that its name has found; the last is the one to look at: live, or the newest.
+
+    A live one is meant rather than what has ended; of several runs with as good a claim none is: the answer is empty.
+    """
+    ordered = sorted(jobs, key=lambda job: (job.is_live, job.number))
+    *_, last = ordered
+    own = [job for job in ordered if is_of_run(job, last.metadata)]
+    return [] if any(job.is_live == last.is_live for job in ordered if job not in own) else own
+
+
+def is_of_run(job: KnownJob, told: Mapping[str, str]) -> bool:
+    """Whether a job that has a run's key is that run's, so far as both tell (`metadata_of`).
+
+    A run id is a name among the runs of one job in one place: what a scheduler calls today's run, several may be.
+    """
+    return _agree(job.metadata, told, ("job", "storage", "storage_endpoint_url"))
+
+
 def metadata_of(
-    run_id: str, *, identity: str, code: str, storage: str, endpoint_url: str | None, region: str | None, version: str
+    run_id: str,
+    *,
+    job: str,
+    identity: str,
+    code: str,
+    storage: str,
+    endpoint_url: str | None,
+    region: str | None,
+    version: str,
 ) -> dict[str, str]:
     """What the cluster tells of a run's job to everyone who asks: no secrets, which no part of these may hold.
 
     Args:
         run_id: as given.
+        job: the name in the job file.
         identity: digest of what the run id stands for, but for the job's own code.
         code: digest of that.
         storage, endpoint_url, region: where the run is kept.
         version: of this package.
     """
     told = {"storage": storage, "storage_endpoint_url": endpoint_url, "storage_region": region}
-    own = {"run_id": run_id, "identity": identity, "code": code, "orchestrator": version}
+    own = {"run_id": run_id, "job": job, "identity": identity, "code": code, "orchestrator": version}
     return {**own, **{name: text for name, text in told.items() if text}}
 
 
 def is_same(job: KnownJob, told: Mapping[str, str], *, accept_code_change: bool) -> bool:
     """Whether a run's job is what somebody else would submit under its id, so far as both tell (`metadata_of`)."""
-    compared = ("identity",) if accept_code_change else ("identity", "code")
-    return all(job.metadata[name] == told[name] for name in compared if name in job.metadata and name in told)
+    return _agree(job.metadata, told, ("identity",) if accept_code_change else ("identity", "code"))
+
+
+def _agree(some: Mapping[str, str], others: Mapping[str, str], names: Sequence[str]) -> bool:
+    return all(some[name] == others[name] for name in names if name in some and name in others)
 
 
 def storage_in(metadata: Mapping[str, str]) -> dict[str, str | None] | None:
