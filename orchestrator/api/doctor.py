@@ -37,13 +37,15 @@ from orchestrator.planning.checkup import (
     Gpus,
     MachineReport,
     Right,
+    error_in,
     findings_in,
     judge,
     of_error,
     skew_s,
 )
 from orchestrator.planning.ports import Store
-from orchestrator.spec import Job, StorageSpec, TrainSpec, load_job, named_modules
+from orchestrator.spec import Job, StorageSpec, TrainSpec, load_job, needed_modules
+from orchestrator.spec.modules import locate
 from orchestrator.spec.urls import ray_address_problem
 from orchestrator.storage.layout import new_nonce
 from orchestrator.storage.open import open_store
@@ -89,6 +91,7 @@ def doctor(
     *,
     overrides: Sequence[str] = (),
     address: str | None = None,
+    modules: Sequence[str] = (),
     root: str | None = None,
     deadline_s: float = DEADLINE_S,
 ) -> tuple[Finding, ...]:
@@ -99,6 +102,8 @@ def doctor(
         overrides: `key=value` for the job.
         address: of a running cluster, as `ray.address`, default the job's; or `http://HEAD:8265`, a job server: then
             the same check is submitted there, with the job's folder.
+        modules: that must be found on every node, besides those that the job names and those of its own that they
+            import.
         root: folder from which the job's modules are imported; default the working directory.
         deadline_s: seconds for each check.
 
@@ -111,18 +116,20 @@ def doctor(
     root = root or str(Path.cwd())
     job = None if job_path is None else load_job(job_path, overrides)
     subject = _Subject() if job is None else _subject(job, root)
+    subject = replace(subject, modules=tuple(sorted({*subject.modules, *modules})))
     address = address or (job.ray.address if job is not None else None)
     if address is not None and address.startswith(("http://", "https://")):
         if job is not None:
             check_place(job)
-        return _over_job_server(resolve_address(address, {}), job_path, overrides, root, deadline_s)
+        command = ["doctor", *_of_job(job_path, overrides, root), *(f"--module={name}" for name in subject.modules)]
+        return _over_job_server(resolve_address(address, {}), command, root if subject.modules else None, deadline_s)
     if address is not None and (problem := ray_address_problem(address)):
         raise InvalidJob(problem, where=f"--address {address}")
     return _from_here(subject, address, root, deadline_s)
 
 
 def _from_here(subject: _Subject, address: str | None, root: str, deadline_s: float) -> tuple[Finding, ...]:
-    here = _facts()
+    here = replace(_facts(), missing_modules=tuple(name for name in subject.modules if locate(name, root) is None))
     found = _Storage()
     nodes: list[MachineReport] = []
     findings: list[Finding] = []
@@ -145,13 +152,14 @@ def _from_here(subject: _Subject, address: str | None, root: str, deadline_s: fl
         server_ahead_s=found.server_ahead_s,
         modules=subject.modules,
         of_cluster=address is not None,
+        some_silent=any(finding.check == "nodes" for finding in findings),
     )
     return (*findings, *judge(here, nodes, asked))
 
 
 def _subject(job: Job, root: str) -> _Subject:
     request = plan(job, root=root).request
-    return _Subject(request.job.storage, request.layout.probe, named_modules(job), job.train)
+    return _Subject(request.job.storage, request.layout.probe, needed_modules(job, root), job.train)
 
 
 def _open(place: StorageSpec) -> Store:
@@ -234,16 +242,23 @@ def _guarded(found: Iterable[Caution], means: Means, address: str) -> list[Findi
     return warnings or [Finding("authentication", "ok", address, what)]
 
 
+def _of_job(job_path: str | None, overrides: Sequence[str], root: str) -> list[str]:
+    """How the job is named on the cluster, in the folder that is shipped."""
+    from orchestrator.cluster.jobs.submission import job_path_in
+
+    return [] if job_path is None else [job_path_in(root, job_path), *overrides]
+
+
 def _over_job_server(
-    address: str, job_path: str | None, overrides: Sequence[str], root: str, deadline_s: float
+    address: str, command: Sequence[str], folder: str | None, deadline_s: float
 ) -> tuple[Finding, ...]:
-    """How the job server is guarded, and what the same check finds when it runs on the cluster."""
+    """How the job server is guarded, and what the same check finds when it runs on the cluster, with that folder."""
     try:
         means = read_means(os.environ)
         guarded: list[Finding] = []
         if not parse_headers((), os.environ):  # a door that opens to a header cannot be judged by who knocks without
             guarded = _guarded(cautions_at(address, means), means, address)
-        return (*guarded, *_submitted(address, job_path, overrides, root, deadline_s))
+        return (*guarded, *_submitted(address, command, folder, deadline_s))
     except OSError as error:
         away = ClusterUnavailable(f"the cluster's job server is out of reach ({error})", hint="is the port forwarded?")
         return (of_error("cluster", address, away),)
@@ -253,9 +268,7 @@ def _over_job_server(
         return (of_error("cluster", address, error),)
 
 
-def _submitted(
-    address: str, job_path: str | None, overrides: Sequence[str], root: str, deadline_s: float
-) -> tuple[Finding, ...]:
+def _submitted(address: str, command: Sequence[str], folder: str | None, deadline_s: float) -> tuple[Finding, ...]:
     """Submit this check to the cluster, and return what it found there."""
     from orchestrator.cluster.jobs import submission as jobs
     from orchestrator.cluster.jobs.server import open_job_server
@@ -263,14 +276,11 @@ def _submitted(
     server = open_job_server(address, (), os.environ)
     lines: list[str] = []
     with TemporaryDirectory() as empty:
-        command = ["python", "-m", "orchestrator", "doctor"]
-        if job_path is not None:
-            command += [jobs.job_path_in(root, job_path), *overrides]
         submission = jobs.submit_job(
             server,
             run_key=f"doctor-{new_nonce()}",
-            entrypoint=[*command, "--address", "auto", "--json"],
-            working_dir=empty if job_path is None else root,
+            entrypoint=["python", "-m", "orchestrator", *command, "--address", "auto", "--json"],
+            working_dir=folder or empty,
         )
     try:
         end = jobs.wait_for(server, submission.submission_id, timeout_s=_ROUNDS * deadline_s, on_log=lines.append)
@@ -278,6 +288,9 @@ def _submitted(
     except TimedOut:
         lines, code = [f"nothing within {_ROUNDS * deadline_s:g} s"], 75
     found = next((found for line in reversed(lines) if (found := findings_in(line))), None)
+    error = next((error for line in reversed(lines) if (error := error_in(line, _THERE))), None)
+    if found is None and error is not None:
+        return (error,)
     if found is None:
         said = next((line for line in reversed(lines) if line.strip()), "nothing")
         hint = "is this package, in this version, installed on the cluster's head?"

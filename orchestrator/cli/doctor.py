@@ -21,6 +21,10 @@ def doctor(
     address: Annotated[
         str | None, typer.Option(help="Cluster to look at: as ray.address, or http://HEAD:8265 to look from there.")
     ] = None,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--module", help="Must be found on every node, besides the job's own modules; may be repeated."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check versions, GPUs, storage rights, clocks, authentication, disk and code, here and on every node.
@@ -28,7 +32,7 @@ def doctor(
     Exit code 0, 2 with a problem that no retry mends, or 75 when something is out of reach.
     """
     with contextlib.redirect_stdout(sys.stderr):  # Ray tells of its nodes there
-        findings = api.doctor(job, overrides=overrides or [], address=address)
+        findings = api.doctor(job, overrides=overrides or [], address=address, modules=modules or [])
     code = exit_code(findings)
     if as_json:
         answer(json_line(findings_json(findings)))

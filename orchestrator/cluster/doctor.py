@@ -176,6 +176,10 @@ def _taken(reference: Any, node: _Node, sent_at: float, received_at: float) -> _
     except rex.RayTaskError as error:
         what = f"it fails at being asked: {brief(error.cause)}"
         return _Answer(trouble=Finding("nodes", "problem", node.where, what, "is its environment whole?"))
+    except rex.TaskUnschedulableError:
+        what = "it went away while it was asked: it has left the cluster, or the head has lost sight of it"
+        hint = "`ray status` on the head tells which nodes there are; its log says why they went"
+        return _Answer(trouble=Finding("nodes", "problem", node.where, what, hint, retryable=True))
     except rex.RayError as error:
         what = f"it does not answer: {brief(error)}"
         return _Answer(trouble=Finding("nodes", "problem", node.where, what, "ask again", retryable=True))

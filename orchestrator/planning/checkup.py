@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from orchestrator.errors import OrchestratorError
@@ -113,6 +114,7 @@ class Asked:
         server_ahead_s: seconds that the storage server's clock is ahead of the asking machine's; None: it has none.
         modules: the job's own modules.
         of_cluster: a cluster's nodes train, and the asking machine does not.
+        some_silent: there are nodes that did not answer: who did is not all.
     """
 
     storage: str | None = None
@@ -120,6 +122,7 @@ class Asked:
     server_ahead_s: float | None = None
     modules: tuple[str, ...] = ()
     of_cluster: bool = False
+    some_silent: bool = False
 
 
 def judge(here: MachineReport, nodes: Sequence[MachineReport], asked: Asked) -> tuple[Finding, ...]:
@@ -134,20 +137,21 @@ def judge(here: MachineReport, nodes: Sequence[MachineReport], asked: Asked) -> 
     workers = nodes if asked.of_cluster else machines
     reference = _reference(here, workers)
     shown = ", ".join(f"{name} {version}" for name, version in reference.items() if version)
+    each = partial(_each, these="" if asked.some_silent else "all ")
     findings = [
-        *_each("versions", machines, lambda m: _versions(m, reference, is_worker=m in workers), shown),
-        *_each("gpus", workers, _gpus, _gpus_text(workers)),
-        *_each("clock", nodes, lambda m: _clock(m.where, m.ahead_s, on_s3=asked.on_s3), "as on this machine"),
-        *_each("disk", machines, _disk, f"at least {_gib(min(m.free_bytes for m in machines))} free for scratch"),
+        *each("versions", machines, lambda m: _versions(m, reference, is_worker=m in workers), shown),
+        *each("gpus", workers, _gpus, _gpus_text(workers)),
+        *each("clock", nodes, lambda m: _clock(m.where, m.ahead_s, on_s3=asked.on_s3), "as on this machine"),
+        *each("disk", machines, _disk, f"at least {_gib(min(m.free_bytes for m in machines))} free for scratch"),
     ]
     if asked.server_ahead_s is not None and asked.storage is not None:
         server = list(_clock(asked.storage, asked.server_ahead_s, on_s3=asked.on_s3))
         findings += server or [Finding("clock", "ok", asked.storage, "its server's clock is as this machine's")]
     if asked.storage is not None:
         names = ", ".join(right.name for right in here.rights)
-        findings += _each("storage", machines, _storage, f"{asked.storage}: {names}")
+        findings += each("storage", machines, partial(_storage, asked.storage), f"{asked.storage}: {names}")
     if asked.modules:
-        findings += _each("modules", workers, _modules, f"found: {', '.join(asked.modules)}")
+        findings += each("modules", workers, _modules, f"found: {', '.join(asked.modules)}")
     return tuple(findings)
 
 
@@ -172,6 +176,16 @@ def findings_in(line: str) -> tuple[Finding, ...] | None:
         return None
 
 
+def error_in(line: str, where: str) -> Finding | None:
+    """The problem in a line of JSON by which a command tells of its error; None where it is another line."""
+    try:
+        told = json.loads(line)
+        place, what = told["where"] or where, str(told["what"])
+        return Finding("job", "problem", place, what, told["hint"], retryable=bool(told["retryable"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def of_error(check: str, where: str, error: OrchestratorError) -> Finding:
     """The problem that an error is."""
     return Finding(check, "problem", error.where or where, error.what, error.hint, retryable=error.retryable)
@@ -188,7 +202,12 @@ def skew_s(sent_at: float, there: float, received_at: float) -> float:
 
 
 def _each(
-    check: str, machines: Sequence[MachineReport], judged: Callable[[MachineReport], Iterator[Finding]], well: str
+    check: str,
+    machines: Sequence[MachineReport],
+    judged: Callable[[MachineReport], Iterator[Finding]],
+    well: str,
+    *,
+    these: str,
 ) -> list[Finding]:
     """What is wrong on each machine, and one line for all on which nothing is."""
     wrong, fine = [], []
@@ -198,7 +217,7 @@ def _each(
         if not found:
             fine.append(machine.where)
     if fine:
-        where = fine[0] if len(fine) == 1 else f"{'all ' if not wrong else ''}{len(fine)} machines"
+        where = fine[0] if len(fine) == 1 else f"{'' if wrong else these}{len(fine)} machines"
         wrong.append(Finding(check, "ok", where, well))
     return wrong
 
@@ -286,11 +305,11 @@ def _unasked(check: str, machine: MachineReport) -> Iterator[Finding]:
         yield Finding(check, "warning", machine.where, f"not known: {machine.unasked}", "ask again when that is mended")
 
 
-def _storage(machine: MachineReport) -> Iterator[Finding]:
+def _storage(location: str, machine: MachineReport) -> Iterator[Finding]:
     yield from _unasked("storage", machine)
     for right in machine.rights:
         if right.error is not None:
-            what = f"{right.name}: {right.error.what}"
+            what = f"{location}: {right.name}: {right.error.what}"
             yield Finding("storage", "problem", machine.where, what, right.error.hint, retryable=right.error.retryable)
 
 

@@ -16,7 +16,7 @@ from orchestrator.spec.identity import (
     differing,
     identity,
     identity_digest,
-    named_modules,
+    needed_modules,
 )
 from orchestrator.spec.job import Job
 from orchestrator.spec.layers import names_slow_layers
@@ -87,8 +87,8 @@ __all__ = [
     "job_schema",
     "load_job",
     "load_yaml",
-    "named_modules",
     "names_slow_layers",
+    "needed_modules",
     "parse_job",
     "smoke_job",
 ]

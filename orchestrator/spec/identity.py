@@ -40,19 +40,12 @@ def code_digest(job: Job, root: str) -> CodeDigest:
         root: folder that comes first on the import path, normally the working directory.
     """
     root = absolute(root)
-    waiting = [*named_modules(job)]
-    seen: set[str] = set()
-    files: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name in seen or name.partition(".")[0] == _OWN_PACKAGE:
-            continue
-        seen.add(name)
-        for module in trail(name, root):
-            if module.file is not None and module.file not in files and _is_own(module.file, root):
-                files.add(module.file)
-                waiting += _imports(module)
-    return _digest(files, root)
+    return _digest(set(_own_files(job, root)), root)
+
+
+def needed_modules(job: Job, root: str) -> tuple[str, ...]:
+    """The modules that the job names, and those of its own (as for `code_digest`) that they import; sorted."""
+    return tuple(sorted({*named_modules(job), *_own_files(job, absolute(root)).values()}))
 
 
 def named_modules(job: Job) -> tuple[str, ...]:
@@ -100,6 +93,23 @@ def differing(specs: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, 
     Each comes with its values as JSON texts; `(not set)` stands for none.
     """
     return list(_differences(specs, ""))
+
+
+def _own_files(job: Job, root: str) -> dict[str, str]:
+    """The files of the job's own modules, with the modules' names."""
+    waiting = [*named_modules(job)]
+    seen: set[str] = set()
+    files: dict[str, str] = {}
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name.partition(".")[0] == _OWN_PACKAGE:
+            continue
+        seen.add(name)
+        for module in trail(name, root):
+            if module.file is not None and module.file not in files and _is_own(module.file, root):
+                files[module.file] = module.name
+                waiting += _imports(module)
+    return files
 
 
 def _is_own(file: str, root: str) -> bool:

@@ -19,17 +19,25 @@ def test_a_check_that_is_submitted_looks_at_every_node_and_comes_back(cluster_he
     project = tmp_path / "project"
     project.mkdir()
     job = write_tiny_job(project, {"url": str(tmp_path / "store")})
+    (project / "helper.py").touch()
+    (project / ".gitignore").write_text("helper.py\n", encoding="utf-8")
+    tiny = project / "tiny.py"
+    tiny.write_text(f"{tiny.read_text(encoding='utf-8')}\nimport helper\n", encoding="utf-8")
     ended = orchestrator(job, "doctor", "--address", cluster_head.address, "--json", environ=cluster_head.environ)
     answer = json.loads(ended.stdout)
-    assert (ended.returncode, answer["exit_code"]) == (0, 0), ended.stdout + ended.stderr
+    assert (ended.returncode, answer["exit_code"]) == (2, 2), ended.stdout + ended.stderr
     found = {finding["check"]: finding for finding in answer["findings"] if finding["level"] == "ok"}
-    assert {*found} >= {"authentication", "versions", "gpus", "clock", "storage", "modules"}
+    assert {*found} >= {"authentication", "versions", "gpus", "clock", "storage"}
     assert found["authentication"]["where"] == cluster_head.address
     nodes = len(cluster_head.alive())
     assert nodes >= 3
     for check in ("versions", "storage"):
         assert found[check]["where"] == f"all {nodes + 1} machines"  # the driver's own view besides
-    assert (found["modules"]["what"], found["modules"]["where"]) == ("found: tiny", f"all {nodes} machines")
+    problems = [finding for finding in answer["findings"] if finding["level"] == "problem"]
+    assert {finding["check"] for finding in problems} == {"modules"}
+    assert [finding["what"] for finding in problems] == [
+        "the job's code did not come as far as there: no helper"
+    ] * nodes
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
 
 

@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from orchestrator import api
+from orchestrator.cli.main import app
 from orchestrator.errors import InvalidJob
 from orchestrator.planning.checkup import Finding, exit_code
 from tests.conftest import S3Bucket
-from tests.support.cli_job import orchestrator, write_tiny_job
+from tests.support.cli_job import write_tiny_job
 from tests.support.s3_server import REGION
 
 
@@ -47,6 +49,18 @@ def test_a_job_adds_its_storage_and_its_modules(s3_bucket: S3Bucket, tmp_path: P
     assert (clock.level, clock.where) == ("ok", place["url"])
 
 
+def test_modules_are_those_the_job_names_their_own_imports_and_what_is_asked_for(tmp_path: Path) -> None:
+    job = write_tiny_job(tmp_path, {"url": str(tmp_path / "store")})
+    (tmp_path / "helper.py").touch()
+    tiny = tmp_path / "tiny.py"
+    tiny.write_text(f"{tiny.read_text(encoding='utf-8')}\nimport helper\n", encoding="utf-8")
+    (found,) = of("modules", api.doctor(str(job), root=str(tmp_path)))
+    assert (found.level, found.what) == ("ok", "found: helper, tiny")
+    (missing,) = of("modules", api.doctor(str(job), modules=["nowhere"], root=str(tmp_path)))
+    assert missing.level == "problem"
+    assert missing.what.endswith("no nowhere")
+
+
 def test_a_gpu_that_the_driver_lists_is_looked_at_by_a_worker_whose_silence_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,13 +74,19 @@ def test_a_gpu_that_the_driver_lists_is_looked_at_by_a_worker_whose_silence_is_t
     assert "does not start within 0.01 s" in gpus.what
 
 
-def test_storage_that_cannot_be_written_is_a_problem_and_told_right_by_right(tmp_path: Path) -> None:
+def test_storage_that_cannot_be_written_is_a_problem_and_told_right_by_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
-    ended = orchestrator(write_tiny_job(tmp_path, {"url": "file/runs"}), "doctor")
-    assert ended.returncode == 2, ended.stderr
-    assert "create: the folder cannot be used" in ended.stdout
-    assert "put: the folder cannot be used" in ended.stdout
-    assert "→ choose a writable folder" in ended.stdout
+    job = write_tiny_job(tmp_path, {"url": "file/runs"})
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(app, ["doctor", str(job), "--json"])
+    assert ended.exit_code == 2, ended.stderr
+    problems = [each for each in json.loads(ended.stdout)["findings"] if each["level"] == "problem"]
+    assert [each["what"].split(": ")[1] for each in problems] == ["create", "put"]
+    assert all(each["what"].startswith(str(tmp_path / "file" / "runs")) for each in problems)
+    assert {each["hint"] for each in problems} == {"choose a writable folder"}
+    assert "→ choose a writable folder" in CliRunner().invoke(app, ["doctor", str(job)]).stdout
 
 
 def test_storage_out_of_reach_is_75(s3_credentials: None, tmp_path: Path) -> None:

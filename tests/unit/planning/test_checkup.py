@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from orchestrator.planning.checkup import (
     Gpus,
     MachineReport,
     Right,
+    error_in,
     exit_code,
     judge,
     of_error,
@@ -43,6 +45,18 @@ def found(check: str, node: MachineReport, asked: Asked = CLUSTER) -> list[Findi
 
 def with_version(**versions: str | None) -> MachineReport:
     return replace(OTHER, versions={**VERSIONS, **versions})
+
+
+def test_where_some_are_silent_the_others_are_not_all() -> None:
+    findings = judge(HERE, [NODE, OTHER], replace(CLUSTER, some_silent=True))
+    assert {finding.where for finding in findings} == {"2 machines", "3 machines"}
+
+
+def test_an_error_that_a_command_told_is_a_problem_and_no_other_line_is() -> None:
+    told = {"error": "InvalidJob", "what": "there is no module m", "where": None, "hint": "ship it", "retryable": False}
+    assert error_in(json.dumps(told), "there") == Finding("job", "problem", "there", told["what"], told["hint"])
+    for line in ("", "text", "[]", '"what"', "{}", '{"findings": []}'):
+        assert error_in(line, "there") is None
 
 
 def test_machines_without_fault_share_one_line_a_check() -> None:
@@ -162,7 +176,7 @@ def test_each_right_that_is_denied_is_named_with_its_remedy() -> None:
     rights = (Right("create"), Right("delete", denied))
     (finding,) = found("storage", replace(OTHER, rights=rights), Asked("s3://b", True, of_cluster=True))
     assert (finding.level, finding.where, finding.hint) == ("problem", "node 10.0.0.3", "grant s3:DeleteObject")
-    assert finding.what == "delete: S3 forbids it (HTTP 403 AccessDenied)"
+    assert finding.what == "s3://b: delete: S3 forbids it (HTTP 403 AccessDenied)"
     assert exit_code([finding]) == 2
 
 
