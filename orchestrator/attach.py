@@ -10,7 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.errors import Interrupted, OrchestratorError, RunEnded, RunHeld, StoreUnavailable, TimedOut
+from orchestrator.errors import (
+    Interrupted,
+    OrchestratorError,
+    QuorumMissed,
+    RunEnded,
+    RunHeld,
+    StoreUnavailable,
+    TimedOut,
+)
 from orchestrator.planning.collection import ENDED
 from orchestrator.planning.liveness import Sign, Watch, look
 from orchestrator.planning.ports import Clock, Store
@@ -177,6 +185,7 @@ def _recorded_end(start: Start, log: Log) -> OrchestratorError:
         hint="start again to resume",
     )
     error.exit_code = int(str(body.get("exit_code", error.exit_code)))
+    error.retryable = error.exit_code > QuorumMissed.exit_code
     return error
 
 

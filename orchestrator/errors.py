@@ -27,8 +27,6 @@ Errors travel between processes, so they pickle with their fields.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class OrchestratorError(Exception):
     """Base of all errors this package raises on purpose.
@@ -40,7 +38,7 @@ class OrchestratorError(Exception):
     """
 
     exit_code: int = 1
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(what)

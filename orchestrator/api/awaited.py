@@ -21,6 +21,7 @@ from orchestrator.errors import (
     InvalidJob,
     MissingObject,
     OrchestratorError,
+    TimedOut,
     TryAgain,
 )
 from orchestrator.planning.recovery import read_run
@@ -39,7 +40,7 @@ STOPPED_WITHIN_S = 45.0
 READ_WITHIN_S = 10.0
 """How long storage is tried for a result that the driver has told already."""
 
-_SIGTERM = 143
+_SIGINT, _SIGTERM = 130, 143
 
 OnInterrupt = Literal["detach", "stop"]
 
@@ -75,7 +76,7 @@ class SubmittedRun:
             `recorded`: the run has a result, which is returned without a job.
         exit_code: the driver's true one, or the recorded one; None: it was not waited for.
         reason: why the exit code is not 0.
-        status: of the result; without one `stopped` or `failed`, once the job has ended.
+        status: of the result; without one `stopped` or `failed`, once the job has ended badly.
         result: where there is one, and it was waited for.
         error: what the driver answered instead of a result.
     """
@@ -96,7 +97,7 @@ class SubmittedRun:
         """See above."""
         if self.result is not None:
             return self.result.status
-        return None if self.exit_code is None else "stopped" if self.exit_code == 143 else "failed"
+        return "stopped" if self.exit_code == _SIGTERM else "failed" if self.exit_code else None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; `result` is what `run --json` prints, `error` what it prints instead."""
@@ -206,17 +207,29 @@ def _ended(
     told = answer is not None and "schema" in answer
     result = stored_result(storage, found.folder) if told or end.exit_code == 0 else None
     if result is None and told:
-        result = from_json(json.dumps(answer).encode())
+        with suppress(DamagedStore):  # another version of this package trains there: its exit code stands
+            result = from_json(json.dumps(answer).encode())
     reason = end.reason if end.exit_code else None
     if result is not None:
         return replace(found, exit_code=end.exit_code, reason=reason, result=result)
-    worth_a_retry = end.exit_code == ClusterUnavailable.exit_code
-    error = answer or {
+    error = _job_ended(found, end, has_result=told) if answer is None or told else answer
+    return replace(found, exit_code=end.exit_code, reason=reason, error=error)
+
+
+def _job_ended(found: SubmittedRun, end: Decision, *, has_result: bool) -> dict[str, Any]:
+    """What stands for the answer of a driver that gave none, or none that can be read here."""
+    worth_a_retry = end.exit_code in (ClusterUnavailable.exit_code, TimedOut.exit_code, _SIGINT, _SIGTERM)
+    if has_result or end.exit_code == 0:
+        hint = "the run has its result in its storage; is this package of the same version here as there?"
+    elif worth_a_retry:
+        hint = "submit again: the run resumes from its storage"
+    else:
+        hint = "its log tells more; the cluster's nodes need this package and those of the job's own code"
+    return {
         "error": "JobEnded",
-        "what": end.reason,
+        "what": f"{end.reason}, and its result cannot be read here" if has_result else end.reason,
         "where": f"job {found.submission_id} on {found.address}",
-        "hint": "submit again: the run resumes from its storage" if worth_a_retry else None,
+        "hint": hint,
         "exit_code": end.exit_code,
         "retryable": worth_a_retry,
     }
-    return replace(found, exit_code=end.exit_code, reason=reason, error=error)

@@ -205,6 +205,8 @@ def _answer(found: api.SubmittedRun, *, as_json: bool, result_file: Path | None,
     """Leave what came of a job where it was asked for, and exit with its code."""
     if found.reason is not None:
         tell(f"job {found.submission_id} on {found.address}: {found.reason}")
+    if found.error is not None and found.error["error"] == "JobEnded":
+        tell(f"  → {found.error['hint']}")
     if found.result is not None:
         leave_result(found.result, result_file, output_dir)
     elif found.error is not None:

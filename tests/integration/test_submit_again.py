@@ -245,6 +245,28 @@ def test_what_a_driver_says_instead_of_a_result_comes_back(bench: Bench) -> None
     assert (found.exit_code, found.status, found.result, found.error) == (4, "failed", None, said)
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "log", "status", "said"),
+    [
+        (0, '{"schema": 99, "exit_code": 0}\n', None, "of the same version"),
+        (3, '{"schema": 99, "exit_code": 3}\n', "failed", "of the same version"),
+        (1, "No module named orchestrator\n", "failed", "nodes need this package"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_leaves_the_drivers_exit_code_and_says_why(
+    bench: Bench, capsys: pytest.CaptureFixture[str], exit_code: int, log: str, status: str | None, said: str
+) -> None:
+    bench.fake.ends = (exit_code, log)
+    found = bench.submit(waiting=Waiting())
+    assert (found.exit_code, found.status, found.result) == (exit_code, status, None)
+    assert found.error is not None
+    assert (found.error["error"], found.error["exit_code"], found.error["retryable"]) == ("JobEnded", exit_code, False)
+    assert said in found.error["hint"]
+    waited = command("wait", bench.run_key, "--address", bench.fake.address)
+    assert waited.exit_code == exit_code
+    assert said in waited.stderr
+
+
 def test_headers_go_with_each_request_and_are_not_shown(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_HEADERS", '{"X-Team": "vision", "X-Pass": "other"}')
     bench.submit(headers=["X-Pass=hunter2"])

@@ -138,6 +138,7 @@ def test_who_followed_ends_with_the_recorded_exit_code(kind: str, code: int) -> 
     with pytest.raises(RunEnded, match="only 1 of 3") as caught:
         site.start()
     assert (caught.value.exit_code, site.log().term) == (code, 1)
+    assert caught.value.retryable == (code == 143)
 
 
 def test_of_starts_that_saw_the_same_one_claims_and_the_others_follow_it() -> None:
