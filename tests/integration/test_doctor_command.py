@@ -115,6 +115,22 @@ def test_a_cluster_that_does_not_answer_is_named_and_worth_a_retry(address: str)
     assert exit_code(findings) == 75
 
 
+def test_a_node_that_goes_while_it_is_asked_is_told_in_words_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import TaskUnschedulableError
+
+    from orchestrator.cluster import doctor
+
+    def gone(_reference: object) -> None:
+        raise TaskUnschedulableError("NodeAffinitySchedulingStrategy soft=False lease_id=03 name=facts_here")
+
+    monkeypatch.setattr(doctor.ray, "get", gone)
+    trouble = doctor._taken(object(), doctor._Node("03", "node 10.0.0.3", 0.0), 0.0, 1.0).trouble
+    assert trouble is not None
+    assert (trouble.check, trouble.where, trouble.retryable) == ("nodes", "node 10.0.0.3", True)
+    assert "left the cluster" in trouble.what
+    assert "lease_id" not in trouble.what
+
+
 def test_an_address_that_is_none_is_refused() -> None:
     with pytest.raises(InvalidJob, match="--address"):
         api.doctor(address="nonsense://x")

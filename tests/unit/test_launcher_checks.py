@@ -276,7 +276,16 @@ def test_a_head_that_offers_cpus_may_carry_workers_and_one_that_offers_none_may_
         assert [(each.level, each.where) for each in findings] == expected
 
 
-def test_a_folder_as_storage_is_refused_on_a_cluster() -> None:
+@pytest.mark.parametrize(
+    ("storage", "expected"),
+    [
+        ({"url": "runs"}, ["storage.url"]),
+        ({"url": "file:///data/runs"}, ["storage.url"]),
+        ({"url": "s3://bucket/runs", "endpoint_url": "http://localhost:9000"}, ["storage.endpoint_url"]),
+        ({"url": "s3://bucket/runs", "endpoint_url": "https://s3.company.example"}, []),
+    ],
+)
+def test_storage_that_nodes_do_not_share_is_refused_on_a_cluster(storage: Config, expected: list[str]) -> None:
     shape = ClusterShape((), can_grow=True, autoscaler=Autoscaler((GPU,), 8))
-    (finding,) = check_job(shape, job(storage={"url": "runs"}))
-    assert (finding.level, finding.where) == ("error", "storage.url")
+    findings = list(check_job(shape, job(storage=storage)))
+    assert [(finding.level, finding.where) for finding in findings] == [("error", where) for where in expected]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from orchestrator.cluster.authentication import host_of, is_loopback
 from orchestrator.cluster.launcher.rules import Finding
 from orchestrator.planning.labels import selector_text
 from orchestrator.planning.placement import ClusterShape, place_workers
@@ -18,7 +19,11 @@ def check_job(shape: ClusterShape, job: Job, *, unsaid: Collection[str] = ()) ->
         job: as it would be submitted, overrides applied.
         unsaid: node types of which the launcher file does not say what they have: their machine tells Ray.
     """
-    if "://" not in job.storage.url:
+    endpoint = job.storage.endpoint_url
+    if endpoint is not None and is_loopback(host_of(endpoint) or ""):
+        what = "that address is each node itself, where no such storage is"
+        yield Finding("error", "storage.endpoint_url", what, "name the server as the nodes reach it")
+    if not job.storage.url.startswith("s3://"):
         what = f"{job.storage.url!r} is a folder: each node would write to its own disk, which goes with the node"
         yield Finding("error", "storage.url", what, "take storage.url=s3://bucket/prefix")
     placement = place_workers(shape, job.resources, job.members.total)
@@ -31,5 +36,5 @@ def check_job(shape: ClusterShape, job: Job, *, unsaid: Collection[str] = ()) ->
         what = f"{demand}; whether {', '.join(unsaid)} has that is not in the file"
         yield Finding("warning", "available_node_types", what, "say its CPU and GPU under `resources`")
     else:
-        what = f"{demand}, which no node has: it would wait for ever"
+        what = f"{demand}, which no node has: it would wait in vain"
         yield Finding("error", "available_node_types", what, "change the job's `resources`, or add such a node type")
