@@ -8,12 +8,12 @@ from collections.abc import Callable
 from orchestrator.api.clock import SystemClock
 from orchestrator.api.stored import open_at
 from orchestrator.attach import Start, await_end
-from orchestrator.errors import InvalidJob, OrchestratorError, RunEnded
+from orchestrator.errors import InvalidJob, OrchestratorError, RunEnded, TimedOut
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.attempts import LogTail
 from orchestrator.reporting.result import Result
 from orchestrator.reporting.run_spec import read_spec
-from orchestrator.reporting.status import find_run
+from orchestrator.reporting.status import find_run, find_run_if_there
 from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 
@@ -40,10 +40,10 @@ def wait(
         interruption: asked every second; an error that it returns ends the waiting, not the run.
 
     Raises:
-        InvalidJob: there is no such run (of which there is none within `timeout_s`, where that is given).
+        InvalidJob: there is no such run, and no `timeout_s` within which it may begin; or several have this id.
         RunEnded: it ended without a result, with the exit code that it recorded; or nobody works on it (75).
         StoreUnavailable: storage is out of reach.
-        TimedOut, Interrupted: as asked.
+        TimedOut, Interrupted: as asked; TimedOut also of a run that has not begun.
     """
     clock = SystemClock()
     give_up_at = None if timeout_s is None else clock.monotonic() + timeout_s
@@ -121,15 +121,20 @@ def _find(
     interruption: Callable[[], OrchestratorError | None],
 ) -> RunLayout:
     """The run, once it is there: a job that was just submitted takes a while to begin."""
-    while True:
-        try:
-            return find_run(store, run, storage)
-        except InvalidJob as absent:
-            if give_up_at is None:
+    while (found := find_run_if_there(store, run)) is None:
+        if give_up_at is None:
+            try:
+                return find_run(store, run, storage)
+            except InvalidJob as absent:
                 absent.hint = f"{absent.hint}; with --timeout SECONDS a run that has not begun is waited for"
                 raise
-            if time.monotonic() >= give_up_at:
-                raise
+        if time.monotonic() >= give_up_at:
+            raise TimedOut(
+                "the run has not begun within the time given by --timeout",
+                where=f"{storage}: run {run}",
+                hint="wait on; or is it kept elsewhere (--storage), or known by another id (`orchestrator list`)?",
+            )
         if error := interruption():
             raise error
         time.sleep(LOOK_FOR_RUN_EVERY_S)
+    return found

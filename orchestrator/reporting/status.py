@@ -35,7 +35,9 @@ def find_run(store: Store, run: str, storage: str) -> RunLayout:
         return _only(found, run)
     names = ", ".join(layout.run_key for layout in known[-5:]) or "none"
     damaged = f"; the spec.json of {', '.join(unreadable)} cannot be read" if unreadable else ""
-    raise InvalidJob("there is no such run", where=f"{storage}: run {run}", hint=f"there are: {names}{damaged}")
+    elsewhere = "; --storage names another place, `status --address` asks a cluster"
+    hint = f"there are: {names}{damaged}{elsewhere}"
+    raise InvalidJob("there is no such run", where=f"{storage}: run {run}", hint=hint)
 
 
 def find_run_if_there(store: Store, run: str) -> RunLayout | None:

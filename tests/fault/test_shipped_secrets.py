@@ -30,6 +30,8 @@ IN_FILES = {
     ".env": "KEY=made-up-in-env-file-0007",
     ".aws/credentials": "aws_secret_access_key = made-up-in-aws-0008",
     ".ssh/id_ed25519": "made-up-private-key-0009",
+    "deploy/id_rsa": "made-up-private-key-0012",
+    ".git-credentials": "https://me:made-up-0013@host",
     "server.pem": "made-up-certificate-0010",
     ".git/config": "url = https://me:made-up-0011@host/repo",
 }

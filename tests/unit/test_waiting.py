@@ -14,6 +14,7 @@ from orchestrator.errors import Interrupted, InvalidJob, OrchestratorError, RunE
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.attempts import LogTail
 from orchestrator.reporting.result import Result
+from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.log import Log
 from orchestrator.testing import FakeClock, MemoryStore
@@ -112,8 +113,11 @@ def test_the_result_of_a_finished_run_is_returned_at_once(tmp_path: Path) -> Non
 def test_a_run_that_is_not_there_is_waited_for_only_within_a_time(tmp_path: Path) -> None:
     with pytest.raises(InvalidJob, match="--timeout SECONDS"):
         api.wait("tuesday", storage=str(tmp_path))
-    with pytest.raises(InvalidJob, match="no such run"):
+    with pytest.raises(InvalidJob, match="--address"):
+        api.status("tuesday", storage=str(tmp_path))
+    with pytest.raises(TimedOut, match="has not begun") as caught:
         api.wait("tuesday", storage=str(tmp_path), timeout_s=0.0)
+    assert caught.value.exit_code == 124
 
     results: list[Result] = []
 
@@ -122,6 +126,14 @@ def test_a_run_that_is_not_there_is_waited_for_only_within_a_time(tmp_path: Path
 
     found = api.wait("tuesday", storage=str(tmp_path), timeout_s=60.0, interruption=begins)
     assert [found] == results
+
+
+def test_an_id_that_several_runs_have_is_refused_at_once_and_not_waited_for(tmp_path: Path) -> None:
+    for job in ("digits", "wine"):
+        LocalStore(tmp_path).create(RunLayout(job, "tuesday-1").spec, b"{}")
+    with pytest.raises(InvalidJob, match="several") as caught:
+        api.wait("tuesday-1", storage=str(tmp_path), timeout_s=60.0)
+    assert "wine/tuesday-1" in str(caught.value.hint)
 
 
 def put(store: Store, member: int, term: int, chunk: int, body: bytes) -> None:

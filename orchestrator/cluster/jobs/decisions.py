@@ -18,7 +18,8 @@ STOP_WAIT_S = 30
 
 NEVER_SHIPPED = (
     *(".git", ".venv", "/runs", "__pycache__"),
-    *(".env", ".env.*", ".aws", ".kube", ".ray", ".ssh", ".netrc", ".pypirc", "*.key", "*.pem", "*.p12", "*.pfx"),
+    *(".env", ".env.*", ".aws", ".azure", ".docker", ".gnupg", ".kube", ".ray", ".ssh"),
+    *(".git-credentials", ".netrc", ".pypirc", "id_rsa", "id_ed25519", "*.key", "*.pem", "*.p12", "*.pfx"),
 )
 """Excluded whatever `.gitignore` says: history, environments, results, and the usual places of secrets.
 
