@@ -31,6 +31,7 @@ from orchestrator.errors import (
     TimedOut,
 )
 from orchestrator.planning.checkup import (
+    CLEARING,
     DEADLINE_S,
     Asked,
     Finding,
@@ -177,7 +178,7 @@ def _check_storage(store: Store, folder: str, deadline_s: float) -> _Storage:
 
     def look() -> _Storage:
         rights = check_rights(store, folder, None)
-        if any(right.error for right in rights):
+        if any(right.error for right in rights if right.name != CLEARING):
             return _Storage(rights)
         try:
             probe(store, folder)

@@ -25,6 +25,9 @@ DISK_WARNING_BYTES = 5 * 2**30
 DISK_PROBLEM_BYTES = 2**29
 """Checkpoints and models are written to scratch before they go to storage; Ray stops on a disk that is 95 % full."""
 
+CLEARING = "delete"
+"""The right without which runs end as well, and leave more behind."""
+
 _EXACT = ("orchestrator", "ray")
 """These must be the same to the last digit; the others may differ in theirs."""
 
@@ -308,9 +311,14 @@ def _unasked(check: str, machine: MachineReport) -> Iterator[Finding]:
 def _storage(location: str, machine: MachineReport) -> Iterator[Finding]:
     yield from _unasked("storage", machine)
     for right in machine.rights:
-        if right.error is not None:
-            what = f"{location}: {right.name}: {right.error.what}"
-            yield Finding("storage", "problem", machine.where, what, right.error.hint, retryable=right.error.retryable)
+        if right.error is None:
+            continue
+        what, retryable = f"{location}: {right.name}: {right.error.what}", right.error.retryable
+        if right.name == CLEARING and not retryable:
+            what += "; runs end without it, but superseded checkpoints stay, and prune is refused"
+            yield Finding("storage", "warning", machine.where, what, right.error.hint)
+        else:
+            yield Finding("storage", "problem", machine.where, what, right.error.hint, retryable=retryable)
 
 
 def _modules(machine: MachineReport) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orchestrator.errors import MissingObject, OrchestratorError, StoreUnavailable, UnsupportedStore
-from orchestrator.planning.checkup import Right
+from orchestrator.planning.checkup import CLEARING, Right
 from orchestrator.planning.ports import Store
 from orchestrator.storage.layout import new_nonce
 
@@ -38,7 +38,7 @@ def check_rights(
         "put": lambda: store.put(other, b"second"),
         "get": lambda: _get(store, key, must_exist="create" in done),
         "list": lambda: _list(store, folder, key, must_exist="create" in done),
-        "delete": lambda: _delete(store, key, other),
+        CLEARING: lambda: _delete(store, key, other),
     }
     if mark is not None:
         steps["see what another machine wrote"] = lambda: _see(store, mark)

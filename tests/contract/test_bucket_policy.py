@@ -16,6 +16,7 @@ import pytest
 from orchestrator.errors import AccessDenied
 from orchestrator.planning.ports import Store
 from orchestrator.storage.probe import probe
+from orchestrator.storage.rights import check_rights
 from orchestrator.storage.s3 import S3Store
 from tests.contract import test_store_contract as contract
 from tests.support.bucket_policy import BUCKET, NODE, RIGHTS, secret_of, user_without
@@ -118,4 +119,7 @@ def test_what_only_clears_away_keeps_no_run_from_starting(
     s3_server: S3Server, bucket: str, log_in: Callable[[str], None], right: str
 ) -> None:
     log_in(user_without(right))
-    probe(S3Store(bucket, endpoint_url=s3_server.endpoint_url), "probe")
+    store = S3Store(bucket, endpoint_url=s3_server.endpoint_url)
+    probe(store, "probe")
+    denied = [each.name for each in check_rights(store, "probe", None) if each.error]
+    assert denied == (["delete"] if right == "s3:DeleteObject" else []), "doctor warns of it"

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from orchestrator import api
 from orchestrator.cli.main import app
-from orchestrator.errors import InvalidJob
+from orchestrator.errors import AccessDenied, InvalidJob
 from orchestrator.planning.checkup import Finding, exit_code
+from orchestrator.storage.local import LocalStore
 from tests.conftest import S3Bucket
 from tests.support.cli_job import write_tiny_job
 from tests.support.s3_server import REGION
@@ -87,6 +88,20 @@ def test_storage_that_cannot_be_written_is_a_problem_and_told_right_by_right(
     assert all(each["what"].startswith(str(tmp_path / "file" / "runs")) for each in problems)
     assert {each["hint"] for each in problems} == {"choose a writable folder"}
     assert "→ choose a writable folder" in CliRunner().invoke(app, ["doctor", str(job)]).stdout
+
+
+def test_without_the_right_to_delete_all_else_is_looked_at_and_a_run_may_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(*_: object) -> None:
+        raise AccessDenied("it may not be deleted", hint="grant it")
+
+    monkeypatch.setattr(LocalStore, "delete", forbid)
+    findings = api.doctor(str(write_tiny_job(tmp_path, {"url": str(tmp_path / "store")})), root=str(tmp_path))
+    (storage,) = of("storage", findings)
+    assert (storage.level, storage.hint) == ("warning", "grant it")
+    assert len(list((tmp_path / "store").rglob("*-mark"))) == 1, "other machines are asked whether they see it"
+    assert exit_code(findings) == 0
 
 
 def test_storage_out_of_reach_is_75(s3_credentials: None, tmp_path: Path) -> None:

@@ -172,12 +172,22 @@ def test_a_disk_that_runs_full_is_named_with_its_folder(free_bytes: int, level: 
 
 
 def test_each_right_that_is_denied_is_named_with_its_remedy() -> None:
-    denied = AccessDenied("S3 forbids it (HTTP 403 AccessDenied)", hint="grant s3:DeleteObject")
-    rights = (Right("create"), Right("delete", denied))
+    denied = AccessDenied("S3 forbids it (HTTP 403 AccessDenied)", hint="grant s3:PutObject")
+    rights = (Right("create"), Right("put", denied))
     (finding,) = found("storage", replace(OTHER, rights=rights), Asked("s3://b", True, of_cluster=True))
-    assert (finding.level, finding.where, finding.hint) == ("problem", "node 10.0.0.3", "grant s3:DeleteObject")
-    assert finding.what == "s3://b: delete: S3 forbids it (HTTP 403 AccessDenied)"
+    assert (finding.level, finding.where, finding.hint) == ("problem", "node 10.0.0.3", "grant s3:PutObject")
+    assert finding.what == "s3://b: put: S3 forbids it (HTTP 403 AccessDenied)"
     assert exit_code([finding]) == 2
+
+
+def test_a_right_that_only_clears_away_is_a_warning() -> None:
+    denied = (Right("delete", AccessDenied("S3 forbids it", hint="grant s3:DeleteObject")),)
+    (finding,) = found("storage", replace(OTHER, rights=denied), Asked("s3://b", True, of_cluster=True))
+    assert (finding.level, finding.hint) == ("warning", "grant s3:DeleteObject")
+    assert "runs end without it" in finding.what
+    silent = (Right("delete", StoreUnavailable("S3 is out of reach")),)
+    (finding,) = found("storage", replace(OTHER, rights=silent), Asked("s3://b", True, of_cluster=True))
+    assert (finding.level, finding.retryable) == ("problem", True)
 
 
 def test_storage_out_of_reach_is_worth_a_retry() -> None:
