@@ -17,6 +17,7 @@ from ray import exceptions as rex
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster import node_facts
+from orchestrator.cluster.autoscaling import ask_for_autoscaler
 from orchestrator.cluster.session import Session, brief
 from orchestrator.errors import ClusterUnavailable, OrchestratorError
 from orchestrator.planning.checkup import DEADLINE_S, Finding, Gpus, MachineReport, Right, skew_s
@@ -79,12 +80,13 @@ def examine(
         deadline_s: seconds that the nodes, all at once, have for each of four rounds.
 
     Returns:
-        What they report, and what is wrong with those of whom some answer is missing.
+        What they report, and what is wrong with those of whom some answer is missing; and that there may be more nodes
+        to come.
 
     Raises:
         ClusterUnavailable: the cluster's head does not say which nodes there are.
     """
-    nodes = _living_nodes()
+    nodes, may_grow = _living_nodes(), _may_grow()
     ray.cloudpickle.register_pickle_by_value(node_facts)
     facts = _ask(nodes, node_facts.facts_here, deadline_s)
     answering = [node for node in nodes if facts[node.id].trouble is None]
@@ -97,7 +99,9 @@ def examine(
         for node in answering
     ]
     answers = [*facts.values(), *clocks.values(), *checks.values()]
-    return reports, [answer.trouble for answer in answers if answer.trouble is not None]
+    what = "more nodes may be started when a job asks for them; only those that are up now are looked at"
+    to_come = [Finding("nodes", "ok", "the autoscaler", what)] if may_grow else []
+    return reports, [*to_come, *(answer.trouble for answer in answers if answer.trouble is not None)]
 
 
 def check_node(asked: Examination, root: str | None) -> tuple[tuple[Right, ...], tuple[str, ...]]:
@@ -140,6 +144,13 @@ def _living_nodes() -> list[_Node]:
         )
         for node in alive
     ]
+
+
+def _may_grow() -> bool:
+    try:
+        return in_background(ask_for_autoscaler).result(_HEAD_S) is not None
+    except TimeoutError:
+        return False  # this is no more than a note
 
 
 def _ask(

@@ -16,6 +16,7 @@ from orchestrator import api
 from orchestrator.cli.main import app
 from orchestrator.errors import AccessDenied, InvalidJob
 from orchestrator.planning.checkup import Finding, exit_code
+from orchestrator.planning.placement import Autoscaler
 from orchestrator.storage.local import LocalStore
 from tests.conftest import S3Bucket
 from tests.support.cli_job import write_tiny_job
@@ -128,6 +129,18 @@ def test_a_cluster_that_does_not_answer_is_named_and_worth_a_retry(address: str)
     assert (cluster.level, cluster.retryable) == ("problem", True)
     assert address in cluster.where
     assert exit_code(findings) == 75
+
+
+@pytest.mark.parametrize("autoscaler", [None, Autoscaler()])
+def test_that_nodes_may_still_come_is_told(monkeypatch: pytest.MonkeyPatch, autoscaler: Autoscaler | None) -> None:
+    from orchestrator.cluster import doctor
+    from orchestrator.cluster.session import Session
+
+    monkeypatch.setattr(doctor, "_living_nodes", list)
+    monkeypatch.setattr(doctor, "ask_for_autoscaler", lambda: autoscaler)
+    session = Session(opened_here=True, can_grow=True, code_root=None)
+    _, told = doctor.examine(session, doctor.Examination())
+    assert [(each.check, each.level) for each in told] == ([] if autoscaler is None else [("nodes", "ok")])
 
 
 def test_a_node_that_goes_while_it_is_asked_is_told_in_words_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
