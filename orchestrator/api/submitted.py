@@ -56,7 +56,7 @@ def submit(
         InvalidJob: the job is wrong, or outside the folder, or too large.
         IdentityChanged: the run id stands for another job.
         ClusterUnavailable, AccessDenied: the cluster cannot be reached, or refuses.
-        TimedOut, Interrupted: while waiting.
+        TimedOut, Interrupted: while waiting; Interrupted before it, too: then no job was submitted.
     """
     from orchestrator.cluster.jobs.decisions import driver_command, parse_headers, resolve_address
     from orchestrator.cluster.jobs.server import open_job_server
@@ -80,6 +80,8 @@ def submit(
     if not parse_headers(headers, os.environ):  # a door that opens to a header cannot be judged by who knocks without
         _warn_of(url, on_note)
     metadata = _metadata(planned)
+    if waiting is not None and (error := waiting.interruption()):
+        raise error  # whoever gave up while we looked around wants no job that goes on
     submission = submit_job(
         server,
         run_key=planned.request.layout.run_key,

@@ -192,7 +192,7 @@ def test_who_comes_second_in_a_race_attaches_to_its_own_run_alone(
 
 def test_a_token_that_is_refused_in_the_middle_of_the_waiting_is_worth_a_retry(bench: Bench) -> None:
     def forget() -> None:
-        bench.fake.refused = 401
+        bench.fake.refused = 401 if bench.fake.watched.is_set() else None
 
     with pytest.raises(CredentialsExpired, match="no longer") as caught:
         bench.submit(waiting=Waiting(interruption=forget))
@@ -295,15 +295,27 @@ def test_a_folder_that_is_too_large_is_not_sent_and_what_makes_it_large_is_named
 def test_what_becomes_of_the_job_on_a_signal_can_be_said(
     bench: Bench, number: int, on_interrupt: Any, status: str, said: str
 ) -> None:
-    waiting = Waiting(interruption=lambda: Interrupted("signal", signal_number=number), on_interrupt=on_interrupt)
+    def interruption() -> Interrupted | None:
+        return Interrupted("signal", signal_number=number) if bench.fake.watched.is_set() else None
+
+    waiting = Waiting(interruption=interruption, on_interrupt=on_interrupt)
     with pytest.raises(Interrupted, match=said) as caught:
         bench.submit(waiting=waiting)
     assert caught.value.exit_code == 128 + number
     assert bench.fake.jobs[f"{bench.run_key}-1"]["status"] == status
 
 
+def test_who_gives_up_before_the_job_is_there_leaves_none(bench: Bench) -> None:
+    with pytest.raises(Interrupted) as caught:
+        bench.submit(waiting=Waiting(interruption=lambda: Interrupted("signal", signal_number=2)))
+    assert caught.value.exit_code == 130
+    assert bench.fake.jobs == {}
+
+
 def test_a_job_that_could_not_be_asked_to_stop_is_said_to_go_on(bench: Bench) -> None:
-    def interruption() -> Interrupted:
+    def interruption() -> Interrupted | None:
+        if not bench.fake.watched.is_set():
+            return None
         bench.fake.refused = 503
         return Interrupted("signal", signal_number=15)
 
