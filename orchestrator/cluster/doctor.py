@@ -57,6 +57,7 @@ class _Node:
     id: str
     where: str
     num_gpus: float
+    trains: bool
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ def _living_nodes() -> list[_Node]:
             f"node {node['NodeManagerAddress']}"
             + (f" ({node['NodeID'][:8]})" if addresses[node["NodeManagerAddress"]] > 1 else ""),
             node["Resources"].get("GPU", 0.0),
+            any(node["Resources"].get(kind, 0.0) > 0 for kind in ("CPU", "GPU")),
         )
         for node in alive
     ]
@@ -213,6 +215,7 @@ def _report(
         facts["free_bytes"],
         ahead_s=0.0 if clock.trouble else skew_s(clock.sent_at, clock.value, clock.received_at),
         gpus=gpus,
+        trains=node.trains,
     )
     if checked is None:
         return replace(report, unasked="it has not this version of this package")

@@ -93,6 +93,7 @@ class MachineReport:
         gpus: its GPUs.
         rights: what it may do in storage; none where nobody asked.
         missing_modules: of the job's own modules those that cannot be imported there.
+        trains: whether members may train there; a head that offers no CPU and no GPU needs no TensorFlow.
         unasked: why it was not asked about storage, modules and a worker's view of its GPUs; None: it was.
     """
 
@@ -104,6 +105,7 @@ class MachineReport:
     gpus: Gpus = field(default_factory=Gpus)
     rights: tuple[Right, ...] = ()
     missing_modules: tuple[str, ...] = ()
+    trains: bool = True
     unasked: str | None = None
 
 
@@ -142,7 +144,7 @@ def judge(here: MachineReport, nodes: Sequence[MachineReport], asked: Asked) -> 
     shown = ", ".join(f"{name} {version}" for name, version in reference.items() if version)
     each = partial(_each, these="" if asked.some_silent else "all ")
     findings = [
-        *each("versions", machines, lambda m: _versions(m, reference, is_worker=m in workers), shown),
+        *each("versions", machines, lambda m: _versions(m, reference, is_worker=m in workers and m.trains), shown),
         *each("gpus", workers, _gpus, _gpus_text(workers)),
         *each("clock", nodes, lambda m: _clock(m.where, m.ahead_s, on_s3=asked.on_s3), "as on this machine"),
         *each("disk", machines, _disk, f"at least {_gib(min(m.free_bytes for m in machines))} free for scratch"),

@@ -73,7 +73,7 @@ def _read(path: Path) -> str:
     try:
         if not path.is_file():
             what = "is a folder, not a job file" if path.is_dir() else "there is no such file"
-            raise InvalidJob(what, where=str(path), hint=_nearest_file(path))
+            raise InvalidJob(what, where=str(path), hint=nearest_file(path))
         with path.open("rb") as file:
             body = file.read(MAX_BYTES + 1)
         if len(body) > MAX_BYTES:
@@ -87,7 +87,8 @@ def _read(path: Path) -> str:
         raise InvalidJob(f"the file cannot be read: {reason}", where=str(path)) from None
 
 
-def _nearest_file(path: Path) -> str:
+def nearest_file(path: Path) -> str:
+    """What to do where a YAML file is not there: the file of the nearest name, or the folder that was looked in."""
     folder = path if path.is_dir() else path.parent
     names = (
         sorted(item.name for item in folder.iterdir() if item.suffix in (".yaml", ".yml")) if folder.is_dir() else []

@@ -143,6 +143,22 @@ def test_that_nodes_may_still_come_is_told(monkeypatch: pytest.MonkeyPatch, auto
     assert [(each.check, each.level) for each in told] == ([] if autoscaler is None else [("nodes", "ok")])
 
 
+def test_nodes_that_offer_nothing_train_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestrator.cluster import doctor
+
+    offers: list[dict[str, float]] = [{"CPU": 0.0, "memory": 1e9}, {"CPU": 2.0}, {"GPU": 1.0}]
+    nodes = [
+        {"Alive": True, "NodeManagerAddress": f"10.0.0.{number}", "NodeID": str(number), "Resources": each}
+        for number, each in enumerate(offers)
+    ]
+    monkeypatch.setattr(doctor.ray, "nodes", lambda: [*nodes, {**nodes[1], "Alive": False}])
+    assert [(each.where, each.trains) for each in doctor._living_nodes()] == [
+        ("node 10.0.0.0", False),
+        ("node 10.0.0.1", True),
+        ("node 10.0.0.2", True),
+    ]
+
+
 def test_a_node_that_goes_while_it_is_asked_is_told_in_words_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.exceptions import TaskUnschedulableError
 
@@ -152,7 +168,7 @@ def test_a_node_that_goes_while_it_is_asked_is_told_in_words_of_ours(monkeypatch
         raise TaskUnschedulableError("NodeAffinitySchedulingStrategy soft=False lease_id=03 name=facts_here")
 
     monkeypatch.setattr(doctor.ray, "get", gone)
-    trouble = doctor._taken(object(), doctor._Node("03", "node 10.0.0.3", 0.0), 0.0, 1.0).trouble
+    trouble = doctor._taken(object(), doctor._Node("03", "node 10.0.0.3", 0.0, True), 0.0, 1.0).trouble
     assert trouble is not None
     assert (trouble.check, trouble.where, trouble.retryable) == ("nodes", "node 10.0.0.3", True)
     assert "left the cluster" in trouble.what

@@ -163,9 +163,17 @@ def test_a_secret_is_found_even_where_ray_refuses_the_file_and_is_not_repeated(f
     assert key not in ended.stderr + ended.stdout
 
 
+def test_a_file_that_is_not_there_comes_with_the_nearest_and_a_folder_is_none(folder: Path) -> None:
+    with pytest.raises(InvalidCluster) as missing:
+        check_cluster("clustre.yaml")
+    assert missing.value.hint == "did you mean cluster.yaml?"
+    with pytest.raises(InvalidCluster, match="is a folder"):
+        check_cluster(str(folder))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a: [1", "is no YAML"), ("- a", "is no mapping"), ("\x00", "is no YAML"), (None, "cannot be read")],
+    [("a: [1", "is no YAML"), ("- a", "is no mapping"), ("\x00", "is no YAML"), (None, "there is no such file")],
 )
 def test_what_is_no_launcher_file_is_refused(tmp_path: Path, text: str | None, words: str) -> None:
     path = tmp_path / "cluster.yaml"

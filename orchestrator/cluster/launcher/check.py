@@ -26,6 +26,7 @@ from orchestrator.cluster.launcher.rules import (
 from orchestrator.errors import InvalidCluster
 from orchestrator.planning.placement import ClusterShape, NodeShape
 from orchestrator.spec import Job
+from orchestrator.spec.load import nearest_file
 from orchestrator.spec.secrets import redact
 
 _MOST_CHARACTERS = 300
@@ -76,6 +77,10 @@ def _read(path: str) -> tuple[str, Config]:
     try:
         text = Path(path).read_text(encoding="utf-8")
         given = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise InvalidCluster("there is no such file", where=path, hint=nearest_file(Path(path))) from None
+    except IsADirectoryError:
+        raise InvalidCluster("is a folder, not a cluster launcher file", where=path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidCluster(f"cannot be read ({type(error).__name__})", where=path) from error
     except yaml.MarkedYAMLError as error:

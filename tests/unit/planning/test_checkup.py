@@ -47,6 +47,17 @@ def with_version(**versions: str | None) -> MachineReport:
     return replace(OTHER, versions={**VERSIONS, **versions})
 
 
+def test_a_head_on_which_nobody_trains_needs_no_tensorflow() -> None:
+    head = replace(with_version(tensorflow=None, keras=None), trains=False)
+    assert found("versions", head) == []
+    assert [each.what for each in found("versions", replace(head, trains=True))] == [
+        "keras is not installed",
+        "tensorflow is not installed",
+    ]
+    other_ray = replace(with_version(ray="2.59.0"), trains=False)
+    assert [each.level for each in found("versions", other_ray)] == ["problem"]
+
+
 def test_where_some_are_silent_the_others_are_not_all() -> None:
     findings = judge(HERE, [NODE, OTHER], replace(CLUSTER, some_silent=True))
     assert {finding.where for finding in findings} == {"2 machines", "3 machines"}
