@@ -49,6 +49,12 @@ def test_without_spot_nodes_the_same_machines_are_bought_on_demand(code: str) ->
     assert "InstanceMarketOptions" in SPOT, "the next worker is looked for on the spot market again"
 
 
+def test_the_answers_of_ec2_that_count_are_these() -> None:
+    """Of several zones Ray tells the last one's answer, which may be that it has no such machines at all."""
+    assert {"InsufficientInstanceCapacity", "MaxSpotInstanceCountExceeded", "Unsupported"} <= NO_SPOT_NODES
+    assert not {"UnauthorizedOperation", "InvalidAMIID.NotFound", "VcpuLimitExceeded"} & NO_SPOT_NODES
+
+
 def test_what_is_refused_for_another_reason_stays_an_error() -> None:
     provider = Provider(refuses_spot="UnauthorizedOperation")
     with pytest.raises(NodeLaunchException, match="UnauthorizedOperation"):

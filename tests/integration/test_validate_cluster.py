@@ -161,6 +161,11 @@ def test_a_secret_is_found_even_where_ray_refuses_the_file_and_is_not_repeated(f
     assert ended.exit_code == 2
     assert "this looks like an AWS access key id" in ended.stderr
     assert key not in ended.stderr + ended.stdout
+    change(folder, max_workers=1, setup_commands="export SERVICE_TOKEN=hush-hush")
+    ended = validate("--cluster", "cluster.yaml", "--json")
+    assert "setup_commands: Ray refuses it: not repeated here" in ended.stderr
+    assert "the rule is 'type'" in ended.stderr
+    assert "hush" not in ended.stderr + ended.stdout
 
 
 def test_a_file_that_is_not_there_comes_with_the_nearest_and_a_folder_is_none(folder: Path) -> None:

@@ -21,6 +21,7 @@ from orchestrator.cluster.launcher.rules import (
     check_given,
     check_prepared,
     check_text,
+    secret_in,
     worker_types,
 )
 from orchestrator.errors import InvalidCluster
@@ -116,9 +117,9 @@ def _prepare(given: Config) -> Config | Finding:
             validate_config(prepared)
     except ValidationError as error:
         where = ".".join(map(str, error.absolute_path)) or "the file"
-        return Finding("error", where, f"Ray refuses it: {_short(error.message)}", hint)
+        return Finding("error", where, f"Ray refuses it: {_short(error.message, str(error.validator))}", hint)
     except Exception as error:  # Ray raises whatever its code runs into
-        return Finding("error", "the file", f"Ray refuses it: {type(error).__name__}: {_short(str(error))}", hint)
+        return Finding("error", "the file", f"Ray refuses it: {_short(f'{type(error).__name__}: {error}', '')}", hint)
     return prepared
 
 
@@ -140,7 +141,9 @@ def _quiet(name: str) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _short(message: str) -> str:
+def _short(message: str, rule: str) -> str:
     """Without a secret that Ray may quote, and without the rest of the file."""
+    if secret_in(message) is not None:
+        return f"not repeated here, as it quotes a secret{f'; the rule is {rule!r}' if rule else ''}"
     text = str(redact(message))
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"

@@ -64,9 +64,13 @@ def check_text(text: str) -> Iterator[Finding]:
     """Secrets in the file, comments included. What was found is named by its line, never repeated."""
     hint = "nodes get rights from an instance profile, and Ray's token from a mounted file; change this secret"
     for number, line in enumerate(text.splitlines(), start=1):
-        kind = next((kind for kind, pattern in _SECRETS.items() if re.search(pattern, line)), None)
-        if kind is not None:
+        if (kind := secret_in(line)) is not None:
             yield Finding("error", f"line {number}", f"this looks like {kind}", hint)
+
+
+def secret_in(text: str) -> str | None:
+    """What kind of secret is in it, if any."""
+    return next((kind for kind, pattern in _SECRETS.items() if re.search(pattern, text)), None)
 
 
 def check_given(given: Config) -> Iterator[Finding]:

@@ -16,11 +16,12 @@ NO_SPOT_NODES = frozenset(
         "InsufficientInstanceCapacity",
         "InsufficientCapacity",
         "UnfulfillableCapacity",
+        "Unsupported",  # by the zone that Ray tried last: the others may have answered anything
         "MaxSpotInstanceCountExceeded",
         "SpotMaxPriceTooLow",
     }
 )
-"""What EC2 answers when the spot market has no such machine, or none for this account or at this price."""
+"""What EC2 answers when the spot market has no such machine, none in this zone, for this account or at this price."""
 
 
 class SpotFirst:
