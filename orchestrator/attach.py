@@ -121,6 +121,25 @@ def become_coordinator(
         pause(LOOK_EVERY_S)
 
 
+def is_silent(start: Start, log: Log, *, clock: Clock, pause: Callable[[float], object] = time.sleep) -> bool:
+    """Whether an unfinished run's coordinator gives no sign of life; until it gives one, `takeover_s` are waited for.
+
+    Args:
+        start: the run; `attach` and `claim` do not matter.
+        log: the coordinator's log, open.
+        clock, pause: effects.
+    """
+    watch: Watch | None = None
+    while True:
+        log.refresh()
+        if log.last is None or log.last.kind in ENDED:
+            return False
+        watch, decision = look(watch, _sign(start, log, watch), clock.monotonic(), start.takeover_s)
+        if decision.action != "wait":
+            return decision.action == "claim"
+        pause(LOOK_EVERY_S)
+
+
 def await_end(
     start: Start,
     log: Log,

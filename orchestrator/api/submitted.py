@@ -5,22 +5,31 @@ Ray is imported inside the functions: what only plans answers at once.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.api.awaited import SubmittedRun, Waiting, await_job
+from orchestrator.api.clock import SystemClock
 from orchestrator.api.planned import RunPlan, plan
 from orchestrator.api.running import keep_spec
 from orchestrator.api.stored import open_at
+from orchestrator.attach import Start, is_silent
 from orchestrator.errors import AccessDenied, InvalidJob, MissingObject, TryAgain
+from orchestrator.planning.collection import ENDED
 from orchestrator.planning.recovery import read_run
 from orchestrator.reporting.publish import finished_result
 from orchestrator.reporting.result import Result
 from orchestrator.spec import Job, identity_digest, load_job
 from orchestrator.storage.log import Log
+from orchestrator.storage.open import open_store_of
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.jobs.submitted import KnownJob
 
 
 def submit(
@@ -90,10 +99,30 @@ def submit(
         last_term=last_term,
         metadata=metadata,
         accept_code_change=accept_code_change,
+        is_frozen=functools.partial(_is_frozen, planned, on_note),
     )
     on_note(f"{submission.state}: job {submission.submission_id} on {url}")
     found = SubmittedRun(*run, submission.submission_id, submission.state)
     return found if waiting is None else await_job(server, found, storage_in(metadata), waiting)
+
+
+def _is_frozen(planned: RunPlan, on_note: Callable[[str], None], job: KnownJob) -> bool:
+    """Whether a live job's driver coordinates the run without a sign of life, so far as storage tells it here."""
+    from orchestrator.cluster.jobs.submitted import coordinates
+
+    request, faults = planned.request, planned.request.job.faults
+    try:
+        store = open_store_of(request.job)
+        log = Log.open(store, request.layout.coord_log)
+        if log.last is None or not coordinates(job, log.term, has_ended=log.last.kind in ENDED):
+            return False
+        start = Start(store, request.layout, request.run_id, faults.takeover_s, attach=True, claim={})
+        silent = is_silent(start, log, clock=SystemClock())
+    except (AccessDenied, InvalidJob, MissingObject, TryAgain):
+        return False
+    if silent:
+        on_note(f"job {job.submission_id} has shown no sign of life for {faults.takeover_s:g} s: another takes over")
+    return silent
 
 
 def _warn_of(url: str, on_note: Callable[[str], None]) -> None:

@@ -24,6 +24,7 @@ from orchestrator.cluster.jobs.submission import submit_job
 from orchestrator.errors import AccessDenied, CredentialsExpired, IdentityChanged, Interrupted, InvalidJob
 from orchestrator.reporting.result import Result, to_json
 from orchestrator.spec import load_job
+from orchestrator.storage.beat import Beat
 from orchestrator.storage.blobs import put_blob
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.log import Log
@@ -188,6 +189,20 @@ def test_who_comes_second_in_a_race_attaches_to_its_own_run_alone(
     found = bench.submit()
     number = {"attached": 1, "submitted": 2}[outcome]
     assert (found.state, found.submission_id) == (outcome, f"{bench.run_key}-{number}")
+
+
+def test_a_job_whose_driver_is_frozen_is_not_attached_to(bench: Bench) -> None:
+    """Its number is taken; the next one's driver takes the run over. One that shows that it lives is attached to."""
+    write_tiny_job(bench.root, {"url": str(bench.store_url)}, faults={"takeover_s": 1.0})
+    assert bench.submit().submission_id == f"{bench.run_key}-1"
+    log = bench.begin()
+    store, layout = LocalStore(bench.store_url), bench.planned.request.layout
+    with Beat(store, layout.beat, layout.control, term=log.term, every_s=0.05, epoch=lambda: 0.0):
+        found = bench.submit()
+    assert (found.state, found.submission_id) == ("attached", f"{bench.run_key}-1")
+    found = bench.submit()
+    assert (found.state, found.submission_id) == ("submitted", f"{bench.run_key}-2")
+    assert "no sign of life" in bench.notes[-2]
 
 
 def test_a_token_that_is_refused_in_the_middle_of_the_waiting_is_worth_a_retry(bench: Bench) -> None:

@@ -76,6 +76,7 @@ def submit_job(
     metadata: Mapping[str, str] | None = None,
     accept_code_change: bool = False,
     env_vars: Mapping[str, str] | None = None,
+    is_frozen: Callable[[KnownJob], bool] = lambda job: False,
 ) -> Submission:
     """Find the live job of a run, or ship the working directory and start one on the cluster's head.
 
@@ -90,6 +91,7 @@ def submit_job(
         metadata: what the cluster tells of the job besides the run's key, see `metadata_of`; no secrets.
         accept_code_change: attach although the live job's own code is not that in `metadata`.
         env_vars: for the driver and its workers; names and paths of credentials, never values.
+        is_frozen: whether a live job does nothing any more: then it is left alone, and another takes the run over.
 
     Raises:
         ClusterUnavailable: the job server is out of reach, silent, or failed.
@@ -109,7 +111,9 @@ def submit_job(
         known = jobs_of(server.jobs(), run_key)
         live = newest([job for job in known if is_of_run(job, told)])
         if live is not None and live.is_live:
-            return _attached(server, live, told, accept_code_change)
+            found = _attached(server, live, told, accept_code_change)
+            if not is_frozen(live):
+                return found
         number = next_number(known, last_term)
         submission_id = submission_id_of(run_key, number)
         term = {} if last_term is None else {"term": str(number)}
