@@ -192,10 +192,10 @@ class _Leaving:
         return self._interrupted(error, "the job was stopped", "submit again: the run resumes")
 
     def _interrupted(self, error: OrchestratorError, what: str, hint: str | None = None) -> Interrupted:
-        from orchestrator.cluster.jobs.submission import wait_command
+        from orchestrator.cluster.jobs.submission import how_to_go_on
 
         address = self._server.address
-        hint = hint or f"{wait_command(self._submission_id, address)} waits on; `orchestrator stop` ends it"
+        hint = hint or how_to_go_on(self._submission_id, address)
         where = f"job {self._submission_id} on {address}"
         return Interrupted(what, where=where, hint=hint, signal_number=error.exit_code - 128)
 

@@ -337,7 +337,8 @@ def test_a_job_that_could_not_be_asked_to_stop_is_said_to_go_on(bench: Bench) ->
     with pytest.raises(Interrupted, match="could not be asked to stop") as caught:
         bench.submit(waiting=Waiting(interruption=interruption))
     assert caught.value.exit_code == 143
-    assert "orchestrator wait" in str(caught.value.hint)
+    for command_ in ("wait", "stop"):
+        assert f"`orchestrator {command_} {bench.run_key}-1 --address {bench.fake.address}`" in str(caught.value.hint)
     assert bench.fake.jobs[f"{bench.run_key}-1"]["status"] == "RUNNING"
 
 

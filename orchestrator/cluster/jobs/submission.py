@@ -198,13 +198,14 @@ def wait_for(
                 raise TimedOut(
                     f"the job has not ended within {timeout_s:g} s; it goes on",
                     where=where,
-                    hint=f"{wait_command(submission_id, server.address)} waits on; `orchestrator stop` ends it",
+                    hint=how_to_go_on(submission_id, server.address),
                 )
 
 
-def wait_command(submission_id: str, address: str) -> str:
-    """What a user types to wait for a job."""
-    return f"`orchestrator wait {submission_id} --address {address}`"
+def how_to_go_on(submission_id: str, address: str) -> str:
+    """What a user types about a job that goes on."""
+    job = f"{submission_id} --address {address}"
+    return f"`orchestrator wait {job}` waits on; `orchestrator stop {job}` ends it"
 
 
 def _look(server: JobServer, submission_id: str, where: str) -> KnownJob:
