@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +19,9 @@ TOKEN_HINT = (
     "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file; default ~/.ray/auth_token) or RAY_AUTH_TOKEN "
     "to the token the cluster was started with"
 )
+POD_TOKEN = Path("/var/run/secrets/ray.io/serviceaccount/token")
+"""Where Ray finds a pod's own token, where Kubernetes is the one that says who may come in."""
+
 _GUARD_HINT = (
     "start the cluster with RAY_AUTH_MODE=token and a token (`ray get-auth-token --generate`), "
     "or keep its ports off the network: the dashboard on 127.0.0.1, a firewall, `ray dashboard` as the way in"
@@ -84,13 +88,18 @@ class Caution:
 
 
 def read_means(environ: Mapping[str, str]) -> Means:
-    """What there is to show, found where Ray looks: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, `~/.ray/auth_token`.
+    """What there is to show, found where Ray looks: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, with RAY_ENABLE_K8S_TOKEN_AUTH
+    a pod's own, `~/.ray/auth_token`.
 
     Raises:
-        AccessDenied: RAY_AUTH_TOKEN_PATH names a file that cannot be read or is empty.
+        AccessDenied: RAY_AUTH_TOKEN_PATH names a file that cannot be read or is empty, or what was found is no token.
     """
     mode = environ.get("RAY_AUTH_MODE", "").strip().lower()
-    return Means(mode, None if mode == "disabled" else _token(environ))
+    token = None if mode == "disabled" else _token(environ)
+    if token is not None and not (token.value.isascii() and token.value.isprintable()):
+        what = "what stands there is no token: it has other than printable ASCII characters"
+        raise AccessDenied(what, where=token.source, hint=TOKEN_HINT)
+    return Means(mode, token)
 
 
 def find_token(environ: Mapping[str, str]) -> str | None:
@@ -178,14 +187,17 @@ def host_of(address: str) -> str | None:
 def _token(environ: Mapping[str, str]) -> Token | None:
     if token := environ.get("RAY_AUTH_TOKEN", "").strip():
         return Token(token, "RAY_AUTH_TOKEN")
-    named = environ.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named) if named else Path(environ.get("HOME", "~")).expanduser() / ".ray" / "auth_token"
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        if named:
+    if named := environ.get("RAY_AUTH_TOKEN_PATH"):
+        try:
+            token = Path(named).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
             raise AccessDenied("the token file cannot be read", where=named, hint=TOKEN_HINT) from error
-        return None
-    if named and not token:
-        raise AccessDenied("the token file is empty", where=named, hint=TOKEN_HINT)
-    return Token(token, str(path)) if token else None
+        if not token:
+            raise AccessDenied("the token file is empty", where=named, hint=TOKEN_HINT)
+        return Token(token, named)
+    of_a_pod = environ.get("RAY_ENABLE_K8S_TOKEN_AUTH", "").lower() in ("1", "true")
+    for path in (*([POD_TOKEN] if of_a_pod else ()), Path(environ.get("HOME", "~")).expanduser() / ".ray/auth_token"):
+        with suppress(OSError, UnicodeDecodeError):
+            if token := path.read_text(encoding="utf-8").strip():
+                return Token(token, str(path))
+    return None

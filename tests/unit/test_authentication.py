@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from orchestrator.cluster import authentication
 from orchestrator.cluster.authentication import (
     Door,
     Means,
@@ -39,6 +41,29 @@ def test_the_token_is_looked_for_where_ray_looks_and_its_source_is_told(tmp_path
     assert find_token({"HOME": str(home)}) == "from-home"
     assert find_token({"HOME": str(tmp_path)}) is None
     assert find_token({**environ, "RAY_AUTH_MODE": "disabled"}) is None
+
+
+def test_a_pods_own_token_is_found_where_kubernetes_says_who_may_come_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("from-home", encoding="utf-8")
+    pod = tmp_path / "pod"
+    monkeypatch.setattr(authentication, "POD_TOKEN", pod)
+    environ = {"HOME": str(tmp_path), "RAY_ENABLE_K8S_TOKEN_AUTH": "true"}
+    assert find_token(environ) == "from-home"
+    pod.write_text("from-pod\n", encoding="utf-8")
+    assert read_means(environ).token == Token("from-pod", str(pod))
+    assert find_token({**environ, "RAY_ENABLE_K8S_TOKEN_AUTH": "false"}) == "from-home"
+
+
+@pytest.mark.parametrize("content", [b"two\nlines", "schlüssel".encode(), b"\xff\xfe"])
+def test_a_file_that_holds_something_else_is_told_and_its_content_is_not(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    with pytest.raises(AccessDenied, match=re.escape(str(path))) as refused_:
+        read_means({"RAY_AUTH_TOKEN_PATH": str(path)})
+    assert content.decode(errors="replace")[:3] not in refused_.value.what
 
 
 def test_a_named_token_file_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
