@@ -345,6 +345,18 @@ def test_times_in_seconds_which_float32_rounds_to_minutes_are_refused_unless_ask
     assert load(large, features=["pay"], label="y").train.x.tolist() == [[3e9], [1e9]]
 
 
+def test_two_codes_that_float32_takes_for_one_are_refused_unless_that_may_be_chance(tmp_path: Path) -> None:
+    codes = [1_700_000_001 + row % 2 for row in range(20)]
+    with pytest.raises(InvalidData, match=r"holds 2 different numbers such as 1700000001, .* no more than 1 apart"):
+        load(parquet(tmp_path, {"code": codes, "y": [row % 2 for row in range(20)]}), features=["code"], label="y")
+    few = parquet(tmp_path, {"code": codes[:2], "y": [0, 1]})
+    assert load(few, features=["code"], label="y").train.num_rows == 2
+    noise = parquet(
+        tmp_path, {"code": [1e9 + row % 2 * 1e-7 for row in range(20)], "y": [row % 2 for row in range(20)]}
+    )
+    assert load(noise, features=["code"], label="y").train.num_rows == 20
+
+
 @pytest.mark.parametrize("kind", WRONG)
 def test_what_is_wrong_in_a_csv_file_is_told_with_file_row_and_column(tmp_path: Path, kind: str) -> None:
     text, data, said = WRONG[kind]
