@@ -41,6 +41,21 @@ in the others for its own, not for `type: external`.
 """
 
 
+_TEXTS = {"items": {"type": "string"}}
+_OBJECTS = {"items": {"type": "object"}}
+_RULES = {"items": {"type": "object", "properties": {"IpRanges": _OBJECTS, "Ipv6Ranges": _OBJECTS}}}
+_MORE_SCHEMA: dict[str, Any] = {
+    "properties": {
+        "docker": {"properties": {f"{of}run_options": _TEXTS for of in ("", "head_", "worker_")}},
+        "file_mounts": {"additionalProperties": {"type": "string"}},
+        "head_start_ray_commands": {"minItems": 1},
+        "provider": {"properties": {"security_group": {"properties": {"IpPermissions": _RULES}}}},
+        "worker_start_ray_commands": {"minItems": 1},
+    }
+}
+"""What Ray's own schema leaves open, and Ray's code stumbles over: at a command of nodes that are paid for by then."""
+
+
 def check_cluster(path: str, job: Job | None = None) -> tuple[Finding, ...]:
     """Everything there is to mend in a launcher file. Nothing is started, and no cloud is asked.
 
@@ -107,6 +122,7 @@ def _prepare(given: Config) -> Config | Finding:
     try:
         with _quiet("ray.autoscaler"), contextlib.redirect_stdout(sys.stderr):
             validate(given, _rays_schema())
+            validate(given, _MORE_SCHEMA)
             outside = given["provider"]["type"] == "external"
             missing = [key for key in (*_NEEDED, *_NEEDED_OUTSIDE) if outside and key not in given]
             prepared: dict[str, Any] = {} if missing else prepare_config(dict(given))
