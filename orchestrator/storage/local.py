@@ -119,6 +119,11 @@ class LocalStore:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def _can_be(self) -> bool:
+        """Whether the root is a folder, or could be made one: no file is where it would have to be."""
+        there = next(place for place in (self._root, *self._root.parents) if place.exists())
+        return there.is_dir()
+
     @contextmanager
     def _reading(self, key: str, max_bytes: int | None) -> Iterator[BinaryIO]:
         """The open file of an object that is not too large."""
@@ -127,6 +132,8 @@ class LocalStore:
             try:
                 file = path.open("rb")
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+                if isinstance(error, NotADirectoryError) and not self._can_be():
+                    raise
                 raise MissingObject("no such object", where=str(path)) from error
             with file:
                 check_size(os.fstat(file.fileno()).st_size, max_bytes, where=str(path))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import AccessDenied, OrchestratorError, StoreUnavailable, UnsupportedStore
+from orchestrator.errors import AccessDenied, MissingObject, OrchestratorError, StoreUnavailable, UnsupportedStore
 from orchestrator.storage.layout import TEMPORARY_PREFIX
 from orchestrator.storage.local import LocalStore, explain
 from orchestrator.storage.probe import probe
@@ -62,6 +62,15 @@ def test_a_root_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UnsupportedStore, match="cannot be used"):
         LocalStore(tmp_path / "file" / "runs").create("k", b"v")
+
+
+def test_nothing_is_said_to_be_missing_below_a_file_where_the_root_would_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for root in (tmp_path / "file", tmp_path / "file" / "runs"):
+        with pytest.raises(UnsupportedStore, match="cannot be used"):
+            LocalStore(root).get("job/run/spec.json")
+    with pytest.raises(MissingObject):
+        LocalStore(tmp_path).get("file/spec.json")
 
 
 def test_unfinished_files_of_a_killed_writer_are_not_listed(tmp_path: Path) -> None:
