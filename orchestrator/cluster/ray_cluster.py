@@ -163,7 +163,8 @@ class RayCluster:
         """Start loading, once; only when the first workers have taken the processes that Ray keeps ready, because
         TensorFlow takes longest to load; and only when there is a place for a worker: what the data need is there.
 
-        Not on the cluster's head, where workers have other nodes: it need have neither the memory nor Keras.
+        Not on the cluster's head, where workers have other nodes: it need have neither the memory nor Keras. There
+        too, where those nodes are gone: when it is loaded again the head may be all that is left, and work there.
         """
         if self._asked_for_data:
             return
@@ -172,7 +173,8 @@ class RayCluster:
         head = next((node.node for node in self._shape.nodes if node.is_head), None)
         if head is not None and any(not node.is_head for node in self._places()):
             where.setdefault("ray.io/node-id", f"!{head}")
-        load = _load_data.options(num_returns=2, label_selector=where)
+        otherwise = [{"label_selector": dict(self._setup.job.resources.labels)}]
+        load = _load_data.options(num_returns=2, label_selector=where, fallback_strategy=otherwise)
         self._dataset, loaded = load.remote(self._setup.job, self._setup.code_root)
         self._waiting[loaded] = None
 

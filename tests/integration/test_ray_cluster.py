@@ -32,6 +32,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     # Programs that run in the process of the tests set these for it; a node must not take them for its own.
     theirs = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "KERAS_BACKEND")
     environ = {name: value for name, value in os.environ.items() if name not in theirs and not name.startswith("RAY_")}
+    environ["RAY_raylet_start_wait_time_s"] = "150"  # a busy machine needs more than the 30 s of Ray's own
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output)
         try:
@@ -113,6 +114,10 @@ def test_nodes_that_join_and_leave_are_told(cases: Seen) -> None:
     seen = case(cases, "joined")
     assert seen["shapes"] == [["four", "head", "one", "two"], ["head", "one", "two"]]
     assert seen["lost"] == ["node_lost"]
+
+
+def test_the_data_are_loaded_again_on_the_head_where_it_alone_is_left(cases: Seen) -> None:
+    assert case(cases, "left_to_the_head")["loads"] == ["two", "head"]
 
 
 def test_four_members_on_three_workers_take_three_processes(cases: Seen) -> None:

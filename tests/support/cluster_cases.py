@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,10 @@ from orchestrator.training.setup import WorkerSetup
 from tests.support.light_program import LightProgram
 from tests.support.packs import train_alone
 
-HEALTH = {  # a dead node is known after some two seconds instead of a minute
+HEALTH = {  # a dead node is known after some two seconds instead of a minute; a busy one has ten for each answer
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
-    "health_check_timeout_ms": 1000,
+    "health_check_timeout_ms": 10_000,
     "health_check_failure_threshold": 3,
 }
 WAIT_S = 180.0
@@ -232,12 +232,37 @@ class Cases:
             if build["node"] == "one":
                 struck["lost"] = member
                 self.cluster.remove_node(self.one_gpu, allow_graceful=False)
+                # Its worker would live on for a while, finish this member and begin another: both would be lost.
+                _kill(build["pid"])
             elif "killed" not in struck:
                 struck["killed"] = member
-                os.kill(build["pid"], signal.SIGKILL)
+                _kill(build["pid"])
             return len(struck) == 2
 
         return {**self._run("struck", {"num_gpus": 1, "num_cpus": 2}, strike=strike), **struck}
+
+    def left_to_the_head(self) -> dict[str, Any]:
+        """The last node beside the head is lost, and with it the only copy of the data."""
+        (self.folder / "loads").unlink(missing_ok=True)
+        with self._light(0, 1) as cluster:
+            self._train_on("two", cluster, self._started(cluster, 2))
+            self.cluster.remove_node(self.two_gpus, allow_graceful=False)
+            for _ in _turns(time.monotonic() + WAIT_S):
+                if any(isinstance(event, ev.WorkerLost) for event in cluster.poll(0.5)):
+                    break
+            cluster.send([cmd.StartWorker("w2")])
+            self._train_on("head", cluster, ["w2"])
+        return {"loads": self._loads()}
+
+    def _train_on(self, place: str, cluster: RayCluster, workers: Sequence[str]) -> None:
+        """Have those of the workers train that are ready on a node; returns when one has."""
+        for _ in _turns(time.monotonic() + WAIT_S):
+            for event in cluster.poll(0.5):
+                if isinstance(event, ev.WorkerReady) and event.worker in workers and self.names[event.node] == place:
+                    cluster.send([train_alone(event.worker, 0)])
+                if isinstance(event, ev.MemberTrained) and event.worker in workers:
+                    return
+        raise TimeoutError(f"nobody trained on {place}")
 
     def _run(
         self,
@@ -367,6 +392,11 @@ class Disturbance(SilentProgress):
             self._hold.unlink()
 
 
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def _turns(until: float) -> Iterator[None]:
     while time.monotonic() < until:
         yield
@@ -380,7 +410,7 @@ def main(folder: Path) -> None:
     cases = Cases(folder)
     seen: dict[str, Any] = {"timing": {"start": time.monotonic() - began}}
     try:
-        # The last one takes a node away.
+        # The last two take a node away each.
         for case in (
             cases.whole_gpus,
             cases.half_gpus,
@@ -390,6 +420,7 @@ def main(folder: Path) -> None:
             cases.examined,
             cases.undisturbed,
             cases.struck,
+            cases.left_to_the_head,
         ):
             began = time.monotonic()
             try:
