@@ -235,6 +235,7 @@ def _environ(token: Path, home: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "150",  # a busy machine needs more than the 30 s of Ray's own
         "NO_PROXY": loopback,
         "no_proxy": loopback,
     }
