@@ -17,7 +17,14 @@ from orchestrator.reporting.prune import PrunedRun, prune_runs
 from orchestrator.reporting.publish import report_again
 from orchestrator.reporting.result import Result
 from orchestrator.reporting.run_status import RunReader, RunStatus
-from orchestrator.reporting.status import find_layouts, find_run, find_run_if_there, list_statuses, status_of
+from orchestrator.reporting.status import (
+    find_layouts,
+    find_run,
+    find_run_if_there,
+    list_statuses,
+    names_of,
+    status_of,
+)
 from orchestrator.reporting.sync import Synced, sync_files
 from orchestrator.reporting.watching import watch_run
 from orchestrator.spec.urls import endpoint_problem, storage_problem
@@ -77,7 +84,15 @@ def watch(
         return None if layout is None else RunReader(store, layout, deadline_s=WATCH_S)
 
     clock = SystemClock()
-    return watch_run(find, clock=clock, pause=time.sleep, note=note, every_s=every_s, timeout_s=timeout_s)
+    return watch_run(
+        find,
+        clock=clock,
+        pause=time.sleep,
+        note=note,
+        every_s=every_s,
+        timeout_s=timeout_s,
+        others=lambda: names_of(find_layouts(store)),
+    )
 
 
 def list_runs(

@@ -33,7 +33,7 @@ def find_run(store: Store, run: str, storage: str) -> RunLayout:
     found, known, unreadable = _named(store, run)
     if found:
         return _only(found, run)
-    names = ", ".join(layout.run_key for layout in known[-5:]) or "none"
+    names = names_of(known) or "none"
     damaged = f"; the spec.json of {', '.join(unreadable)} cannot be read" if unreadable else ""
     elsewhere = "; --storage names another place, `status --address` asks a cluster"
     hint = f"there are: {names}{damaged}{elsewhere}"
@@ -44,6 +44,11 @@ def find_run_if_there(store: Store, run: str) -> RunLayout | None:
     """As `find_run`; None where there is none, or none yet."""
     found, _, _ = _named(store, run)
     return _only(found, run) if found else None
+
+
+def names_of(layouts: Sequence[RunLayout]) -> str:
+    """Some of the runs, for people who have mistaken a name; empty where there are none."""
+    return ", ".join(layout.run_key for layout in layouts[-5:])
 
 
 def _named(store: Store, run: str) -> tuple[list[RunLayout], list[RunLayout], list[str]]:

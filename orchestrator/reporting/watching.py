@@ -22,6 +22,7 @@ def watch_run(
     every_s: float,
     timeout_s: float | None = None,
     quiet_s: float = QUIET_S,
+    others: Callable[[], str] = str,
 ) -> Iterator[RunStatus]:
     """Where the run stands, again and again until it has ended; the last one says how.
 
@@ -32,6 +33,7 @@ def watch_run(
         every_s: seconds between two looks.
         timeout_s: give up after that many seconds; None: not while the run lives.
         quiet_s: give up after so many seconds in which nothing was heard of the run.
+        others: names the runs that there are, for whoever waits for one that is spelled differently; none by default.
 
     Raises:
         TimedOut: of either kind.
@@ -47,6 +49,7 @@ def watch_run(
         try:
             reader = reader or find()
             status = None if reader is None else reader.look(clock.epoch())
+            names = others() if status is None and not waited else ""
         except StoreUnavailable as error:
             if trouble is None:
                 note(f"storage is out of reach, trying again: {error.what}")
@@ -57,7 +60,7 @@ def watch_run(
             trouble = None
             if status is None and not waited:
                 waited = True
-                note("there is no such run yet: waiting for it")
+                note("there is no such run yet: waiting for it" + (f" (there are: {names})" if names else ""))
             if status is not None:
                 if last is None or _signs(status) != _signs(last):
                     heard_at = clock.monotonic()

@@ -60,6 +60,12 @@ def test_a_run_that_does_not_come_is_given_up_with_124_and_what_is_waited_for_is
     assert "--timeout is over" in found.stderr
 
 
+def test_whoever_waits_for_a_run_that_is_not_there_is_told_which_are(store: LocalStore) -> None:
+    create_run(store)
+    found = CliRunner().invoke(app, ["status", "tpyo", "--watch", "--timeout", "0", "--storage", store.url])
+    assert f"waiting for it (there are: {LAYOUT.run_key})" in " ".join(found.stderr.split())
+
+
 def test_a_time_limit_without_watching_is_refused(store: LocalStore) -> None:
     create_run(store)
     found = status(store, "--timeout", "5")
