@@ -181,6 +181,8 @@ def test_the_package_reaches_every_node_as_a_wheel(config: dict[str, Any]) -> No
     folder = next(remote for remote, local in config["file_mounts"].items() if local == "./dist")
     for commands in ("head_setup_commands", "worker_setup_commands"):
         assert any("pip install" in each and f"{folder}/orchestrator-*.whl" in each for each in config[commands])
+        again = [each for each in config[commands] if "--force-reinstall" in each]
+        assert len(again) == 1, "a changed wheel of the same version replaces the one that is there"
 
 
 def test_every_node_checks_the_bucket(config: dict[str, Any]) -> None:
