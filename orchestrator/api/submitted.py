@@ -40,6 +40,7 @@ def submit(
     overrides: Sequence[str] = (),
     run_id: str | None = None,
     fresh: bool = False,
+    smoke: bool = False,
     accept_code_change: bool = False,
     waiting: Waiting | None = None,
     on_note: Callable[[str], None] = lambda text: None,
@@ -56,7 +57,7 @@ def submit(
         address: `http://HEAD:8265`; default from RAY_API_SERVER_ADDRESS, else RAY_ADDRESS.
         headers: `NAME=VALUE`, for each request, besides those in RAY_JOB_HEADERS.
         overrides: `key=value` for the job.
-        run_id, fresh, accept_code_change: as for `run`.
+        run_id, fresh, smoke, accept_code_change: as for `run`, but that a smoke run is never fresh.
         waiting: follow the job until it ends; None: only submit.
         on_note: gets what there is to know before the waiting.
         root: the folder to ship; default the working directory.
@@ -75,10 +76,13 @@ def submit(
     root = root or str(Path.cwd())
     job = load_job(job_path, overrides)
     check_place(job)
-    planned = plan(job, run_id=run_id, fresh=fresh, root=root)
+    if smoke and fresh:
+        what = "the driver of a smoke run finds its run id by itself, and a fresh one is drawn here"
+        raise InvalidJob(what, where="--fresh", hint="leave out one of the two")
+    planned = plan(job, run_id=run_id, fresh=fresh, smoke=smoke, root=root)
     url = resolve_address(address, os.environ)
     named = planned.request.run_id if run_id is not None or fresh else None
-    extra = ["--accept-code-change"] if accept_code_change else []
+    extra = [*(["--smoke"] if smoke else []), *(["--accept-code-change"] if accept_code_change else [])]
     entrypoint = driver_command(job_path_in(root, job_path), list(overrides), named, extra)
     last_term, result = _look_in_storage(planned, accept_code_change, on_note)
     run = (planned.request.run_id, planned.request.layout.run_key, url, planned.request.layout.root)

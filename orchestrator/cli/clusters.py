@@ -27,6 +27,7 @@ from orchestrator.cli.options import (
     ResultFile,
     Run,
     RunId,
+    Smoke,
     Storage,
     SubmitAddress,
     Timeout,
@@ -53,6 +54,7 @@ def submit(
     headers: Headers = None,
     run_id: RunId = None,
     fresh: Fresh = False,
+    smoke: Smoke = False,
     accept_code_change: Annotated[
         bool, typer.Option(help="Go on with a run although the job's own code has changed since it began.")
     ] = False,
@@ -84,6 +86,7 @@ def submit(
         overrides=overrides or [],
         run_id=run_id,
         fresh=fresh,
+        smoke=smoke,
         accept_code_change=accept_code_change,
         on_note=tell,
     )

@@ -220,6 +220,18 @@ def test_a_lost_answer_does_not_submit_twice(bench: Bench) -> None:
     assert list(bench.fake.jobs) == [f"{bench.run_key}-1"]
 
 
+def test_a_smoke_run_is_submitted_as_one_under_an_id_of_its_own(bench: Bench) -> None:
+    found = bench.submit(smoke=True)
+    small = api.plan(load_job(str(bench.job)), smoke=True, root=str(bench.root)).request
+    assert (found.run_id, found.submission_id) == (small.run_id, f"{small.layout.run_key}-1")
+    assert found.run_key != bench.run_key
+    entrypoint = bench.fake.jobs[f"{small.layout.run_key}-1"]["entrypoint"]
+    assert "--smoke" in entrypoint
+    assert "--run-id" not in entrypoint
+    with pytest.raises(InvalidJob, match="a fresh one is drawn here"):
+        bench.submit(smoke=True, fresh=True)
+
+
 def test_a_fresh_run_has_one_name_here_and_on_the_cluster(bench: Bench) -> None:
     found = bench.submit(fresh=True, accept_code_change=True)
     assert found.run_key.startswith(f"{bench.run_key}-")
