@@ -245,7 +245,8 @@ class Controller:
     def _happened(self) -> Iterable[ev.Event]:
         events = self._cluster.poll(POLL_S)
         error = self._interruption() or self._stops.look()
-        return [*events, ev.StopRequested(error)] if error else events
+        # Before what else happened: a signal to the whole process group ends the workers, too; none is to replace them.
+        return [ev.StopRequested(error), *events] if error else events
 
     def _carry_out(self, commands: Sequence[cmd.Command]) -> cmd.Select | None:
         selected = None

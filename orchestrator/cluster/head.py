@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -28,6 +28,8 @@ the 60 s after which Ray ends this process."""
 
 _ANSWER_S = 5.0
 _KILL_S = 2.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,7 @@ class Head:
             self._question = in_background(self._ask)
             self._silent_since = now if self._silent_since is None else self._silent_since
         if self._silent_since is not None and now - self._silent_since > self._silence_s:
-            raise ClusterUnavailable(
-                f"the cluster's head has been silent for {self._silence_s:g} s",
-                hint="start again on a cluster whose head is up: the run goes on from what is stored",
-            )
+            raise self._is_gone()
 
     def is_alive(self, node: str) -> bool:
         """Whether a node lives now; false too when the head does not answer within seconds."""
@@ -110,12 +109,29 @@ class Head:
             return False
         return self._newest is not None and node in self._newest.alive
 
+    def answer(self, call: Callable[[], T]) -> T:
+        """What `call` gives, which waits for the head.
+
+        Raises:
+            ClusterUnavailable: the head has been silent for too long.
+        """
+        try:
+            return in_background(call).result(self._silence_s)
+        except TimeoutError:
+            raise self._is_gone() from None
+
     def kill(self, actor: Any) -> None:
         """End an actor at once, wherever it is in its life. A head that hears of none of it is waited for only once."""
         deaf = self._killing is not None and not self._killing.done()
         self._killing = in_background(lambda: ray.kill(actor))
         with suppress(TimeoutError):
             self._killing.result(0.0 if deaf else _KILL_S)
+
+    def _is_gone(self) -> ClusterUnavailable:
+        return ClusterUnavailable(
+            f"the cluster's head has been silent for {self._silence_s:g} s",
+            hint="start again on a cluster whose head is up: the run goes on from what is stored",
+        )
 
     def _take_in(self, question: Future[Nodes], timeout_s: float = 0.0) -> None:
         """Remember an answer. Raises TimeoutError; a question that failed counts as unanswered."""

@@ -125,7 +125,7 @@ class RayCluster:
             max_concurrency=3,  # one call waits for events while others bring a command and interrupt the work
             scheduling_strategy="SPREAD",
         )
-        self._actors[command.worker] = actor_class.remote(setup, self._program)
+        self._actors[command.worker] = self._head.answer(lambda: actor_class.remote(setup, self._program))
         self._unheard.add(command.worker)
 
     def poll(self, timeout_s: float) -> Sequence[ev.Event]:

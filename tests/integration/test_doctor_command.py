@@ -85,7 +85,7 @@ def test_storage_that_cannot_be_written_is_a_problem_and_told_right_by_right(
     ended = CliRunner().invoke(app, ["doctor", str(job), "--json"])
     assert ended.exit_code == 2, ended.stderr
     problems = [each for each in json.loads(ended.stdout)["findings"] if each["level"] == "problem"]
-    assert [each["what"].split(": ")[1] for each in problems] == ["create", "put"]
+    assert [each["what"].split(": ")[1] for each in problems] == ["create", "put", "get"]
     assert all(each["what"].startswith(str(tmp_path / "file" / "runs")) for each in problems)
     assert {each["hint"] for each in problems} == {"choose a writable folder"}
     assert "→ choose a writable folder" in CliRunner().invoke(app, ["doctor", str(job)]).stdout

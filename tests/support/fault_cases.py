@@ -25,12 +25,15 @@ from orchestrator.cluster.head import Head
 from orchestrator.cluster.worker import Worker
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
-from tests.support.cluster_cases import HEALTH
+from tests.support.cluster_cases import HEALTH as PATIENT_HEALTH
 from tests.support.fault_runs import LightRun, light_job, state_of, strike, wait_until
 from tests.support.light_trainer import Faults
 from tests.support.packs import train_alone
 
 EPOCHS = 10
+HEALTH = PATIENT_HEALTH | {"health_check_timeout_ms": 1000}
+"""Here raylets stand still: one that gives no answer within a second, three times, is cut off."""
+
 NODE = {"object_store_memory": 80_000_000}
 HEAD_SILENCE_S = 4.0
 

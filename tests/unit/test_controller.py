@@ -580,6 +580,18 @@ def test_a_signal_ends_the_run_with_its_exit_code() -> None:
     assert site.body("stopped")["exit_code"] == 130
 
 
+def test_a_signal_that_ends_the_workers_too_has_no_others_started_in_their_place() -> None:
+    """Of a signal to the whole process group: where Ray's head goes as well, starting one would wait for it."""
+    site = Site()
+
+    def press() -> OrchestratorError | None:
+        return Interrupted("SIGTERM", signal_number=15) if site.cluster.fired else None
+
+    with pytest.raises(Interrupted):
+        site.start(interruption=press, faults={(0, 1): "crash"})
+    assert sum(isinstance(command, cmd.StartWorker) for command in site.cluster.sent) == 2
+
+
 def test_ctrl_c_in_a_notebook_is_recorded_too() -> None:
     site = Site()
 

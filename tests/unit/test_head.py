@@ -129,6 +129,14 @@ def test_whether_a_node_lives_is_asked_anew(answers: Answers, clock: FakeClock) 
     assert head.is_alive("b")
 
 
+def test_what_waits_for_a_silent_head_is_given_up(answers: Answers, clock: FakeClock) -> None:
+    never = threading.Event()
+    with pytest.raises(ClusterUnavailable, match="head has been silent"):
+        Head(answers, silence_s=0.01, monotonic=clock.monotonic).answer(never.wait)
+    never.set()
+    assert Head(answers, silence_s=WAIT_S, monotonic=clock.monotonic).answer(lambda: "started") == "started"
+
+
 def test_what_runs_in_the_background_hands_on_its_result_or_error() -> None:
     assert in_background(lambda: 7).result(WAIT_S) == 7
     assert isinstance(in_background(lambda: 1 // 0).exception(WAIT_S), ZeroDivisionError)
