@@ -24,10 +24,12 @@ from orchestrator.errors import (
     TimedOut,
     TryAgain,
 )
+from orchestrator.planning.collection import ENDED
 from orchestrator.planning.recovery import read_run
 from orchestrator.reporting.publish import finished_result
 from orchestrator.reporting.result import Result, from_json, to_json
 from orchestrator.reporting.status import find_run
+from orchestrator.storage.beat import Pulse, read_beat
 from orchestrator.storage.log import Log
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ STOPPED_WITHIN_S = 45.0
 
 READ_WITHIN_S = 10.0
 """How long storage is tried for a result that the driver has told already."""
+
+_LISTEN_EVERY_S = 30.0
+"""How often storage is asked for a driver's sign of life."""
 
 _SIGINT, _SIGTERM = 130, 143
 
@@ -55,6 +60,8 @@ class Waiting:
         on_note: gets what else there is to know.
         interruption: asked twice a second; an `Interrupted` that it returns ends the waiting.
         on_interrupt: what becomes of the job then; None: SIGTERM stops it, SIGINT does not.
+        silent_s: stop waiting (ClusterUnavailable) after so many seconds without a sign of life in storage from a
+            driver that coordinates the run: it is frozen, and Ray would call it running for ever.
     """
 
     timeout_s: float | None = None
@@ -62,6 +69,7 @@ class Waiting:
     on_note: Callable[[str], None] = lambda text: None
     interruption: Callable[[], OrchestratorError | None] = lambda: None
     on_interrupt: OnInterrupt | None = None
+    silent_s: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -130,12 +138,13 @@ def await_job(
             answers[:] = [answer]
 
     leaving = _Leaving(server, str(found.submission_id), waiting)
+    silence = _Silence(server, found, storage, waiting.silent_s)
     end = wait_for(
         server,
         str(found.submission_id),
         timeout_s=waiting.timeout_s,
         on_log=on_log,
-        interruption=leaving,
+        interruption=lambda: leaving() or silence(),
     )
     if leaving.error is not None:
         raise leaving.stopped(leaving.error)
@@ -198,6 +207,54 @@ class _Leaving:
         hint = hint or how_to_go_on(self._submission_id, address)
         where = f"job {self._submission_id} on {address}"
         return Interrupted(what, where=where, hint=hint, signal_number=error.exit_code - 128)
+
+
+class _Silence:
+    """Whether the driver is frozen, so far as the run's storage tells it here; asked again and again."""
+
+    def __init__(
+        self, server: JobServer, found: SubmittedRun, storage: Mapping[str, Any] | None, silent_s: float
+    ) -> None:
+        self._server = server
+        self._found = found
+        self._storage = storage
+        self._silent_s = silent_s
+        self._seen: Pulse | None = None
+        self._since = time.monotonic()
+        self._next_at = self._since + min(_LISTEN_EVERY_S, silent_s / 2)
+
+    def __call__(self) -> OrchestratorError | None:
+        """The error with which the waiting ends now; None: it goes on."""
+        now = time.monotonic()
+        if self._storage is None or now < self._next_at:
+            return None
+        self._next_at = now + min(_LISTEN_EVERY_S, self._silent_s / 2)
+        sign: Pulse | None = None
+        with suppress(AccessDenied, InvalidJob, DamagedStore, MissingObject, TryAgain):
+            sign = self._sign(self._storage)
+        if sign is None or sign != self._seen:
+            self._seen, self._since = sign, now
+        if now - self._since < self._silent_s:
+            return None
+        return ClusterUnavailable(
+            f"its driver has shown no sign of life in storage for {self._silent_s:g} s",
+            where=f"job {self._found.submission_id} on {self._server.address}",
+            hint="submit again: another driver takes the run over, and goes on from what is stored",
+        )
+
+    def _sign(self, storage: Mapping[str, Any]) -> Pulse | None:
+        """The newest beat of the job's own driver; None: it has made none, or its run has ended."""
+        from orchestrator.cluster.jobs.submitted import coordinates
+
+        job = self._server.job(str(self._found.submission_id))
+        if job is None or not job.is_live:
+            return None
+        store = open_at(**storage)
+        layout = find_run(store, self._found.folder, str(storage["storage"]))
+        log = Log.open(store, layout.coord_log, deadline_s=READ_WITHIN_S)
+        if log.last is None or not coordinates(job, log.term, has_ended=log.last.kind in ENDED):
+            return None
+        return read_beat(store, layout.beat)
 
 
 def _ended(

@@ -13,6 +13,7 @@ import typer
 from orchestrator import api
 from orchestrator.cli.ending import Signals
 from orchestrator.cli.options import (
+    AcceptCodeChange,
     Address,
     AsJson,
     Endpoint,
@@ -55,9 +56,7 @@ def submit(
     run_id: RunId = None,
     fresh: Fresh = False,
     smoke: Smoke = False,
-    accept_code_change: Annotated[
-        bool, typer.Option(help="Go on with a run although the job's own code has changed since it began.")
-    ] = False,
+    accept_code_change: AcceptCodeChange = False,
     wait: Annotated[bool, typer.Option(help="Follow the log and exit with the driver's own code.")] = False,
     on_interrupt: OnInterrupt = None,
     timeout: Timeout = None,

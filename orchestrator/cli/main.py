@@ -15,7 +15,18 @@ from orchestrator.cli import clusters, plans, runs, validating
 from orchestrator.cli.doctor import doctor
 from orchestrator.cli.ending import Signals, answer_usage_error, say_no_more, sigterm_is_an_error, with_exit_code
 from orchestrator.cli.logs import logs
-from orchestrator.cli.options import AsJson, Fresh, JobPath, OutputDir, Overrides, ResultFile, RunId, Smoke, Timeout
+from orchestrator.cli.options import (
+    AcceptCodeChange,
+    AsJson,
+    Fresh,
+    JobPath,
+    OutputDir,
+    Overrides,
+    ResultFile,
+    RunId,
+    Smoke,
+    Timeout,
+)
 from orchestrator.cli.output import (
     answer,
     answer_result,
@@ -79,9 +90,7 @@ def run(
     attach: Annotated[
         bool, typer.Option(help="Wait for the result of a run that has a live coordinator, or exit with 75.")
     ] = True,
-    accept_code_change: Annotated[
-        bool, typer.Option(help="Go on with a run although the job's own code has changed since it began.")
-    ] = False,
+    accept_code_change: AcceptCodeChange = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
     result_file: ResultFile = None,

@@ -30,6 +30,9 @@ Fresh = Annotated[bool, typer.Option(help="Start a new run of the same job.")]
 Smoke = Annotated[
     bool, typer.Option(help="The job made small: 2 members, 1 epoch, 512 rows of each set; its run has its own id.")
 ]
+AcceptCodeChange = Annotated[
+    bool, typer.Option(help="Go on with a run although the job's own code has changed since it began.")
+]
 Timeout = Annotated[float | None, typer.Option(min=0, help="Give up after that many seconds (exit 124).")]
 ResultFile = Annotated[Path | None, typer.Option(help="Write the result, or the error, to this file as JSON.")]
 OutputDir = Annotated[Path | None, typer.Option(help="Write one file for each value of the result to this folder.")]

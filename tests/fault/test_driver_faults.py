@@ -13,8 +13,9 @@ import pytest
 
 from tests.support.fault_proxy import FaultProxy
 from tests.support.fault_rules import Corrupt, LostResponse, Reset, Rule, Status
-from tests.support.held_job import HeldJob, held_job, living, wait_until, weights
+from tests.support.held_job import HeldJob, held_job, living, weights
 from tests.support.s3_server import REGION, SECRET_KEY, S3Server
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

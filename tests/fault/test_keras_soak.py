@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.held_job import Driver, HeldJob, held_job, wait_until, weights
+from tests.support.held_job import Driver, HeldJob, held_job, weights
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.soak
 

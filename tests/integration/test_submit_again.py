@@ -21,7 +21,15 @@ from orchestrator.api.running import keep_spec
 from orchestrator.cli.main import app
 from orchestrator.cluster.jobs.server import JobServer
 from orchestrator.cluster.jobs.submission import submit_job
-from orchestrator.errors import AccessDenied, CredentialsExpired, IdentityChanged, Interrupted, InvalidJob
+from orchestrator.errors import (
+    AccessDenied,
+    ClusterUnavailable,
+    CredentialsExpired,
+    IdentityChanged,
+    Interrupted,
+    InvalidJob,
+    TimedOut,
+)
 from orchestrator.reporting.result import Result, to_json
 from orchestrator.spec import load_job
 from orchestrator.storage.beat import Beat
@@ -31,6 +39,7 @@ from orchestrator.storage.log import Log
 from tests.support.cli_job import write_tiny_job
 from tests.support.job_server import FakeJobServer, fake_job_server
 from tests.support.report_cases import result as made_up_result
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -205,6 +214,25 @@ def test_a_job_whose_driver_is_frozen_is_not_attached_to(bench: Bench) -> None:
     assert "no sign of life" in bench.notes[-2]
 
 
+def test_a_wait_for_a_driver_that_freezes_comes_to_an_end(bench: Bench) -> None:
+    """Ray calls it running for ever; its sign of life is in storage. While there is one, it is waited for."""
+    assert bench.submit().submission_id == f"{bench.run_key}-1"
+    log = bench.begin()
+    store, layout = LocalStore(bench.store_url), bench.planned.request.layout
+    beat = Beat(store, layout.beat, layout.control, term=log.term, every_s=0.05, epoch=lambda: 0.0)
+
+    def wait(timeout_s: float) -> None:
+        waiting = Waiting(silent_s=0.5, timeout_s=timeout_s)
+        api.wait_submitted(bench.run_key, address=bench.fake.address, waiting=waiting)
+
+    with beat, pytest.raises(TimedOut):
+        wait(2.0)
+    with pytest.raises(ClusterUnavailable, match=r"no sign of life in storage for 0\.5 s") as caught:
+        wait(SIGNAL_S)
+    assert caught.value.exit_code == 75
+    assert "submit again" in str(caught.value.hint)
+
+
 def test_a_token_that_is_refused_in_the_middle_of_the_waiting_is_worth_a_retry(bench: Bench) -> None:
     def forget() -> None:
         bench.fake.refused = 401 if bench.fake.watched.is_set() else None
@@ -374,7 +402,9 @@ def test_a_signal_leaves_the_job_at_a_terminal_and_stops_it_for_a_scheduler(
         text=True,
     )
     try:
-        assert bench.fake.watched.wait(SIGNAL_S)
+        wait_until(
+            lambda: bench.fake.watched.is_set() or process.poll() is not None, lambda: f"a look: {bench.fake.requests}"
+        )
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=SIGNAL_S)
     finally:

@@ -16,8 +16,8 @@ import pytest
 
 from orchestrator import api
 from tests.support.cli_job import write_tiny_job
-from tests.support.processes import wait_until
 from tests.support.ray_head import RayHead
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("head")]
 
@@ -95,7 +95,7 @@ def test_a_run_is_seen_by_prometheus_from_storage_and_in_what_its_members_print(
         return (tmp_path / name).read_text(encoding="utf-8")
 
     def told(part: str, name: str) -> None:
-        wait_until(lambda: part in said(name), WAIT_S, lambda: f"no {part!r} in:\n{said(name)}\n{said('run.err')}")
+        wait_until(lambda: part in said(name), lambda: f"{part!r} in:\n{said(name)}\n{said('run.err')}")
 
     expected = {("run_info", "", "running"): 1.0, ("members", "", "running"): 2.0}
     expected |= {(name, member, ""): value for name, value in PER_MEMBER.items() for member in "01"}
@@ -107,7 +107,7 @@ def test_a_run_is_seen_by_prometheus_from_storage_and_in_what_its_members_print(
             for member in (0, 1):
                 told(f"[member {member}] started epoch 2/3 loss", "watch.out")
             [url] = re.findall(r"^metrics for Prometheus: (.*)$", said("run.err"), re.MULTILINE)
-            wait_until(lambda: expected.items() <= figures_at(url).items(), WAIT_S, lambda: f"{url}: {figures_at(url)}")
+            wait_until(lambda: expected.items() <= figures_at(url).items(), lambda: f"{expected}: {figures_at(url)}")
             figures = figures_at(url)
             left.send_signal(signal.SIGINT)
             assert left.wait(WAIT_S) == 130
@@ -125,7 +125,8 @@ def test_a_run_is_seen_by_prometheus_from_storage_and_in_what_its_members_print(
 
     lines = said("watch.out").splitlines()
     for member in (0, 1):
-        assert any(line.startswith(f"[member {member}] trained epoch 3/3") for line in lines), lines
+        # Trained, and soon after succeeded with the ensemble: a look may fall on either.
+        assert any(re.match(rf"\[member {member}\] (trained|succeeded) epoch 3/3 ", line) for line in lines), lines
     assert lines[-1].startswith(f"run {RUN}: ensemble of 2: validation accuracy ")
 
     shown = said("run.err").splitlines()

@@ -16,7 +16,8 @@ import pytest
 
 from tests.support.held_job import weights
 from tests.support.ray_head import RayHead, ray_head
-from tests.support.scheduled_project import ScheduledProject, wait_until
+from tests.support.scheduled_project import ScheduledProject
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.schedulers
 
@@ -82,13 +83,13 @@ def test_a_dag_whose_tries_are_killed_goes_on_and_hands_its_accuracy_on(
         wait_until(
             lambda: (
                 dag.poll() is not None
-                or ("final" in kinds(project, run_id, 0) and "checkpoint" in kinds(project, run_id, 1))
+                or ("final" in project.kinds(run_id, 0) and "checkpoint" in project.kinds(run_id, 1))
             ),
             "a member that is published, and another one in training",
         )
         assert dag.poll() is None, output.read_text()[-4000:]
         first = project.kill("run")
-        wait_until(lambda: len(claims(project, run_id)) == 2, "the driver of the second try")
+        wait_until(lambda: project.kinds(run_id).count("claim") == 2, "the driver of the second try")
         second = project.kill("submit")
         wait_until(lambda: project.process("submit") not in (None, second), "the third try")
         project.let_go()
@@ -110,8 +111,8 @@ def test_a_dag_whose_tries_are_killed_goes_on_and_hands_its_accuracy_on(
     assert f"accuracy {accuracy:.3f}" in told
     assert first != second
 
-    assert kinds(project, run_id, 0).count("claim") == 1, "what was published was trained again"
-    assert len(claims(project, run_id)) == 2, "the third try did not attach to the second one's driver"
+    assert project.kinds(run_id, 0).count("claim") == 1, "what was published was trained again"
+    assert project.kinds(run_id).count("claim") == 2, "the third try did not attach to the second one's driver"
     straight = subprocess.run(
         [ORCHESTRATOR, "run", "jobs/digits.yaml", "--run-id", "straight", "--json"],
         cwd=project.folder,
@@ -135,12 +136,3 @@ def test_a_request_that_is_wrong_is_not_tried_again(
     told = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
     assert "the request is wrong" in told.stdout + told.stderr
     assert ended(home) == ("failed", 1)
-
-
-def kinds(project: ScheduledProject, run_id: str, member: int) -> list[str]:
-    return [record.kind for record in project.records(run_id, member)]
-
-
-def claims(project: ScheduledProject, run_id: str) -> list[int]:
-    """The terms of the coordinators that have begun."""
-    return [record.term for record in project.records(run_id) if record.kind == "claim"]

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.held_job import weights
-from tests.support.scheduled_project import ScheduledProject, wait_until
+from tests.support.scheduled_project import ScheduledProject
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.schedulers
 
@@ -51,7 +52,7 @@ def test_a_flow_whose_try_is_killed_goes_on_and_returns_its_accuracy(
         wait_until(
             lambda: (
                 flow.poll() is not None
-                or ("final" in kinds(project, run_id, 0) and "checkpoint" in kinds(project, run_id, 1))
+                or ("final" in project.kinds(run_id, 0) and "checkpoint" in project.kinds(run_id, 1))
             ),
             "a member that is published, and another one in training",
         )
@@ -69,8 +70,8 @@ def test_a_flow_whose_try_is_killed_goes_on_and_returns_its_accuracy(
     result = project.result(run_id)
     assert str(result["validation"]["ensemble"]["accuracy"]) in told.splitlines()
     assert "exit code -9" in told
-    assert [record.kind for record in project.records(run_id)].count("claim") == 2
-    assert kinds(project, run_id, 0).count("claim") == 1, "what was published was trained again"
+    assert project.kinds(run_id).count("claim") == 2
+    assert project.kinds(run_id, 0).count("claim") == 1, "what was published was trained again"
     straight = subprocess.run(
         [ORCHESTRATOR, "run", "jobs/digits.yaml", "--run-id", "straight", "--json"],
         cwd=project.folder,
@@ -97,7 +98,3 @@ def test_a_request_that_is_wrong_is_not_tried_again(
     told = flow.stdout + flow.stderr
     assert "exit code 2" in told
     assert "Retry" not in told
-
-
-def kinds(project: ScheduledProject, run_id: str, member: int) -> list[str]:
-    return [record.kind for record in project.records(run_id, member)]

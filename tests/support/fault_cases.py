@@ -26,9 +26,10 @@ from orchestrator.cluster.worker import Worker
 from orchestrator.planning import commands as cmd
 from orchestrator.planning import events as ev
 from tests.support.cluster_cases import HEALTH as PATIENT_HEALTH
-from tests.support.fault_runs import LightRun, light_job, state_of, strike, wait_until
+from tests.support.fault_runs import LightRun, light_job, state_of, strike
 from tests.support.light_trainer import Faults
 from tests.support.packs import train_alone
+from tests.support.waiting import wait_until
 
 EPOCHS = 10
 HEALTH = PATIENT_HEALTH | {"health_check_timeout_ms": 1000}
@@ -221,10 +222,13 @@ class Cases:
 
     def late(self) -> Seen:
         """The deadline comes while a member is held."""
-        run = self.run("late", 2, every=1000, ensemble={"deadline": 6.0})
+        deadline_s = 3600.0
+        patience = {"stall_s": 2 * deadline_s}
+        run = self.run("late", 2, every=1000, ensemble={"deadline": deadline_s}, patience=patience)
         run.stage.hold(1, 6)
         with run.running():
             run.held(1, 6)
+            run.clock.passed_s = deadline_s
         return run.seen()
 
     def memory(self) -> Seen:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,7 @@ from orchestrator.storage.open import open_store
 from orchestrator.storage.records import BlobRef, Record
 from orchestrator.training.setup import WorkerSetup
 from tests.support.light_trainer import Faults, LightTrainer, Stage, model_bytes
-
-WAIT_S = 180.0
+from tests.support.waiting import WAIT_S, wait_until
 
 MODULE = """
 import numpy as np
@@ -45,20 +44,6 @@ def load_data(seed):
 
 def build_model(): ...
 """
-
-
-def wait_until(happened: Callable[[], Any], what: str) -> Any:
-    """Poll until `happened()` is true, and return it.
-
-    Raises:
-        TimeoutError: it took longer than `WAIT_S`.
-    """
-    give_up_at = time.monotonic() + WAIT_S
-    while not (value := happened()):
-        if time.monotonic() > give_up_at:
-            raise TimeoutError(f"waited {WAIT_S:g} s for: {what}")
-        threading.Event().wait(0.02)
-    return value
 
 
 def light_job(folder: Path, members: int, *, faults: Mapping[str, Any], **parts: Any) -> Job:
@@ -85,6 +70,18 @@ class Notes(SilentProgress):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+class HurriedClock(api.SystemClock):
+    """This machine's, until a test lets time pass."""
+
+    passed_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.passed_s
+
+    def epoch(self) -> float:
+        return super().epoch() + self.passed_s
 
 
 class HeardCluster(RayCluster):
@@ -128,6 +125,7 @@ class LightRun:
         self.store = open_store(self.request.job.storage.url)
         self.stage = Stage(folder)
         self.progress = Notes()
+        self.clock = HurriedClock()
         self.result: Result | None = None
         self.error: BaseException | None = None
         log = Log.open(self.store, self.request.layout.coord_log)
@@ -148,7 +146,7 @@ class LightRun:
             store=self.store,
             log=log,
             cluster=self.cluster,
-            clock=api.SystemClock(),
+            clock=self.clock,
             progress=self.progress,
             crew=Crew(num_workers),
             placing=Placing(self.request.job.resources),

@@ -7,9 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,9 +20,7 @@ from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
 from orchestrator.storage.records import Record
-
-WAIT_S = 180.0
-"""Longer than anything here takes on a busy machine: a wait that comes to its end is a failure."""
+from tests.support.waiting import WAIT_S, wait_until
 
 MODULE = """
 import numpy as np
@@ -92,19 +88,6 @@ class Pace(Hold):
         threading.Event().wait(0.05)
 '''
 """A module of its own, for the process that loads the data must not wait for Keras to be imported."""
-
-
-def wait_until(happened: Callable[[], Any], what: str) -> Any:
-    """Poll until `happened()` is true, and return it.
-
-    Raises:
-        AssertionError: it took longer than `WAIT_S`.
-    """
-    give_up_at = time.monotonic() + WAIT_S
-    while not (value := happened()):
-        assert time.monotonic() < give_up_at, f"waited {WAIT_S:g} s for: {what}"
-        threading.Event().wait(0.05)
-    return value
 
 
 @dataclass

@@ -7,18 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-
-def wait_until(holds: Callable[[], bool], within_s: float, said: Callable[[], str]) -> None:
-    """Ask until it holds. Raises RuntimeError when it does not within that many seconds."""
-    deadline = time.monotonic() + within_s
-    pause = threading.Event()
-    while not holds():
-        if time.monotonic() > deadline:
-            raise RuntimeError(said())
-        pause.wait(0.1)
 
 
 def family(pid: int) -> list[int]:

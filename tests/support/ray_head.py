@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.ports import free_ports
-from tests.support.processes import family, kill_all, kill_what_holds, wait_until
+from tests.support.processes import family, kill_all, kill_what_holds
+from tests.support.waiting import wait_until
 
 START_TIMEOUT_S = 180.0
 GONE_TIMEOUT_S = 60.0
@@ -86,7 +87,7 @@ class RayHead:
     ) -> RayNode:
         """Start a worker node with logical CPUs, GPUs, labels and resources, and wait until the head knows it."""
         node = self._start_node(num_cpus, num_gpus, labels or {}, resources or {})
-        wait_until(lambda: self._knows(node), START_TIMEOUT_S, lambda: f"it does not join:\n{_said(node.output)}")
+        wait_until(lambda: self._knows(node), lambda: f"{node.ip} to join:\n{_said(node.output)}", START_TIMEOUT_S)
         return node
 
     def kill_node(self, node: RayNode) -> None:
@@ -102,7 +103,7 @@ class RayHead:
             alive = self._alive_now()
             return alive is not None and node.ip not in alive
 
-        wait_until(gone, GONE_TIMEOUT_S, lambda: f"the head still lists {node.ip}")
+        wait_until(gone, f"the head to miss {node.ip}", GONE_TIMEOUT_S)
 
     def alive(self) -> set[str]:
         """The addresses of the nodes that live as the head sees it, its own included."""
@@ -252,7 +253,7 @@ def _wait_until_it_takes_jobs(
         return _answers(url, token)
 
     for url in (f"{address}/api/version", f"{agent}/api/healthz"):
-        wait_until(lambda url=url: answers(url), START_TIMEOUT_S, lambda url=url: f"{url} is silent:\n{_said(output)}")
+        wait_until(lambda url=url: answers(url), lambda url=url: f"{url} to answer:\n{_said(output)}", START_TIMEOUT_S)
 
 
 def _answers(url: str, token: str) -> bool:

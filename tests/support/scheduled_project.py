@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,7 @@ from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.log import Log
 from orchestrator.storage.records import Record
-
-WAIT_S = 300.0
-"""Longer than a scheduler takes to start on a busy machine: a wait that comes to its end is a failure."""
+from tests.support.waiting import wait_until
 
 MODULE = """
 import numpy as np
@@ -125,6 +120,10 @@ class ScheduledProject:
             return []
         return Log.open(self._store, layout.coord_log if member is None else layout.member_log(member)).records()
 
+    def kinds(self, run_id: str, member: int | None = None) -> list[str]:
+        """Of those records."""
+        return [record.kind for record in self.records(run_id, member)]
+
     def result(self, run_id: str) -> Any:
         layout = self._layout(run_id)
         assert layout is not None, f"no run {run_id}"
@@ -146,17 +145,4 @@ class ScheduledProject:
         """SIGKILL to that process; its id."""
         pid = wait_until(lambda: self.process(command), f"the process of `orchestrator {command}`")
         os.kill(pid, signal.SIGKILL)
-        return int(pid)
-
-
-def wait_until(happened: Callable[[], Any], what: str) -> Any:
-    """Poll until `happened()` is true, and return it.
-
-    Raises:
-        AssertionError: it took longer than `WAIT_S`.
-    """
-    give_up_at = time.monotonic() + WAIT_S
-    while not (value := happened()):
-        assert time.monotonic() < give_up_at, f"waited {WAIT_S:g} s for: {what}"
-        threading.Event().wait(0.1)
-    return value
+        return pid
