@@ -143,6 +143,15 @@ def refused(means: Means, address: str, *, shown: bool) -> AccessDenied:
     return AccessDenied(f"the cluster wants a token, and {why}", where=address, hint=TOKEN_HINT)
 
 
+def none_to_show(address: str) -> AccessDenied:
+    """Ray itself asks nobody where it is told to show a token and finds none."""
+    return AccessDenied(
+        "RAY_AUTH_MODE is token, and no token is found here",
+        where=address,
+        hint=f"{TOKEN_HINT}; for a cluster that wants none, unset RAY_AUTH_MODE",
+    )
+
+
 def cautions(door: Door, means: Means, address: str, host: str) -> Iterator[Caution]:
     """What is dangerous about a cluster that lets us in.
 

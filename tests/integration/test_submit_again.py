@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -44,12 +45,14 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.slow
 
 SIGNAL_S = 120.0
+AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 @pytest.fixture(autouse=True)
 def no_other_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_HEADERS"):
+    # Ray sets RAY_AUTH_MODE in a process in which it was started.
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_HEADERS", *AUTHENTICATION):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -364,6 +367,16 @@ def test_who_gives_up_before_the_job_is_there_leaves_none(bench: Bench) -> None:
     with pytest.raises(Interrupted) as caught:
         bench.submit(waiting=Waiting(interruption=lambda: Interrupted("signal", signal_number=2)))
     assert caught.value.exit_code == 130
+    assert bench.fake.jobs == {}
+
+
+def test_a_token_that_is_asked_for_and_not_there_is_no_wrong_token(bench: Bench) -> None:
+    """A process of its own: Ray reads RAY_AUTH_MODE once."""
+    command = [sys.executable, "-m", "orchestrator", "submit", bench.job.name, "--address", bench.fake.address]
+    environ = {**os.environ, "RAY_AUTH_MODE": "token"}
+    done = subprocess.run(command, cwd=bench.root, env=environ, capture_output=True, text=True, timeout=SIGNAL_S)
+    assert done.returncode == 2
+    assert "RAY_AUTH_MODE is token, and no token is found here" in done.stderr
     assert bench.fake.jobs == {}
 
 

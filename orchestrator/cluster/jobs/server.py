@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from orchestrator.cluster.authentication import find_token, read_means, refused
+from orchestrator.cluster.authentication import find_token, none_to_show, read_means, refused
 from orchestrator.cluster.jobs.decisions import heaviest, parse_headers, resolve_address, with_token
 from orchestrator.cluster.jobs.submitted import KnownJob
 from orchestrator.errors import ClusterUnavailable, InvalidJob
@@ -188,6 +188,8 @@ def _ray_errors(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
+        if "find an authentication token" in str(error):
+            raise none_to_show(address) from error
         shown = "Authentication required" not in str(error)  # Ray's words for 401; 403 is for a token that is wrong
         raise refused(read_means(os.environ), address, shown=shown) from error
     except OSError as error:
