@@ -72,16 +72,27 @@ class Notes(SilentProgress):
         self.notes.append(text)
 
 
-class HurriedClock(api.SystemClock):
-    """This machine's, until a test lets time pass."""
+class StoppableClock(api.SystemClock):
+    """This machine's; a test may have it stand still until something has happened."""
 
-    passed_s = 0.0
+    def __init__(self) -> None:
+        self._lost: tuple[float, float | None] = (0.0, None)
+        """Seconds that it stood still, and since when it does now; one value, for the run's thread reads it."""
+
+    def stand_still(self) -> None:
+        self._lost = (self._lost[0], super().monotonic())
+
+    def go_on(self) -> None:
+        lost_s, since = self._lost
+        if since is not None:
+            self._lost = (lost_s + super().monotonic() - since, None)
 
     def monotonic(self) -> float:
-        return super().monotonic() + self.passed_s
+        lost_s, since = self._lost
+        return (super().monotonic() if since is None else since) - lost_s
 
     def epoch(self) -> float:
-        return super().epoch() + self.passed_s
+        return super().epoch() - super().monotonic() + self.monotonic()
 
 
 class HeardCluster(RayCluster):
@@ -125,7 +136,7 @@ class LightRun:
         self.store = open_store(self.request.job.storage.url)
         self.stage = Stage(folder)
         self.progress = Notes()
-        self.clock = HurriedClock()
+        self.clock = StoppableClock()
         self.result: Result | None = None
         self.error: BaseException | None = None
         log = Log.open(self.store, self.request.layout.coord_log)
