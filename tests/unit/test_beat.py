@@ -52,12 +52,11 @@ def test_a_beat_that_cannot_be_written_is_left_out_and_the_next_one_comes() -> N
 
 
 def test_nothing_is_written_after_the_end() -> None:
-    store = CountingStore(wanted=1)
-    with Beat(store, KEY, CONTROL, term=1, every_s=0.001, epoch=lambda: 0.0):
+    store, before = CountingStore(wanted=1), set(threading.enumerate())
+    with Beat(store, KEY, CONTROL, term=1, every_s=0.001, epoch=lambda: 0.0) as beat:
         assert store.enough.wait(10)
-    last = store.get(KEY)
-    assert not [thread for thread in threading.enumerate() if thread.name == "beat" and thread.is_alive()]
-    assert store.get(KEY) == last
+    beat.join(10)
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "beat"]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"term": "x", "n": 1}', b"\xff"])
