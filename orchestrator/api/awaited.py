@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,7 @@ from orchestrator.errors import (
     OrchestratorError,
     TimedOut,
     TryAgain,
+    UnsupportedStore,
 )
 from orchestrator.planning.collection import ENDED
 from orchestrator.planning.recovery import read_run
@@ -31,6 +33,7 @@ from orchestrator.reporting.result import Result, from_json, to_json
 from orchestrator.reporting.status import find_run
 from orchestrator.storage.beat import Pulse, read_beat
 from orchestrator.storage.log import Log
+from orchestrator.storage.parallel import in_background
 
 if TYPE_CHECKING:
     from orchestrator.cluster.jobs.decisions import Decision
@@ -144,7 +147,7 @@ def await_job(
         str(found.submission_id),
         timeout_s=waiting.timeout_s,
         on_log=on_log,
-        interruption=lambda: leaving() or silence(),
+        interruption=lambda: leaving() or (silence() if leaving.error is None else None),
     )
     if leaving.error is not None:
         raise leaving.stopped(leaving.error)
@@ -155,7 +158,7 @@ def stored_result(storage: Mapping[str, Any] | None, folder: str) -> Result | No
     """A run's result, where it has one and its storage can be read from here."""
     if storage is None:
         return None
-    with suppress(AccessDenied, InvalidJob, DamagedStore, MissingObject, TryAgain):
+    with suppress(AccessDenied, InvalidJob, UnsupportedStore, DamagedStore, MissingObject, TryAgain):
         store = open_at(**storage)
         layout = find_run(store, folder, str(storage["storage"]))
         memory = read_run(Log.open(store, layout.coord_log, deadline_s=READ_WITHIN_S).records())
@@ -219,19 +222,24 @@ class _Silence:
         self._found = found
         self._storage = storage
         self._silent_s = silent_s
+        self._every_s = min(_LISTEN_EVERY_S, silent_s / 2)
         self._seen: Pulse | None = None
         self._since = time.monotonic()
-        self._next_at = self._since + min(_LISTEN_EVERY_S, silent_s / 2)
+        self._next_at = self._since + self._every_s
+        self._look: Future[Pulse | None] | None = None
 
     def __call__(self) -> OrchestratorError | None:
-        """The error with which the waiting ends now; None: it goes on."""
-        now = time.monotonic()
-        if self._storage is None or now < self._next_at:
+        """The error with which the waiting ends now; None: it goes on. Waits for nothing, least of all for storage."""
+        now, storage = time.monotonic(), self._storage
+        if self._look is None:
+            if storage is not None and now >= self._next_at:
+                self._look = in_background(lambda: self._sign(storage))
             return None
-        self._next_at = now + min(_LISTEN_EVERY_S, self._silent_s / 2)
-        sign: Pulse | None = None
-        with suppress(AccessDenied, InvalidJob, DamagedStore, MissingObject, TryAgain):
-            sign = self._sign(self._storage)
+        if not self._look.done():
+            return None
+        # Whatever goes wrong while looking is no sign that the driver is frozen.
+        sign = None if self._look.exception() is not None else self._look.result()
+        self._look, self._next_at = None, now + self._every_s
         if sign is None or sign != self._seen:
             self._seen, self._since = sign, now
         if now - self._since < self._silent_s:
@@ -247,14 +255,15 @@ class _Silence:
         from orchestrator.cluster.jobs.submitted import coordinates
 
         job = self._server.job(str(self._found.submission_id))
-        if job is None or not job.is_live:
+        if job is None or job.status != "RUNNING":
             return None
         store = open_at(**storage)
         layout = find_run(store, self._found.folder, str(storage["storage"]))
         log = Log.open(store, layout.coord_log, deadline_s=READ_WITHIN_S)
         if log.last is None or not coordinates(job, log.term, has_ended=log.last.kind in ENDED):
             return None
-        return read_beat(store, layout.beat)
+        beat = read_beat(store, layout.beat)
+        return beat if beat is not None and beat.term == log.term else None
 
 
 def _ended(

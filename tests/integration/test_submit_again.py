@@ -6,8 +6,10 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -234,6 +236,21 @@ def test_a_wait_for_a_driver_that_freezes_comes_to_an_end(bench: Bench) -> None:
         wait(SIGNAL_S)
     assert caught.value.exit_code == 75
     assert "submit again" in str(caught.value.hint)
+
+    bench.fake.jobs[f"{bench.run_key}-1"]["status"] = "PENDING"  # its driver waits for its environment, say
+    with pytest.raises(TimedOut):
+        wait(2.0)
+
+
+def test_storage_that_cannot_be_read_is_no_sign_that_a_driver_is_frozen(bench: Bench) -> None:
+    """Nor does looking there hold up anything: the endpoint takes the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = {"storage": "s3://bucket/runs", "storage_endpoint_url": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        bench.fake.add("night-1", metadata={"run_key": "night", "job": "tiny", "term": "1", **where})
+        began = time.monotonic()
+        with pytest.raises(TimedOut):
+            api.wait_submitted("night", address=bench.fake.address, waiting=Waiting(silent_s=0.5, timeout_s=3.0))
+        assert time.monotonic() - began < 20.0  # one look at such storage takes half a minute
 
 
 def test_a_token_that_is_refused_in_the_middle_of_the_waiting_is_worth_a_retry(bench: Bench) -> None:

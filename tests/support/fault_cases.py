@@ -227,6 +227,7 @@ class Cases:
         run.clock.stand_still()  # however long it takes to start
         with run.running():
             run.held(1, 6)
+            wait_until(lambda: any(record.kind == "final" for record in run.records(0)), "member 0 to be published")
             run.clock.go_on()
         return run.seen()
 
