@@ -237,12 +237,17 @@ class LightTrainer:
             self._take_memory(num_bytes)
 
     def _take_memory(self, num_bytes: int) -> None:
-        """Take memory until the monitor ends this process; to its surprise it may not."""
-        taken, piece = [], 256 * 2**20
+        """Take memory until the monitor ends this process; to its surprise it may not.
+
+        Work, so with signs of life: memory that a virtual machine's host has to find first may come slower than silence
+        is borne.
+        """
+        taken, piece = [], 128 * 2**20
         while len(taken) * piece < num_bytes:
             taken.append(np.ones(piece, dtype=np.uint8))
             self._stage.tell("takes memory", taken=len(taken) * piece)
-            threading.Event().wait(EPOCH_S)
+            self._on_batch()
+            threading.Event().wait(EPOCH_S / 2)
         threading.Event().wait(_GATE_S)
 
     def _obey(self, training: _Training) -> None:
