@@ -38,6 +38,7 @@ from orchestrator.storage.parallel import in_background
 if TYPE_CHECKING:
     from orchestrator.cluster.jobs.decisions import Decision
     from orchestrator.cluster.jobs.server import JobServer
+    from orchestrator.cluster.jobs.submitted import KnownJob
 
 STOPPED_WITHIN_S = 45.0
 """How long a stopped job is waited for: what its driver has between SIGTERM and SIGKILL, and Ray's own time."""
@@ -154,6 +155,13 @@ def await_job(
     return _ended(found, end, answers[-1] if answers else None, storage)
 
 
+def coordinates_now(job: KnownJob, log: Log) -> bool:
+    """Whether a live job's driver coordinates the run of this log, so far as the log tells."""
+    from orchestrator.cluster.jobs.submitted import coordinates
+
+    return coordinates(job, log.term, has_ended=log.last is not None and log.last.kind in ENDED)
+
+
 def stored_result(storage: Mapping[str, Any] | None, folder: str) -> Result | None:
     """A run's result, where it has one and its storage can be read from here."""
     if storage is None:
@@ -252,15 +260,13 @@ class _Silence:
 
     def _sign(self, storage: Mapping[str, Any]) -> Pulse | None:
         """The newest beat of the job's own driver; None: it has made none, or its run has ended."""
-        from orchestrator.cluster.jobs.submitted import coordinates
-
         job = self._server.job(str(self._found.submission_id))
         if job is None or job.status != "RUNNING":
             return None
         store = open_at(**storage)
         layout = find_run(store, self._found.folder, str(storage["storage"]))
         log = Log.open(store, layout.coord_log, deadline_s=READ_WITHIN_S)
-        if log.last is None or not coordinates(job, log.term, has_ended=log.last.kind in ENDED):
+        if not coordinates_now(job, log):
             return None
         beat = read_beat(store, layout.beat)
         return beat if beat is not None and beat.term == log.term else None

@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.api.awaited import SubmittedRun, Waiting, await_job
+from orchestrator.api.awaited import SubmittedRun, Waiting, await_job, coordinates_now
 from orchestrator.api.stored import open_at
 from orchestrator.errors import AccessDenied, InvalidJob, MissingObject, OrchestratorError, TryAgain
-from orchestrator.planning.collection import ENDED
 from orchestrator.planning.ports import Store
 from orchestrator.reporting.run_status import RunStatus
 from orchestrator.reporting.status import find_run, status_of
@@ -157,8 +156,6 @@ def stop_submitted(
         InvalidJob: there is no live job of the run.
         ClusterUnavailable, AccessDenied: as for `wait_submitted`.
     """
-    from orchestrator.cluster.jobs.submitted import coordinates
-
     server, jobs = _find_jobs(run, address, headers)
     job = jobs[-1]
     if not job.is_live:
@@ -167,7 +164,7 @@ def stop_submitted(
     if found is not None:
         store, layout = found
         log = Log.open(store, layout.coord_log)
-        if coordinates(job, log.term, has_ended=log.last is not None and log.last.kind in ENDED):
+        if coordinates_now(job, log):
             key = layout.stop_request(new_nonce())
             store.create(key, b"{}")
             return f"asked the coordinator through storage ({key}); it looks every few seconds"

@@ -13,14 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.api.awaited import SubmittedRun, Waiting, await_job
+from orchestrator.api.awaited import SubmittedRun, Waiting, await_job, coordinates_now
 from orchestrator.api.clock import SystemClock
 from orchestrator.api.planned import RunPlan, plan
 from orchestrator.api.running import keep_spec
 from orchestrator.api.stored import open_at
 from orchestrator.attach import Start, is_silent
 from orchestrator.errors import AccessDenied, InvalidJob, MissingObject, TryAgain
-from orchestrator.planning.collection import ENDED
 from orchestrator.planning.recovery import read_run
 from orchestrator.reporting.publish import finished_result
 from orchestrator.reporting.result import Result
@@ -112,13 +111,11 @@ def submit(
 
 def _is_frozen(planned: RunPlan, on_note: Callable[[str], None], job: KnownJob) -> bool:
     """Whether a live job's driver coordinates the run without a sign of life, so far as storage tells it here."""
-    from orchestrator.cluster.jobs.submitted import coordinates
-
     request, faults = planned.request, planned.request.job.faults
     try:
         store = open_store_of(request.job)
         log = Log.open(store, request.layout.coord_log)
-        if log.last is None or not coordinates(job, log.term, has_ended=log.last.kind in ENDED):
+        if not coordinates_now(job, log):
             return False
         start = Start(store, request.layout, request.run_id, faults.takeover_s, attach=True, claim={})
         silent = is_silent(start, log, clock=SystemClock())

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.job_server import FakeJobServer, fake_job_server
 from tests.support.ray_head import RayHead, ray_head
 from tests.support.tiny_jobs import TinyProject
+from tests.support.workbench import Workbench
 
 
 @pytest.fixture
@@ -27,3 +29,27 @@ def cluster_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
     """
     with ray_head(tmp_path_factory.mktemp("cluster"), num_cpus=0, num_nodes=2) as started:
         yield started
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeJobServer]:
+    """A job server that runs nothing."""
+    with fake_job_server() as started:
+        yield started
+
+
+@pytest.fixture
+def bench(tmp_path: Path, fake: FakeJobServer, monkeypatch: pytest.MonkeyPatch) -> Workbench:
+    """A job and that server; nothing of this machine's own names another cluster."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    # Ray sets RAY_AUTH_MODE in a process in which it was started.
+    for name in (
+        "RAY_ADDRESS",
+        "RAY_API_SERVER_ADDRESS",
+        "RAY_JOB_HEADERS",
+        "RAY_AUTH_MODE",
+        "RAY_AUTH_TOKEN",
+        "RAY_AUTH_TOKEN_PATH",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    return Workbench(tmp_path, fake)

@@ -24,6 +24,7 @@ class FakeJobServer:
         loses_answers: jobs are taken, and the one who submits them is told of an error.
         before_taking: called once, before the next job is taken.
         ends: the exit code and log with which a submitted job is over at once; None: it runs until `end`.
+        is_deaf: a job that is asked to stop runs on.
         watched: set once somebody has looked at a job.
     """
 
@@ -35,6 +36,7 @@ class FakeJobServer:
     loses_answers: bool = False
     before_taking: Callable[[], None] | None = None
     ends: tuple[int, str] | None = None
+    is_deaf: bool = False
     watched: threading.Event = field(default_factory=threading.Event)
     address: str = ""
 
@@ -73,7 +75,8 @@ class FakeJobServer:
         if parts[0] not in self.jobs:
             return 404, {}
         if parts[1:] == ["stop"]:
-            self.jobs[parts[0]]["status"] = "STOPPED"
+            if not self.is_deaf:
+                self.jobs[parts[0]]["status"] = "STOPPED"
             return 200, {"stopped": True}
         if parts[1:] == ["logs"]:
             return 200, {"logs": self.logs.get(parts[0], "")}
