@@ -15,7 +15,10 @@ from xdist.scheduler import LoadGroupScheduling
 
 from orchestrator.spec import TrainSpec
 from orchestrator.training.device import Device, prepare_backend, start_backend
+from tests.support.processes import RAY_OF_TESTS
 from tests.support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server, client, start_s3_server
+
+os.environ.update(RAY_OF_TESTS)
 
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")

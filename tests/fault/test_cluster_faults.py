@@ -6,13 +6,14 @@ In brackets the faults of the table that each test covers. Every wait has an end
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.processes import without_ray
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,7 @@ Seen = dict[str, Any]
 def run_cases(folder: Path, *names: str) -> Seen:
     command = [sys.executable, "-m", "tests.support.fault_cases", str(folder), *names]
     output = folder / "output.log"
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environ = without_ray()
     with output.open("ab") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
         try:

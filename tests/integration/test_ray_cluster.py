@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from orchestrator.planning.events import Cause
+from tests.support.processes import without_ray
 
 pytestmark = pytest.mark.slow
 
@@ -31,8 +31,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     log = folder / "output.log"
     # Programs that run in the process of the tests set these for it; a node must not take them for its own.
     theirs = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "KERAS_BACKEND")
-    environ = {name: value for name, value in os.environ.items() if name not in theirs and not name.startswith("RAY_")}
-    environ["RAY_raylet_start_wait_time_s"] = "150"  # a busy machine needs more than the 30 s of Ray's own
+    environ = {name: value for name, value in without_ray().items() if name not in theirs}
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output)
         try:
@@ -191,7 +190,7 @@ def job(tmp_path: Path) -> Path:
 
 
 def run_cli(job: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environ = without_ray()
     command = [sys.executable, "-m", "orchestrator", "run", job.name, *overrides]
     return subprocess.run(
         command, cwd=job.parent, env=environ, capture_output=True, text=True, timeout=300, check=False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from orchestrator.storage.tables import held_out_from_parquet, labels_from_parqu
 from tests.conftest import S3Bucket
 from tests.support.cli_job import orchestrator, write_tiny_job
 from tests.support.in_process import run_in_process
+from tests.support.processes import without_ray
 from tests.support.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server, client
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def finished(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> d
     files.mkdir(name)
     bucket = S3Bucket(name, s3_server.endpoint_url)
     job = write_tiny_job(tmp_path_factory.mktemp("s3"), storage(bucket))
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
+    environ = {name: value for name, value in without_ray().items() if not name.startswith("AWS_")}
     environ |= {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "NO_PROXY": "127.0.0.1"}
     environ |= PLANTED
     ended = orchestrator(job, "run", "--json", environ=environ)
@@ -189,7 +189,7 @@ def test_a_ray_that_was_started_without_the_credentials_is_named_as_the_cause(
     s3_bucket: S3Bucket, tmp_path: Path
 ) -> None:
     write_tiny_job(tmp_path, storage(s3_bucket))
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environ = without_ray()
     command = [sys.executable, "-c", IN_A_NOTEBOOK]
     ended = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=300, check=False)
     assert "exit code 2: " in ended.stderr

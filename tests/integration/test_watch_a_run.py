@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 
 from orchestrator import api
 from tests.support.cli_job import write_tiny_job
+from tests.support.processes import without_ray
 from tests.support.ray_head import RayHead
 from tests.support.waiting import wait_until
 
@@ -89,7 +89,7 @@ def test_a_run_is_seen_by_prometheus_from_storage_and_in_what_its_members_print(
     job = write_tiny_job(tmp_path, {"url": storage}, train=train, faults={"checkpoint_every_s": 0})
     (tmp_path / "held.py").write_text(HELD, encoding="utf-8")
     quick = {**cluster_head.environ, "RAY_metrics_report_interval_ms": "1000"}
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    plain = without_ray()
 
     def said(name: str) -> str:
         return (tmp_path / name).read_text(encoding="utf-8")

@@ -9,12 +9,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.support.held_job import weights
+from tests.support.processes import without_ray
 from tests.support.ray_head import RayHead, ray_head
 from tests.support.scheduled_project import ScheduledProject
 from tests.support.waiting import wait_until
@@ -52,10 +53,6 @@ def install(
     }
     subprocess.run([airflow, "db", "migrate"], env=environ, check=True, capture_output=True, timeout=300)
     return airflow, home, environ
-
-
-def without_ray(environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environ.items() if not name.startswith("RAY_")}
 
 
 def ended(home: Path) -> tuple[str, int]:

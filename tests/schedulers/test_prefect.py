@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.held_job import weights
+from tests.support.processes import without_ray
 from tests.support.scheduled_project import ScheduledProject
 from tests.support.waiting import wait_until
 
@@ -25,7 +25,7 @@ ORCHESTRATOR = Path(sys.executable).with_name("orchestrator")
 
 def environ_of(project: ScheduledProject) -> dict[str, str]:
     home = project.folder.parent / "prefect"
-    base = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PREFECT_"))}
+    base = {name: value for name, value in without_ray().items() if not name.startswith("PREFECT_")}
     return {
         **base,
         "PREFECT_HOME": str(home),

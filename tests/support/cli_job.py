@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.support.processes import without_ray
 
 MODULE = """
 import os
@@ -65,7 +66,7 @@ def orchestrator(
     job: Path, command: str, *arguments: str, environ: Mapping[str, str] | None = None, timeout_s: float = 300.0
 ) -> subprocess.CompletedProcess[str]:
     """`orchestrator COMMAND JOB …` in the job's folder, as a user types it, on no Ray but its own."""
-    base = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    base = without_ray()
     return subprocess.run(
         [sys.executable, "-m", "orchestrator", command, job.name, *arguments],
         cwd=job.parent,

@@ -20,6 +20,7 @@ from orchestrator.storage.layout import RunLayout
 from orchestrator.storage.log import Log
 from orchestrator.storage.open import open_store
 from orchestrator.storage.records import Record
+from tests.support.processes import without_ray
 from tests.support.waiting import WAIT_S, wait_until
 
 MODULE = """
@@ -157,7 +158,7 @@ class HeldJob:
     def start(self, *arguments: str, command: str = "run", environ: dict[str, str] | None = None) -> Driver:
         """`orchestrator COMMAND job.yaml --json …` in a session of its own."""
         output = self.folder / f"driver-{len(self.drivers)}"
-        base = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        base = without_ray()
         with output.with_suffix(".out").open("wb") as out, output.with_suffix(".err").open("wb") as err:
             process = subprocess.Popen(
                 [sys.executable, "-m", "orchestrator", command, "job.yaml", "--json", "--run-id", "night", *arguments],

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.ports import free_ports
-from tests.support.processes import family, kill_all, kill_what_holds
+from tests.support.processes import family, kill_all, kill_what_holds, without_ray
 from tests.support.waiting import wait_until
 
 START_TIMEOUT_S = 180.0
@@ -226,7 +226,7 @@ def _ray_start(
 
 
 def _environ(token: Path, home: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("RAY_")}
+    kept = without_ray()
     loopback = ",".join(["localhost", "127.0.0.0/8", *(f"127.0.0.{number}" for number in range(1, 100))])
     bin_folder = str(Path(sys.executable).parent)  # a job's `python` is to be this one
     return {
@@ -236,7 +236,6 @@ def _environ(token: Path, home: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_start_wait_time_s": "150",  # a busy machine needs more than the 30 s of Ray's own
         "NO_PROXY": loopback,
         "no_proxy": loopback,
     }
