@@ -153,6 +153,7 @@ def _from_here(subject: _Subject, address: str | None, root: str, deadline_s: fl
         server_ahead_s=found.server_ahead_s,
         modules=subject.modules,
         of_cluster=address is not None,
+        backend=subject.train.backend,
         some_silent=any((finding.check, finding.level) == ("nodes", "problem") for finding in findings),
     )
     return (*findings, *judge(here, nodes, asked))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-PACKAGES = ("orchestrator", "ray", "keras", "tensorflow", "numpy")
+PACKAGES = ("orchestrator", "ray", "keras", "tensorflow", "jax", "numpy")
 _SMI_S = 20.0
 
 

@@ -33,6 +33,9 @@ _EXACT = ("orchestrator", "ray")
 
 _NEVER_FATAL = ("numpy",)
 
+_BACKENDS = ("tensorflow", "jax")
+"""Members compute with one of these; the other need not be there, in whatever version."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -119,6 +122,7 @@ class Asked:
         server_ahead_s: seconds that the storage server's clock is ahead of the asking machine's; None: it has none.
         modules: the job's own modules.
         of_cluster: a cluster's nodes train, and the asking machine does not.
+        backend: what members compute with.
         some_silent: there are nodes that did not answer: who did is not all.
     """
 
@@ -127,6 +131,7 @@ class Asked:
     server_ahead_s: float | None = None
     modules: tuple[str, ...] = ()
     of_cluster: bool = False
+    backend: str = "tensorflow"
     some_silent: bool = False
 
 
@@ -140,7 +145,7 @@ def judge(here: MachineReport, nodes: Sequence[MachineReport], asked: Asked) -> 
     """
     machines = (here, *nodes)
     workers = nodes if asked.of_cluster else machines
-    reference = _reference(here, workers)
+    reference = _reference(here, workers, asked.backend)
     shown = ", ".join(f"{name} {version}" for name, version in reference.items() if version)
     each = partial(_each, these="" if asked.some_silent else "all ")
     findings = [
@@ -227,11 +232,12 @@ def _each(
     return wrong
 
 
-def _reference(here: MachineReport, workers: Sequence[MachineReport]) -> dict[str, str | None]:
+def _reference(here: MachineReport, workers: Sequence[MachineReport], backend: str) -> dict[str, str | None]:
     """The versions to compare with: this machine's, and of what it does not have (it need not train) the first's."""
     return {
         name: version or next((worker.versions[name] for worker in workers if worker.versions.get(name)), None)
         for name, version in here.versions.items()
+        if name == backend or name not in _BACKENDS
     }
 
 

@@ -19,7 +19,8 @@ class MemberStatus:
     Attributes:
         index: which.
         status: once the ensemble is fixed, as in the result; before, `not_started`, `started`, `trained`, `late`
-            (published at the deadline), `diverged`, `failed` or `stopped` (there are enough members without it).
+            (published at the deadline), `diverged`, `failed` or `stopped` (there are enough members without it, or the
+            run ended before its training did; `RunStatus` knows).
         attempts: claims of its log by workers that were to train it.
         preemptions: attempts that ended because a node was taken or lost.
         checkpoint_epoch, checkpoint_at, checkpoint_age_s: of the newest checkpoint; None where there is none.

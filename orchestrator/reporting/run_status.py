@@ -174,6 +174,8 @@ class RunReader:
             status = told.status
             if memory.enough is not None and index >= memory.enough and status not in ("diverged", "failed"):
                 status = unneeded_status(told.attempts)
+            elif status == "started" and run.status in ENDED:
+                status = "stopped"
             left_s = told.left_s if run.status == "live" else None
             return replace(told, status=selected.get(index, status), left_s=left_s)
 

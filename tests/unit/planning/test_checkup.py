@@ -30,6 +30,7 @@ VERSIONS = {
     "ray": "2.60.0",
     "keras": "3.15.1",
     "tensorflow": "2.21.0",
+    "jax": "0.10.1",
     "numpy": "2.4.1",
 }
 HERE = MachineReport("this machine", VERSIONS, "/tmp", 100 * 2**30)
@@ -115,6 +116,16 @@ def test_a_package_that_a_node_lacks_is_a_problem_and_one_that_only_the_coordina
     assert exit_code(judge(light, [], Asked())) == 2  # here it has to train
     nodes = [NODE, with_version(tensorflow="2.19.0")]
     assert exit_code(judge(light, nodes, CLUSTER)) == 2  # nodes are compared with each other then
+
+
+def test_of_the_backends_only_the_jobs_own_must_be_there_and_alike() -> None:
+    with_jax = replace(CLUSTER, backend="jax")
+    for asked, wanted, other in ((CLUSTER, "tensorflow", "jax"), (with_jax, "jax", "tensorflow")):
+        for version in (None, "0.1.0"):
+            (finding,) = found("versions", with_version(**{wanted: version}), asked)
+            assert (finding.level, finding.what.split()[0]) == ("problem", wanted)
+            assert found("versions", with_version(**{other: version}), asked) == []
+        assert other not in judge(HERE, [NODE], asked)[0].what
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,16 @@ def test_publishing_at_the_deadline_is_no_attempt_and_begins_no_training(store: 
     assert told == [("started", 1), ("not_started", 0), ("not_started", 0)]
 
 
+def test_in_a_run_that_was_stopped_nobody_trains_and_in_its_next_start_somebody_does(store: MemoryStore) -> None:
+    log = create_run(store)
+    claim_member(store, 0)
+    claim_member(store, 1).append("final", epochs=9, best_epoch=7)
+    log.append("stopped", exit_code=143, message="SIGTERM")
+    assert [member.status for member in status(store).members] == ["stopped", "trained", "not_started"]
+    log.claim(run_id=RUN_ID)
+    assert [member.status for member in status(store).members] == ["started", "trained", "not_started"]
+
+
 def test_once_the_ensemble_is_fixed_members_have_the_statuses_of_the_result(store: MemoryStore) -> None:
     log = create_run(store)
     claim_member(store, 0).append("final", epochs=9, best_epoch=7, late=False)
