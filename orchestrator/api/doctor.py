@@ -148,12 +148,12 @@ def _from_here(subject: _Subject, address: str | None, root: str, deadline_s: fl
             with suppress(OrchestratorError):  # a leftover of some bytes must not hide what was found
                 store.delete(found.mark)
     asked = Asked(
+        backend=subject.train.backend,
         storage=None if store is None else store.url,
         on_s3=isinstance(store, S3Store),
         server_ahead_s=found.server_ahead_s,
         modules=subject.modules,
         of_cluster=address is not None,
-        backend=subject.train.backend,
         some_silent=any((finding.check, finding.level) == ("nodes", "problem") for finding in findings),
     )
     return (*findings, *judge(here, nodes, asked))

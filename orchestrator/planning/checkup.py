@@ -117,21 +117,21 @@ class Asked:
     """What the machines were asked about.
 
     Attributes:
+        backend: what members compute with.
         storage: the storage location; None: not asked.
         on_s3: it is S3, which refuses a clock that is far off.
         server_ahead_s: seconds that the storage server's clock is ahead of the asking machine's; None: it has none.
         modules: the job's own modules.
         of_cluster: a cluster's nodes train, and the asking machine does not.
-        backend: what members compute with.
         some_silent: there are nodes that did not answer: who did is not all.
     """
 
+    backend: str
     storage: str | None = None
     on_s3: bool = False
     server_ahead_s: float | None = None
     modules: tuple[str, ...] = ()
     of_cluster: bool = False
-    backend: str = "tensorflow"
     some_silent: bool = False
 
 

@@ -79,7 +79,9 @@ def test_who_stops_a_frozen_driver_hears_of_the_stop_and_not_of_the_silence(
     monkeypatch.setattr(awaited, "STOPPED_WITHIN_S", 3.0)
     bench.fake.is_deaf = True
     bench.submit()
-    bench.begin()
+    log, layout = bench.begin(), bench.planned.request.layout
+    with Beat(LocalStore(bench.store_url), layout.beat, layout.control, term=log.term, every_s=0.05, epoch=lambda: 0.0):
+        pass  # it has lived, and beats no more
 
     def interruption() -> Interrupted | None:
         return Interrupted("signal", signal_number=15) if bench.fake.watched.is_set() else None

@@ -25,6 +25,7 @@ from orchestrator.cluster.jobs.decisions import driver_command
 from orchestrator.spec import load_job
 from tests.support.cli_job import write_tiny_job
 from tests.support.manifests import RayJob, Workflow
+from tests.support.processes import RAY_OF_TESTS
 from tests.support.scheduler_files import (
     BUCKET,
     FOLDER,
@@ -145,7 +146,7 @@ def test_crons_line_trains_and_the_manifests_commands_find_its_result(tmp_path: 
     commands = tmp_path / ".venv" / "bin"
     commands.mkdir(parents=True)
     (commands / "orchestrator").symlink_to(Path(sys.executable).with_name("orchestrator"))
-    cron = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "SHELL": "/bin/sh"}  # all that cron gives
+    cron = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "SHELL": "/bin/sh", **RAY_OF_TESTS}  # cron gives no more
     line = cron_line().replace("/srv/ensembles", shlex.quote(str(tmp_path)))
     first = subprocess.run(["/bin/sh", "-c", line], env=cron, capture_output=True, text=True, timeout=300, check=False)
     told = (tmp_path / "digits.log").read_text()

@@ -242,7 +242,7 @@ class Cases:
             self.remove(node)
         wait_until(lambda: before.isdisjoint(self.alive()), "the loss of the nodes before")
         total, used = ray._common.utils.get_system_memory(), ray._private.utils.get_used_memory()
-        room, most = (total - used) // 8, (total - used) * 3 // 4
+        room, most = (total - used) // 6, (total - used) * 3 // 4
         threshold = (used + room) / total
         env = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
         node = self.add_node(num_cpus=1, env_vars=env)

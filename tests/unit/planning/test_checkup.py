@@ -36,7 +36,8 @@ VERSIONS = {
 HERE = MachineReport("this machine", VERSIONS, "/tmp", 100 * 2**30)
 NODE = replace(HERE, where="node 10.0.0.2")
 OTHER = replace(HERE, where="node 10.0.0.3")
-CLUSTER = Asked(of_cluster=True)
+CLUSTER = Asked("tensorflow", of_cluster=True)
+ON_S3 = replace(CLUSTER, storage="s3://b", on_s3=True)
 
 
 def found(check: str, node: MachineReport, asked: Asked = CLUSTER) -> list[Finding]:
@@ -113,7 +114,7 @@ def test_a_package_that_a_node_lacks_is_a_problem_and_one_that_only_the_coordina
     assert (finding.level, finding.what) == ("problem", "tensorflow is not installed")
     light = replace(HERE, versions={**VERSIONS, "tensorflow": None})
     assert exit_code(judge(light, [NODE], CLUSTER)) == 0
-    assert exit_code(judge(light, [], Asked())) == 2  # here it has to train
+    assert exit_code(judge(light, [], Asked("tensorflow"))) == 2  # here it has to train
     nodes = [NODE, with_version(tensorflow="2.19.0")]
     assert exit_code(judge(light, nodes, CLUSTER)) == 2  # nodes are compared with each other then
 
@@ -169,7 +170,7 @@ def test_gpus_are_counted_over_the_nodes_that_train() -> None:
 def test_a_clock_that_is_off_is_a_warning_and_on_s3_a_problem_from_a_quarter_of_an_hour_on(
     ahead_s: float, on_s3: bool, level: str | None, said: str
 ) -> None:
-    asked = Asked("s3://bucket" if on_s3 else "/runs", on_s3, of_cluster=True)
+    asked = replace(CLUSTER, storage="s3://bucket" if on_s3 else "/runs", on_s3=on_s3)
     findings = found("clock", replace(OTHER, ahead_s=ahead_s), asked)
     assert [finding.level for finding in findings] == ([level] if level else [])
     assert said in "".join(finding.what for finding in findings)
@@ -196,7 +197,7 @@ def test_a_disk_that_runs_full_is_named_with_its_folder(free_bytes: int, level: 
 def test_each_right_that_is_denied_is_named_with_its_remedy() -> None:
     denied = AccessDenied("S3 forbids it (HTTP 403 AccessDenied)", hint="grant s3:PutObject")
     rights = (Right("create"), Right("put", denied))
-    (finding,) = found("storage", replace(OTHER, rights=rights), Asked("s3://b", True, of_cluster=True))
+    (finding,) = found("storage", replace(OTHER, rights=rights), ON_S3)
     assert (finding.level, finding.where, finding.hint) == ("problem", "node 10.0.0.3", "grant s3:PutObject")
     assert finding.what == "s3://b: put: S3 forbids it (HTTP 403 AccessDenied)"
     assert exit_code([finding]) == 2
@@ -204,22 +205,22 @@ def test_each_right_that_is_denied_is_named_with_its_remedy() -> None:
 
 def test_a_right_that_only_clears_away_is_a_warning() -> None:
     denied = (Right("delete", AccessDenied("S3 forbids it", hint="grant s3:DeleteObject")),)
-    (finding,) = found("storage", replace(OTHER, rights=denied), Asked("s3://b", True, of_cluster=True))
+    (finding,) = found("storage", replace(OTHER, rights=denied), ON_S3)
     assert (finding.level, finding.hint) == ("warning", "grant s3:DeleteObject")
     assert "runs end without it" in finding.what
     silent = (Right("delete", StoreUnavailable("S3 is out of reach")),)
-    (finding,) = found("storage", replace(OTHER, rights=silent), Asked("s3://b", True, of_cluster=True))
+    (finding,) = found("storage", replace(OTHER, rights=silent), ON_S3)
     assert (finding.level, finding.retryable) == ("problem", True)
 
 
 def test_storage_out_of_reach_is_worth_a_retry() -> None:
     rights = (Right("create", StoreUnavailable("S3 is out of reach")),)
-    (finding,) = found("storage", replace(OTHER, rights=rights), Asked("s3://b", True, of_cluster=True))
+    (finding,) = found("storage", replace(OTHER, rights=rights), ON_S3)
     assert exit_code([finding]) == 75
 
 
 def test_modules_that_did_not_come_to_a_node_are_named() -> None:
-    asked = Asked(modules=("jobs.digits", "jobs.common"), of_cluster=True)
+    asked = replace(CLUSTER, modules=("jobs.digits", "jobs.common"))
     (finding,) = found("modules", replace(OTHER, missing_modules=("jobs.common",)), asked)
     assert (finding.level, finding.where) == ("problem", "node 10.0.0.3")
     assert "jobs.common" in finding.what
@@ -227,7 +228,7 @@ def test_modules_that_did_not_come_to_a_node_are_named() -> None:
 
 
 def test_a_node_that_was_not_asked_about_storage_and_modules_does_not_pass_for_well() -> None:
-    asked = Asked("s3://b", True, modules=("jobs.digits",), of_cluster=True)
+    asked = replace(ON_S3, modules=("jobs.digits",))
     node = replace(OTHER, unasked="it did not answer", gpus=Gpus(counted=1.0))
     for check in ("storage", "modules", "gpus"):
         (finding,) = found(check, node, asked)
