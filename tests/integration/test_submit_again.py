@@ -21,7 +21,6 @@ from orchestrator.errors import (
 )
 from orchestrator.reporting.result import to_json
 from orchestrator.spec import load_job
-from orchestrator.storage.beat import Beat
 from orchestrator.storage.blobs import put_blob
 from orchestrator.storage.local import LocalStore
 from tests.support.cli_job import write_tiny_job
@@ -130,8 +129,7 @@ def test_a_job_whose_driver_is_frozen_is_not_attached_to(bench: Workbench) -> No
     write_tiny_job(bench.root, {"url": str(bench.store_url)}, faults={"takeover_s": 1.0})
     assert bench.submit().submission_id == f"{bench.run_key}-1"
     log = bench.begin()
-    store, layout = LocalStore(bench.store_url), bench.planned.request.layout
-    with Beat(store, layout.beat, layout.control, term=log.term, every_s=0.05, epoch=lambda: 0.0):
+    with bench.beat(log):
         found = bench.submit()
     assert (found.state, found.submission_id) == ("attached", f"{bench.run_key}-1")
     found = bench.submit()

@@ -22,7 +22,6 @@ from orchestrator.errors import (
     TimedOut,
 )
 from orchestrator.reporting.result import to_json
-from orchestrator.storage.beat import Beat
 from orchestrator.storage.blobs import put_blob
 from orchestrator.storage.local import LocalStore
 from tests.support.cli_job import write_tiny_job
@@ -36,14 +35,12 @@ def test_a_wait_for_a_driver_that_freezes_comes_to_an_end(bench: Workbench) -> N
     """Ray calls it running for ever; its sign of life is in storage. While there is one, it is waited for."""
     assert bench.submit().submission_id == f"{bench.run_key}-1"
     log = bench.begin()
-    store, layout = LocalStore(bench.store_url), bench.planned.request.layout
-    beat = Beat(store, layout.beat, layout.control, term=log.term, every_s=0.05, epoch=lambda: 0.0)
 
     def wait(timeout_s: float) -> None:
         waiting = Waiting(silent_s=0.5, timeout_s=timeout_s)
         api.wait_submitted(bench.run_key, address=bench.fake.address, waiting=waiting)
 
-    with beat, pytest.raises(TimedOut):
+    with bench.beat(log), pytest.raises(TimedOut):
         wait(2.0)
     with pytest.raises(ClusterUnavailable, match=r"no sign of life in storage for 0\.5 s") as caught:
         wait(SIGNAL_S)
@@ -79,8 +76,7 @@ def test_who_stops_a_frozen_driver_hears_of_the_stop_and_not_of_the_silence(
     monkeypatch.setattr(awaited, "STOPPED_WITHIN_S", 3.0)
     bench.fake.is_deaf = True
     bench.submit()
-    log, layout = bench.begin(), bench.planned.request.layout
-    with Beat(LocalStore(bench.store_url), layout.beat, layout.control, term=log.term, every_s=0.05, epoch=lambda: 0.0):
+    with bench.beat(bench.begin()):
         pass  # it has lived, and beats no more
 
     def interruption() -> Interrupted | None:

@@ -14,6 +14,7 @@ from orchestrator.api.running import keep_spec
 from orchestrator.cli.main import app
 from orchestrator.reporting.result import Result
 from orchestrator.spec import load_job
+from orchestrator.storage.beat import Beat
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.log import Log
 from tests.support.cli_job import write_tiny_job
@@ -57,6 +58,12 @@ class Workbench:
         log = Log.open(store, self.planned.request.layout.coord_log)
         log.claim(run_id=self.planned.request.run_id)
         return log
+
+    def beat(self, log: Log) -> Beat:
+        """The sign of life of the driver that claimed the run last: there while it is entered."""
+        layout = self.planned.request.layout
+        store = LocalStore(self.store_url)
+        return Beat(store, layout.beat, layout.control, term=log.term, every_s=0.05, epoch=lambda: 0.0)
 
     def result(self, exit_code: int) -> Result:
         status = {0: "succeeded", 3: "gate_failed"}[exit_code]
